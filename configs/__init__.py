@@ -1,0 +1,1 @@
+"""Configs: a file per data set; base.py is the schema."""

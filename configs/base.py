@@ -1,0 +1,102 @@
+"""The schema: every field that exists, once, with its default, unit and meaning.
+
+A config file takes `make(data, method)` from here and changes values. It may not add fields: the
+config is locked, and a mistyped field fails with the nearest right name. Options that only some
+methods or data sets have are born in the tables METHODS and DATA.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+_STUDENT = dict(
+  student_loss='generalized_cross_entropy',  # cross_entropy | generalized_cross_entropy
+  q=0.7,  # of generalized_cross_entropy, in (0, 1]; 0.7 from Zhang and Sabuncu 2018 and LfF
+  mistakes='class_balanced_weight',  # none | weight | class_balanced_weight
+)
+
+# method -> its options, read as config.method.<option>
+METHODS = {
+  'erm': dict(
+    loss='cross_entropy',  # cross_entropy | generalized_cross_entropy
+  ),
+  'ule': dict(
+    weight=30.0,  # of the unlearning term; an exact 0 leaves it out of the graph
+    warmup_steps=0,  # over which the weight grows from 0
+    term='project',  # oppose | oppose_signed | suppress | project | cosine
+    a=1.0,  # of oppose_signed: the multiple of the student's gradient to oppose
+    scalar='margin',  # what is differentiated: label_logit | top_logit | margin | loss
+    **_STUDENT,
+  ),
+  'gradient_penalty': dict(
+    weight=0.1,  # of the squared input gradient
+    warmup_steps=0,
+    scalar='margin',
+    **_STUDENT | dict(mistakes='none'),  # with mistakes a student is trained for them
+  ),
+}
+METHODS['shuffled_student'] = METHODS['ule']
+
+# data set -> its options, read as config.data.<option>
+DATA = {
+  'digits': dict(
+    shortcut='tint',  # tint | place | patch: what follows the label in train and val
+    rate=0.98,  # share of train and val whose shortcut follows the label
+    crops=8,  # times each digit is composed, each time on another crop of a photograph
+    brightness=0.5,  # factor on the photograph behind the digit
+    seed=0,  # of the split and the composition, not of training
+  ),
+  'celeba': dict(
+    dir='',  # the folder with the lists and img_align_celeba/; $ULE_DATA/celeba if empty
+    target='Blond_Hair',  # the attribute to predict
+    attribute='Male',  # the attribute that makes the groups together with the target
+    size=224,  # pixels, height and width
+    augment=True,  # random crop (0.7 to 1 of the area) and flip in training
+  ),
+}
+
+
+def make(data: str, method: str) -> ConfigDict:
+  """Make the locked config of a data set and a method, all other fields at their defaults."""
+  return ConfigDict(dict(
+    data=dict(name=data, **DATA[data]),
+    method=dict(name=method, **_look_up(METHODS, 'method', method)),
+    model=dict(
+      name='cnn',  # mlp | cnn | vit | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
+      width=32,  # mlp: hidden units; cnn: channels of the first block; vit: of a token
+      depth=3,  # mlp: hidden layers; cnn, vit: blocks
+      heads=4,  # vit
+      patch=4,  # vit: pixels
+      batch_norm='none',  # cnn, resnets: none | batch | frozen (running statistics that do not move)
+    ),
+    optim=dict(
+      name='adam',  # sgd (momentum 0.9) | adam | adamw
+      lr=1e-3,
+      weight_decay=0.0,  # L2 in sgd and adam, decoupled in adamw
+      schedule='constant',  # constant | cosine
+      warmup_steps=0,  # of the learning rate
+      clip=0.0,  # largest gradient norm of each role; 0: none
+      trainable='.*',  # regular expression on parameter paths; the others stay as they are
+    ),
+    train=dict(
+      steps=0,  # 0: from epochs
+      epochs=0.0,
+      batch_size=128,
+      eval_batch_size=500,
+      eval_every=100,  # steps between evaluations, each of which saves a checkpoint
+      log_every=50,  # steps between reports of the training loss
+      sampling='uniform',  # uniform | class_balanced (needs no group labels) | group_balanced
+    ),
+    loader=dict(
+      threads=2,  # that read and transform; 0: the main thread does
+    ),
+    select='val/worst_class_accuracy',  # <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
+    seed=0,  # of initialisation, dropout and data order
+  ))
+
+
+def _look_up(table, kind, name):
+  if name not in table:
+    near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)[0]
+    raise ValueError(f'unknown {kind} {name!r}: did you mean {near!r}? Known: {", ".join(sorted(table))}.')
+  return table[name]

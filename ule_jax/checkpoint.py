@@ -1,0 +1,64 @@
+"""Checkpoints through orbax: the newest, and the best one under every selection rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+NEVER = -1.0  # below every accuracy: a rule whose metric does not exist selects nothing of value
+
+
+class Checkpoints:
+  """The checkpoints of one run; saving is asynchronous and atomic.
+
+  Kept: the newest one, and per rule the one with the largest metric (of equals the newest).
+  """
+
+  def __init__(self, directory: Path, rules: Sequence[str]):
+    self._rules = tuple(rules)
+    keep = [LatestN(n=1), *(BestN(get_metric_fn=lambda m, r=r: m.get(r, NEVER), n=1) for r in self._rules)]
+    # best_fn only makes orbax store the metrics; with max_to_keep it would delete the newest.
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=AnyPreservationPolicy(keep), best_fn=lambda m: m.get(self._rules[0], NEVER), create=True
+    )
+    self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def metrics(self) -> dict[int, dict[str, float]]:
+    """Return step -> metrics of every checkpoint that is kept."""
+    self._manager.wait_until_finished()
+    return {step: dict(self._manager.metrics(step) or {}) for step in sorted(self._manager.all_steps())}
+
+  def best(self) -> dict[str, int]:
+    """Return rule -> step of its best checkpoint; rules without a metric are left out."""
+    known = self.metrics()
+    found = {}
+    for rule in self._rules:
+      scored = [(m[rule], step) for step, m in known.items() if rule in m]
+      if scored:
+        found[rule] = max(scored)[1]
+    return found
+
+  def save(self, step: int, state: PyTree, position: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Start saving a state with the data position and the validation metrics it has."""
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+    self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def restore(self, step: int, like: PyTree) -> PyTree:
+    """Read a state; `like` gives the structure, the types and where each array goes."""
+    self._manager.wait_until_finished()
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    return self._manager.restore(step, args=args)['state']
+
+  def close(self) -> None:
+    """Wait for the last save."""
+    self._manager.close()

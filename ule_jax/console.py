@@ -1,0 +1,78 @@
+"""What a person sees in the terminal: progress, and the tables at the end (100 columns)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH = 100
+
+
+class Progress:
+  """Prints a line per report: step, losses, examples per second, time left."""
+
+  def __init__(self, steps: int, start: int, batch_size: int):
+    self._steps, self._batch_size = steps, batch_size
+    self._began = self._mark = time.monotonic()
+    self._first = self._step = start
+
+  def report(self, step: int, values: dict[str, float]) -> float:
+    """Print where the run is; return examples per second since the last report."""
+    now = time.monotonic()
+    rate = (step - self._step) * self._batch_size / max(now - self._mark, 1e-9)
+    self._mark, self._step = now, step
+    # Time left from the whole run, so that evaluation and saving are in it.
+    left = (now - self._began) / max(step - self._first, 1) * (self._steps - step)
+    shown = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
+    line = f'step {step:>{len(str(self._steps))}}/{self._steps}  {shown}  {rate:,.0f} examples/s  {_duration(left)} left'
+    print(line, file=sys.stderr, flush=True)
+    return rate
+
+  def note(self, text: str) -> None:
+    """Print a line that is not a report."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{rest:02}' if hours else f'{minutes}:{rest:02}'
+
+
+def results_table(results: dict[str, Any]) -> str:
+  """Lay out the test accuracies of a finished run, its roles side by side."""
+  roles: Sequence[str] = tuple(results['roles'])
+  tests = [results['roles'][role]['test'] for role in roles]
+  rows = [('', '', *roles)]
+  for name in ('accuracy', 'worst_group_accuracy', 'mean_group_accuracy', 'adjusted_accuracy', 'worst_class_accuracy'):
+    rows.append((name.replace('_', ' '), '', *(_percent(t[name]) for t in tests)))
+  for group, first in tests[0]['groups'].items():
+    rows.append((f'group: {group}', f'{first["count"]:,}', *(_percent(t['groups'][group]['accuracy']) for t in tests)))
+  cells = max(9, *(len(role) for role in roles)) + 2
+  count = max(len(row[1]) for row in rows) + 2
+  name = min(max(len(row[0]) for row in rows), WIDTH - count - cells * len(roles))
+  lines = [f'{r[0][:name]:<{name}}{r[1]:>{count}}' + ''.join(f'{c:>{cells}}' for c in r[2:]) for r in rows]
+  rule = '-' * len(lines[0])
+  title = (
+    f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: test, % '
+    f'(step {results["step"]}, chosen by {results["select"]})'
+  )
+  return '\n'.join([title, rule, lines[0], rule, *lines[1:6], rule, *lines[6:], rule])
+
+
+def rules_table(results: dict[str, Any]) -> str:
+  """Lay out what each selection rule would have given for the deployed role."""
+  rows = [('selection rule', 'step', 'test acc.', 'test worst group')]
+  chosen = {'last step': results['last'], **results['selected']}
+  for rule, one in chosen.items():
+    test = one['test']
+    rows.append((rule, str(one['step']), _percent(test['accuracy']), _percent(test['worst_group_accuracy'])))
+  widths = [max(len(row[i]) for row in rows) for i in range(4)]
+  lines = ['  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+  return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+
+
+def _percent(value: float | None) -> str:
+  return '-' if value is None else f'{100 * value:.1f}'

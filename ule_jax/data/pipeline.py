@@ -1,0 +1,123 @@
+"""Batches in a fixed order, through grain: which examples, in which order, read by threads.
+
+The order is a function of (seed, sampling, batch size) alone: position `step` can be reached
+without the steps before it, which is what makes a resumed run bitwise equal. A host reads one
+contiguous block of each global batch, so that the global batches do not depend on the host count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from ule_jax.data.dataset import Dataset, Split, Transform
+from ule_jax.errors import UserError
+
+Arrays = dict[str, Any]  # image, label, group, index, weight: arrays of one batch
+
+
+def order(split: Split, *, seed: int, sampling: str) -> grain.MapDataset:
+  """Make the endless sequence of example indices.
+
+  Args:
+    sampling: `uniform` goes through a new permutation each epoch; `class_balanced` and
+      `group_balanced` take the classes or groups in turn, each through its own permutations.
+
+  Raises:
+    UserError: a group that sampling needs has no example, or is not known.
+  """
+  everyone = np.arange(split.count)
+  if sampling == 'uniform':
+    members = [everyone]
+  elif sampling == 'class_balanced':
+    members = [everyone[split.label == k] for k in np.unique(split.label)]
+  elif sampling == 'group_balanced':
+    if (split.group < 0).any():
+      missing = int((split.group < 0).sum())
+      raise UserError(
+        f'train.sampling is group_balanced, but {missing} training examples have no group: '
+        'label them or use class_balanced.'
+      )
+    members = [everyone[split.group == g] for g in np.unique(split.group)]
+  else:
+    raise UserError(f'train.sampling is {sampling!r}: use uniform, class_balanced or group_balanced.')
+  streams = [grain.MapDataset.source(m).seed(seed + i).shuffle().repeat() for i, m in enumerate(members)]
+  return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams)
+
+
+def train_batches(
+  dataset: Dataset,
+  *,
+  batch_size: int,
+  seed: int,
+  sampling: str,
+  start: int,
+  threads: int,
+  host: int = 0,
+  hosts: int = 1,
+) -> Iterator[Arrays]:
+  """Iterate over this host's blocks of the training batches from step `start` on, without end.
+
+  Args:
+    batch_size: of the global batch; a multiple of `hosts`.
+    threads: that read and transform; 0 does it in the calling thread.
+  """
+  local = batch_size // hosts
+  blocks = order(dataset.splits['train'], seed=seed, sampling=sampling).batch(batch_size)
+  mine = slice(host * local, (host + 1) * local)
+
+  def read(step: int, block: np.ndarray) -> Arrays:
+    # Keyed by the position in the global batch: the same on any number of hosts.
+    keys = [(seed, step, position) for position in range(mine.start, mine.stop)]
+    return _read(dataset, 'train', dataset.train_transform, block[mine], keys)
+
+  return _iterate(blocks.map_with_index(read), threads, start)
+
+
+def eval_batches(
+  dataset: Dataset, split: str, *, batch_size: int, threads: int, host: int = 0, hosts: int = 1
+) -> Iterator[Arrays]:
+  """Iterate once over this host's blocks of a split in order; padding has weight 0 and index -1."""
+  local, count = batch_size // hosts, dataset.splits[split].count
+  steps = -(-count // batch_size)
+  padded = np.full(steps * batch_size, -1)
+  padded[:count] = np.arange(count)
+  blocks = padded.reshape(steps, hosts, local)[:, host]
+  keys = [(0, 0, 0)] * local  # evaluation draws nothing
+
+  def read(block: np.ndarray) -> Arrays:
+    return _read(dataset, split, dataset.eval_transform, block, keys)
+
+  return _iterate(grain.MapDataset.source(blocks).map(read), threads, 0)
+
+
+def _read(
+  dataset: Dataset, name: str, transform: Transform | None, block: np.ndarray, keys: list[tuple[int, ...]]
+) -> Arrays:
+  """Load, transform and stack the examples of a block of indices, of which -1 is padding."""
+  split = dataset.splits[name]
+  image = np.zeros((len(block), *dataset.image_shape), np.uint8)
+  for row, (i, key) in enumerate(zip(block.tolist(), keys, strict=True)):
+    if i >= 0:
+      one = split.load(i)
+      image[row] = one if transform is None else transform(one, np.random.default_rng(key))
+  real, safe = block >= 0, np.maximum(block, 0)
+  return {
+    'image': image,
+    'label': np.where(real, split.label[safe], 0).astype(np.int32),
+    'group': np.where(real, split.group[safe], -1).astype(np.int32),
+    'index': block.astype(np.int32),
+    'weight': real.astype(np.float32),
+  }
+
+
+def _iterate(batches: grain.MapDataset, threads: int, start: int) -> Iterator[Arrays]:
+  # An element is a whole batch here: one for each thread is enough, the default of 500 is not.
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+  iterator = iter(batches.to_iter_dataset(options))
+  if start:
+    iterator.set_state({'next_index': start})
+  return iterator

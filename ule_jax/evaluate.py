@@ -1,0 +1,74 @@
+"""One split -> counts per class and group, and what every network says about every example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ule_jax import sharding
+from ule_jax.metrics import Counts
+
+
+class Evaluation(NamedTuple):
+  """The counts of each role over a split; `predictions` is empty unless it was asked for."""
+
+  counts: dict[str, Counts]
+  predictions: dict[str, np.ndarray]
+
+
+def make_eval_step(model, preprocess: Callable, roles: tuple[str, ...], groups: int) -> Callable:
+  """Make the jitted `(params, batch_stats, batch) -> (counts, outputs)`, both by role."""
+
+  @jax.jit
+  def eval_step(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
+    x = preprocess(batch['image'])
+    counts, outputs = {}, {}
+    for role in roles:
+      logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
+      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups)
+      outputs[role] = {'logits': logits, 'features': features}
+    return counts, outputs
+
+  return eval_step
+
+
+def evaluate(
+  eval_step: Callable,
+  state: Any,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+  collect: bool = False,
+) -> Evaluation:
+  """Run a state over the batches of one split.
+
+  Args:
+    state: has `params` and `batch_stats`.
+    collect: keep labels, groups, logits and features in `predictions`, in the order of `index`.
+  """
+  total: dict[str, Counts] | None = None
+  rows: list[dict[str, np.ndarray]] = []
+  for batch in batches:
+    counts, outputs = eval_step(state.params, state.batch_stats, sharding.shard_batch(batch, mesh))
+    total = counts if total is None else {role: total[role].merge(counts[role]) for role in total}
+    if collect:
+      kept = batch['weight'] > 0
+      row = {name: batch[name][kept] for name in ('index', 'label', 'group')}
+      for role, output in jax.device_get(outputs).items():
+        row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
+      rows.append(row)
+  predictions = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+  return Evaluation(jax.device_get(total), predictions)
+
+
+def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
+  """Write `index, label, group, logits_<role>, features_<role>` of one split, all or nothing."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix('.partial')
+  with partial.open('wb') as file:
+    np.savez_compressed(file, **predictions)
+  partial.replace(path)

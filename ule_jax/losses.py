@@ -1,0 +1,227 @@
+"""Pure functions of arrays: classification losses, differentiated scalars, unlearning terms, mistake weights.
+
+Every family is one literal table (`CLASSIFICATION_LOSSES`, `SCALARS`, `TERMS`, `MISTAKES`), and the
+keys are the names that configs use. Everything is per example; `weighted_mean` is the only place
+where a batch is reduced.
+
+The abstract of arXiv 2409.02792 fixes only that the teacher's loss uses the gradient of the
+student's output with respect to its input. The five terms, the four scalars, the student losses
+and the uses of the student's mistakes are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+EPS = 1e-12  # inside roots and under quotients: a constant gradient gives 0 and never NaN
+
+PerExample = Float[Array, 'b']
+Logits = Float[Array, 'b k']
+Label = Int[Array, 'b']
+InputGradient = Float[Array, 'b *shape']
+Out = TypeVar('Out')
+
+
+def weighted_mean(values: PerExample, weight: PerExample) -> Float[Array, '']:
+  """Average over examples of positive weight: sum(weight * values) / sum(weight), 0 if all weigh 0.
+
+  >>> float(weighted_mean(jnp.array([1.0, 3.0, 100.0]), jnp.array([1.0, 1.0, 0.0])))
+  2.0
+  """
+  kept = jnp.where(weight > 0, values, 0)  # 0 * inf would be NaN
+  return jnp.sum(kept * weight) / jnp.maximum(jnp.sum(weight), EPS)
+
+
+def input_gradient(
+  network: Callable[[Float[Array, 'b *shape']], Out],
+  x: Float[Array, 'b *shape'],
+  scalar: Callable[[Out], PerExample],
+) -> tuple[Out, InputGradient]:
+  """Run a network once; return its output and the gradient of each example's scalar at its input.
+
+  The scalars are summed over the batch before they are differentiated, which gives each example's
+  own gradient as long as the network does not mix examples (BatchNorm in training does).
+  """
+
+  def total(x):
+    out = network(x)
+    return jnp.sum(scalar(out)), out
+
+  _, pull, out = jax.vjp(total, x, has_aux=True)
+  (gradient,) = pull(jnp.ones(()).astype(x.dtype))
+  return out, gradient
+
+
+# --- Classification losses -----------------------------------------------------------------------
+
+
+def cross_entropy(logits: Logits, label: Label) -> PerExample:
+  """Compute -log p(label).
+
+  >>> round(float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]), 4)
+  1.3863
+  """
+  return -_at_label(jax.nn.log_softmax(logits), label)
+
+
+def generalized_cross_entropy(logits: Logits, label: Label, q: float = 0.7) -> PerExample:
+  """Compute (1 - p(label)^q) / q, which commits to what is easy and gives up on the rest.
+
+  Between cross entropy (q -> 0) and the mean absolute error (q = 1). Its gradient is cross
+  entropy's times p(label)^q, so that examples the network gets wrong are hardly learned.
+  Source: Zhang and Sabuncu 2018, arXiv 1805.07836, eq. 6; as the biased network's loss in LfF,
+  arXiv 2007.02561.
+
+  Args:
+    q: in (0, 1].
+
+  >>> round(float(generalized_cross_entropy(jnp.zeros((1, 2)), jnp.array([0]), q=1.0)[0]), 4)
+  0.5
+  """
+  return (1 - jnp.exp(-q * cross_entropy(logits, label))) / q
+
+
+CLASSIFICATION_LOSSES = {
+  'cross_entropy': cross_entropy,
+  'generalized_cross_entropy': generalized_cross_entropy,
+}
+
+
+# --- What is differentiated with respect to the input ---------------------------------------------
+
+
+def label_logit(logits: Logits, label: Label) -> PerExample:
+  """Take the logit of the label."""
+  return _at_label(logits, label)
+
+
+def top_logit(logits: Logits, label: Label) -> PerExample:
+  """Take the largest logit, whatever the label is."""
+  del label
+  return jnp.max(logits, axis=-1)
+
+
+def margin(logits: Logits, label: Label) -> PerExample:
+  """Subtract the log-sum-exp of all other logits from the label's logit.
+
+  With two classes this is the difference of the logits, with any number the log odds of the label.
+
+  >>> float(margin(jnp.array([[3.0, 1.0]]), jnp.array([0]))[0])
+  2.0
+  """
+  is_label = jnp.arange(logits.shape[-1]) == label[:, None]
+  return _at_label(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+
+
+SCALARS = {
+  'label_logit': label_logit,
+  'top_logit': top_logit,
+  'margin': margin,
+  'loss': cross_entropy,
+}
+
+
+# --- Unlearning terms: (g_s, g_t) -> one value per example, summed over pixels or features --------
+
+
+def oppose(g_s: InputGradient, g_t: InputGradient) -> PerExample:
+  """Push the saliency maps apart: sum (m(g_t) - (1 - m(g_s)))^2, m = minmax of the absolute value."""
+  return jnp.sum((_minmax(g_t) - 1 + _minmax(g_s)) ** 2, axis=-1)
+
+
+def oppose_signed(g_s: InputGradient, g_t: InputGradient, a: float = 1.0) -> PerExample:
+  """Ask the teacher for the student's gradient reversed: sum (g_t + a g_s)^2."""
+  return jnp.sum((_flat(g_t) + a * _flat(g_s)) ** 2, axis=-1)
+
+
+def suppress(g_s: InputGradient, g_t: InputGradient) -> PerExample:
+  """Make the teacher flat where the student is sensitive: sum w g_t^2, w = g_s^2 / mean(g_s^2)."""
+  squared = _flat(g_s) ** 2
+  return jnp.sum(squared / (jnp.mean(squared, axis=-1, keepdims=True) + EPS) * _flat(g_t) ** 2, axis=-1)
+
+
+def project(g_s: InputGradient, g_t: InputGradient) -> PerExample:
+  """Make the teacher flat along the student's direction: <g_t, g_s / |g_s|>^2.
+
+  >>> float(project(jnp.array([[3.0, 0.0]]), jnp.array([[2.0, 5.0]]))[0])
+  4.0
+  """
+  direction = _flat(g_s) / _norm(_flat(g_s))
+  return jnp.sum(_flat(g_t) * direction, axis=-1) ** 2
+
+
+def cosine(g_s: InputGradient, g_t: InputGradient) -> PerExample:
+  """Make the gradients orthogonal, whatever their lengths: cos(g_t, g_s)^2, in [0, 1]."""
+  return project(g_s, g_t) / jnp.squeeze(_norm(_flat(g_t)), -1) ** 2
+
+
+TERMS = {
+  'oppose': oppose,
+  'oppose_signed': oppose_signed,
+  'suppress': suppress,
+  'project': project,
+  'cosine': cosine,
+}
+
+
+def gradient_penalty(g_t: InputGradient) -> PerExample:
+  """Compute |g_t|^2: the control that needs no student."""
+  return jnp.sum(_flat(g_t) ** 2, axis=-1)
+
+
+# --- The student's mistakes as weights of the teacher's classification loss -----------------------
+
+
+def no_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+  """Ignore the student: 1 for every example."""
+  del logits, weight
+  return jnp.ones(label.shape)
+
+
+def mistake_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+  """Compute the student's probability of being wrong, 1 - p(label), without a gradient to it."""
+  del weight
+  return jax.lax.stop_gradient(-jnp.expm1(-cross_entropy(logits, label)))
+
+
+def class_balanced_mistake_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+  """Scale `mistake_weight` so that every class has the same share of the batch and the mean is 1.
+
+  Without this a class that the student finds hard as a whole (a rare one) takes over.
+  """
+  is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
+  mistake = mistake_weight(logits, label, weight)
+  mass = mistake @ is_class
+  present = jnp.sum(jnp.any(is_class > 0, axis=0))
+  return mistake * jnp.sum(weight) / (jnp.maximum(present, 1) * (mass[label] + EPS))
+
+
+MISTAKES = {
+  'none': no_weight,
+  'weight': mistake_weight,
+  'class_balanced_weight': class_balanced_mistake_weight,
+}
+
+
+def _at_label(values: Logits, label: Label) -> PerExample:
+  return jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]
+
+
+def _flat(gradient: InputGradient) -> Float[Array, 'b d']:
+  return gradient.reshape(gradient.shape[0], -1)
+
+
+def _norm(gradient: Float[Array, 'b d']) -> Float[Array, 'b 1']:
+  return jnp.sqrt(jnp.sum(gradient**2, axis=-1, keepdims=True) + EPS)
+
+
+def _minmax(gradient: InputGradient) -> Float[Array, 'b d']:
+  """Map each example's absolute gradient to [0, 1]; a constant one becomes 0."""
+  size = jnp.abs(_flat(gradient))
+  low = jnp.min(size, axis=-1, keepdims=True)
+  return (size - low) / (jnp.max(size, axis=-1, keepdims=True) - low + EPS)

@@ -1,0 +1,43 @@
+"""Train and evaluate one config: `python -m ule_jax.main --config=configs/digits.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ule_jax import cli
+
+USAGE = """\
+Train a classifier that avoids a shortcut, evaluate it, and write the results into a folder.
+
+  python -m ule_jax.main --config=configs/digits.py                     ULE on the embedded task
+  python -m ule_jax.main --config=configs/digits.py:erm                 another method
+  python -m ule_jax.main --config=celeba --config.data.dir=DIR          CelebA; configs ship with the package
+  python -m ule_jax.main --config=digits --config.method.weight=100     any field of configs/base.py
+
+  --config=FILE[:METHOD]  a file, or the name of a shipped config
+  --config.FIELD=VALUE    change a field
+  --workdir=DIR           where the run lives (default runs/<config>-<method>-s<seed>); the same
+                          command on the same folder goes on where it stopped
+  --force                 go on in a folder whose config differs
+
+Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Parse the flags, run, and print the tables."""
+  flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False})
+  from ule_jax import console, train  # after the flags: importing jax takes seconds
+
+  config = flags.config
+  default = f'runs/{flags.name}-{config.method.name}-s{config.seed}'
+  workdir = Path(flags.values['workdir'] or default)
+  results = train.run(config, workdir, force=flags.values['force'])
+  print(console.results_table(results))
+  print()
+  print(console.rules_table(results))
+  print(f'\nresults: {workdir / "results.json"}')
+
+
+if __name__ == '__main__':
+  cli.main(main)

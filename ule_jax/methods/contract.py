@@ -1,0 +1,78 @@
+"""The contract of the family: what a method is and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Int, PyTree
+
+Params = dict[str, PyTree]  # role -> parameters
+
+
+class Batch(NamedTuple):
+  """One batch on the device. `weight` 0 marks padding; `group` is -1 where it is not known."""
+
+  image: Array  # b h w c; uint8 as shipped, normalised float once the step has prepared it
+  label: Int[Array, 'b']
+  group: Int[Array, 'b']
+  index: Int[Array, 'b']
+  weight: Float[Array, 'b']
+
+
+class Output(NamedTuple):
+  """What one network says about one batch; `batch_stats` are those after it ({} without BatchNorm)."""
+
+  logits: Float[Array, 'b k']
+  features: Float[Array, 'b d']
+  batch_stats: PyTree
+
+
+class Forward(Protocol):
+  """Run the network of a role at `x`: the image, or features for heads on a shared encoder."""
+
+  def __call__(self, role: str, x: Array, train: bool = True) -> Output: ...
+
+
+class Aux(NamedTuple):
+  """What a loss returns beside its scalar: per-role losses and batch statistics, state, metrics."""
+
+  losses: dict[str, Float[Array, '']]
+  batch_stats: dict[str, PyTree]
+  method_state: PyTree
+  metrics: dict[str, Float[Array, '']]
+
+
+class Sizes(NamedTuple):
+  """What a method may know of the data: examples, classes, groups, examples per group in train."""
+
+  n: int
+  k: int
+  g: int
+  group_counts: Any  # int[g]
+
+
+LABEL_FREE = 'label_free'  # never reads `group` in training
+PERMUTATION_INVARIANT = 'permutation_invariant'  # the order inside a batch does not matter
+IGNORES_WEIGHT_ZERO = 'ignores_weight_zero'  # an example of weight 0 changes nothing
+
+
+class Method(NamedTuple):
+  """A method as pure functions.
+
+  roles: the networks it trains; the last is the one that is evaluated and deployed.
+  init: params -> method_state, the arrays the method carries from step to step.
+  loss: ONE scalar for all roles, with `stop_gradient` at the boundaries between them, and `Aux`.
+  properties: what the common tests may demand of it.
+  """
+
+  roles: tuple[str, ...]
+  init: Callable[[Params], PyTree]
+  loss: Callable[[Params, Forward, PyTree, Batch, Int[Array, ''], Array], tuple[Float[Array, ''], Aux]]
+  properties: frozenset[str]
+
+
+def stateless(params: Params) -> PyTree:
+  """Initialise a method that carries nothing from step to step."""
+  del params
+  return {}

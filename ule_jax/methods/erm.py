@@ -1,0 +1,34 @@
+"""Empirical risk minimisation: one network, the average loss, nothing else.
+
+  L = mean_i loss(f(x_i), y_i)
+
+`loss` is `cross_entropy` or `generalized_cross_entropy`; the latter makes this the student of ULE
+on its own.
+"""
+
+from __future__ import annotations
+
+from ule_jax import losses
+from ule_jax.methods.contract import (
+  IGNORES_WEIGHT_ZERO,
+  LABEL_FREE,
+  PERMUTATION_INVARIANT,
+  Aux,
+  Method,
+  Sizes,
+  stateless,
+)
+
+
+def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
+  """Make ERM. `role` names the network, and with it its initialisation and dropout keys."""
+  del sizes
+  classification_loss = losses.CLASSIFICATION_LOSSES[options.loss]
+
+  def loss(params, forward, state, batch, step, key):
+    del params, step, key
+    out = forward(role, batch.image)
+    value = losses.weighted_mean(classification_loss(out.logits, batch.label), batch.weight)
+    return value, Aux({role: value}, {role: out.batch_stats}, state, {})
+
+  return Method((role,), stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))

@@ -1,0 +1,55 @@
+"""Control: a penalty on the model's own input gradient, with no student's gradient in it.
+
+  L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i |g_t(x_i)|^2
+
+With `mistakes: none` there is one network. Otherwise a student is trained beside it as in `ule`,
+and only its mistakes are used. What this gains over ERM is smoothness, and not ULE's. The penalty
+is Drucker and Le Cun's double backpropagation (IEEE Trans. Neural Networks 3(6), 1992) with our
+choice of scalar.
+"""
+
+from __future__ import annotations
+
+from ule_jax import losses
+from ule_jax.methods.contract import (
+  IGNORES_WEIGHT_ZERO,
+  LABEL_FREE,
+  PERMUTATION_INVARIANT,
+  Aux,
+  Method,
+  Sizes,
+  stateless,
+)
+from ule_jax.methods.ule import STUDENT, TEACHER, is_static_zero, make_student_loss, warmup
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make the control; the options are `method.*` of configs/base.py."""
+  del sizes
+  has_student = options.mistakes != 'none'
+  student_loss = make_student_loss(options)
+  mistakes = losses.MISTAKES[options.mistakes]
+  scalar = losses.SCALARS[options.scalar]
+
+  def loss(params, forward, state, batch, step, key):
+    del params, key
+    values, stats, mistake, total = {}, {}, 1.0, 0.0
+    if has_student:
+      student = forward(STUDENT, batch.image)
+      total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
+      mistake = mistakes(student.logits, batch.label, batch.weight)
+      values[STUDENT], stats[STUDENT] = total, student.batch_stats
+    teacher, g_t = losses.input_gradient(
+      lambda x: forward(TEACHER, x), batch.image, lambda out: scalar(out.logits, batch.label)
+    )
+    learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
+    metrics = {'learned': learned}
+    if not is_static_zero(options.weight):
+      penalty = losses.weighted_mean(losses.gradient_penalty(g_t), batch.weight)
+      metrics['penalty'] = penalty
+      learned = learned + options.weight * warmup(step, options.warmup_steps) * penalty
+    values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats
+    return total + learned, Aux(values, stats, state, metrics)
+
+  roles = (STUDENT, TEACHER) if has_student else (TEACHER,)
+  return Method(roles, stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))

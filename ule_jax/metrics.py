@@ -1,0 +1,139 @@
+"""Accuracies from counts: a clu metric that is summed on the device, and the numbers made of it.
+
+Counts are kept per (class, group), so that every accuracy is exact over a whole split, remainders
+included, and merging is a sum. A mean of batch means would be neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jaxtyping import Array, Float, Int
+
+Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+@flax.struct.dataclass
+class Counts(clu_metrics.Metric):
+  """Right answers and examples per class and group; the last column is for unknown groups."""
+
+  correct: Int[Array, 'k g']
+  total: Int[Array, 'k g']
+
+  @classmethod
+  def empty(cls, classes: int, groups: int) -> Counts:
+    """Return the counts of no example."""
+    zeros = jnp.zeros((classes, groups + 1), jnp.int32)
+    return cls(correct=zeros, total=zeros)
+
+  @classmethod
+  def from_model_output(
+    cls,
+    logits: Float[Array, 'b k'],
+    label: Int[Array, 'b'],
+    group: Int[Array, 'b'],
+    weight: Float[Array, 'b'],
+    groups: int,
+  ) -> Counts:
+    """Count a batch. Examples of weight 0 are padding; group -1 is unknown."""
+    counted = (weight > 0).astype(jnp.int32)
+    correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
+    column = jnp.where(group < 0, groups, group)
+    empty = cls.empty(logits.shape[-1], groups)
+    return cls(
+      correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted)
+    )
+
+  def merge(self, other: Counts) -> Counts:
+    """Add two disjoint sets of examples."""
+    return type(self)(correct=self.correct + other.correct, total=self.total + other.total)
+
+  def compute(self) -> Float[Array, '']:
+    """Compute the accuracy over all examples."""
+    return self.correct.sum() / jnp.maximum(self.total.sum(), 1)
+
+
+def wilson(correct: int, count: int) -> tuple[float, float] | None:
+  """Compute the 95 % Wilson score interval of a proportion; None without examples.
+
+  Source: E. B. Wilson, J. Am. Stat. Assoc. 22, 1927.
+
+  >>> [round(v, 3) for v in wilson(9, 10)]
+  [0.596, 0.982]
+  """
+  if count == 0:
+    return None
+  p, z2 = correct / count, Z95**2 / count
+  centre, spread = p + z2 / 2, Z95 * math.sqrt(p * (1 - p) / count + z2 / (4 * count))
+  return (centre - spread) / (1 + z2), (centre + spread) / (1 + z2)
+
+
+def summarize(
+  counts: Counts, classes: Sequence[str], groups: Sequence[str], train_group_counts: Sequence[int]
+) -> dict[str, Any]:
+  """Turn counts into the metrics of results.json, all in [0, 1].
+
+  A metric that does not exist is None, and `reasons` says why.
+
+  Args:
+    train_group_counts: examples of each group in train, the weights of `adjusted_accuracy`
+      (as in group_DRO's and WILDS' Waterbirds).
+  """
+  correct, total = np.asarray(counts.correct, np.int64), np.asarray(counts.total, np.int64)
+  group_correct, group_total = correct.sum(0), total.sum(0)
+  unknown = int(group_total[-1])
+  group_correct, group_total = group_correct[:-1], group_total[:-1]
+  seen = group_total > 0
+  group_accuracy = np.divide(group_correct, group_total, out=np.zeros(len(groups)), where=seen)
+  class_total = total.sum(1)
+  class_seen = class_total > 0
+  class_accuracy = np.divide(correct.sum(1), class_total, out=np.zeros(len(classes)), where=class_seen)
+  share = np.asarray(train_group_counts, float)
+
+  values: dict[str, Any] = {}
+  reasons: dict[str, str] = {}
+
+  def put(name: str, value, reason: str = '') -> None:
+    values[name] = None if reason else float(value)
+    if reason:
+      reasons[name] = reason
+
+  no_example = '' if total.sum() else 'the split has no example'
+  put('accuracy', correct.sum() / max(total.sum(), 1), no_example)
+  put('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
+  no_group = no_example
+  if unknown:
+    no_group = f'{unknown} examples of the split have no group'
+  elif not groups:
+    no_group = 'the data set has no groups'
+  put('worst_group_accuracy', group_accuracy[seen].min(initial=1.0), no_group)
+  put('mean_group_accuracy', group_accuracy[seen].mean() if seen.any() else 0, no_group)
+  unseen = [g for g, n, s in zip(groups, seen, share, strict=True) if s > 0 and not n]
+  no_share = no_group or ('' if share.sum() else 'no example of train has a group')
+  if not no_share and unseen:
+    no_share = f'group {unseen[0]!r} is in train but not in this split'
+  put('adjusted_accuracy', (group_accuracy * share).sum() / max(share.sum(), 1), no_share)
+  values['classes'] = {
+    name: {'accuracy': float(class_accuracy[i]) if class_seen[i] else None, 'count': int(class_total[i])}
+    for i, name in enumerate(classes)
+  }
+  values['groups'] = {
+    name: {
+      'accuracy': float(group_accuracy[i]) if seen[i] else None,
+      'count': int(group_total[i]),
+      'interval': wilson(int(group_correct[i]), int(group_total[i])),
+    }
+    for i, name in enumerate(groups)
+  }
+  if reasons:
+    values['reasons'] = reasons
+  return values
+
+
+SELECTABLE = ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy')  # the last needs group labels

@@ -1,0 +1,61 @@
+"""Options -> one optax optimiser that keeps the roles apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+# name -> (update from gradients, whether weight decay is added to the gradient before it)
+OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {
+  'sgd': (lambda: optax.trace(decay=0.9), True),
+  'adam': (optax.scale_by_adam, True),
+  'adamw': (optax.scale_by_adam, False),
+}
+
+
+def constant(lr, steps, warmup_steps):
+  """Keep the learning rate after a linear warm-up."""
+  del steps
+  return optax.schedules.warmup_constant_schedule(0.0, lr, warmup_steps) if warmup_steps else optax.constant_schedule(lr)
+
+
+def cosine(lr, steps, warmup_steps):
+  """Decay the learning rate to 0 along half a cosine after a linear warm-up."""
+  if not warmup_steps:
+    return optax.cosine_decay_schedule(lr, steps)
+  return optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, max(steps, warmup_steps + 1))
+
+
+SCHEDULES = {'constant': constant, 'cosine': cosine}
+
+
+def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.GradientTransformation:
+  """Build the optimiser; every role has its own state, and its own gradient norm under `clip`.
+
+  Args:
+    options: `optim.*` of configs/base.py. Weight decay is L2 (added to the gradient) for `sgd` and
+      `adam`, as in PyTorch, and decoupled for `adamw`. Parameters whose path does not match
+      `trainable` stay where they are.
+    steps: the length of the schedule.
+  """
+  update, coupled = OPTIMIZERS[options.name]
+  decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
+  clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+  rate = optax.scale_by_learning_rate(SCHEDULES[options.schedule](options.lr, steps, options.warmup_steps))
+  before, after = (decay, []) if coupled else ([], decay)
+  transforms = {role: optax.chain(*clip, *before, update(), *after, rate) for role in roles}
+  transforms['frozen'] = optax.set_to_zero()
+  pattern = re.compile(options.trainable)
+
+  def label(params: PyTree) -> PyTree:
+    def one(path, leaf):
+      role, *rest = (key.key for key in path)
+      return role if pattern.search('/'.join(rest)) else 'frozen'
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+  return optax.partition(transforms, label)

@@ -1,0 +1,31 @@
+"""Where arrays live: one mesh over all devices, batches split over it, the state on each of them.
+
+Under `jit` the program stays global: means over groups and BatchNorm's statistics are right by
+construction, on one device or many.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+AXIS = 'batch'
+
+
+def make_mesh() -> Mesh:
+  """Put all devices of all hosts on one axis."""
+  # The default, Explicit axes, rejects ordinary code with a ShardingTypeError.
+  return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Put a copy of every array on every device."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+  """Split this host's arrays over its devices along their first axis."""
+  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -1,0 +1,361 @@
+"""The train step and the one loop around it.
+
+`make_train_step` is everything that is compiled: a pure function of (state, batch) for any method
+and any Flax module that returns `(logits, features)`. `run` is everything that is not.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from ule_jax import console, sharding, workdir
+from ule_jax.checkpoint import Checkpoints
+from ule_jax.data import DATASETS, Dataset, pipeline
+from ule_jax.errors import UserError, unknown
+from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
+from ule_jax.methods import CHOICES, METHODS, Batch, Method, Output, Sizes
+from ule_jax.metrics import SELECTABLE, Counts, summarize
+from ule_jax.models import MODELS, make_model
+from ule_jax.optim import OPTIMIZERS, SCHEDULES, make_optimizer
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a step reads and changes. There is no key in it: a step's key is `fold_in(key, step)`."""
+
+  step: Int[Array, '']
+  params: dict[str, PyTree]
+  batch_stats: dict[str, PyTree]
+  opt_state: PyTree
+  method_state: PyTree
+  bad_step: dict[str, Int[Array, '']]  # role -> the first step whose loss or gradient was not finite, or -1
+
+
+Preprocess = Callable[[Array], Float[Array, 'b *shape']]
+
+
+def make_preprocess(mean, std) -> Preprocess:
+  """Make the part of the step that turns uint8 pixels into normalised float32.
+
+  It is in the step because uint8 is a quarter of the traffic to the device, and normalising on the
+  host costs most of its throughput.
+  """
+  mean, std = (jnp.asarray(v, jnp.float32) for v in (mean, std))
+
+  def preprocess(image):
+    offset, scale = (jnp.broadcast_to(v, (1,) * (image.ndim - 1) + v.shape) for v in (mean, std))
+    return (image.astype(jnp.float32) / 255 - offset) / scale
+
+  return preprocess
+
+
+def role_key(key: Array, role: str) -> Array:
+  """Derive a role's own key, from which it is initialised and its dropout drawn."""
+  return jax.random.fold_in(key, zlib.crc32(role.encode()))
+
+
+def create_state(method: Method, model, tx: optax.GradientTransformation, x: Array, key: Array) -> TrainState:
+  """Initialise every role's network and the optimiser.
+
+  Args:
+    model: a Flax module whose call `(x, train)` returns `(logits, features)`.
+    x: a prepared batch of any size, for the shapes.
+  """
+  params, batch_stats = {}, {}
+  for role in method.roles:
+    variables = model.init(role_key(key, role), x, train=False)
+    params[role], batch_stats[role] = variables['params'], variables.get('batch_stats', {})
+  never = {role: jnp.asarray(-1, jnp.int32) for role in method.roles}
+  return TrainState(
+    jnp.asarray(0, jnp.int32), params, batch_stats, tx.init(params), method.init(params), never
+  )
+
+
+def make_train_step(
+  method: Method, model, tx: optax.GradientTransformation, key: Array, preprocess: Preprocess = lambda x: x
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """Make the pure function `(state, batch) -> (state, metrics)` that does everything of one step.
+
+  All networks' logits, parameter gradients and input gradients come out of it, in one graph. Jit it
+  with `donate_argnums=0`.
+
+  Args:
+    model: as in `create_state`.
+    key: of the run; the step folds in its number.
+    preprocess: from the batch's images to what the networks see.
+  """
+
+  def step(state: TrainState, batch: Batch):
+    step_key = jax.random.fold_in(key, state.step)
+    batch = batch._replace(image=preprocess(batch.image))
+
+    def loss(params):
+      def forward(role: str, x: Array, train: bool = True) -> Output:
+        variables = {'params': params[role], 'batch_stats': state.batch_stats[role]}
+        rngs = {'dropout': role_key(step_key, role)}
+        (logits, features), updated = model.apply(variables, x, train=train, mutable=['batch_stats'], rngs=rngs)
+        return Output(logits, features, updated.get('batch_stats', {}))
+
+      return method.loss(params, forward, state.method_state, batch, state.step, step_key)
+
+    (_, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    bad_step = {
+      role: jnp.where((first < 0) & ~jnp.isfinite(aux.losses[role] + optax.global_norm(gradients[role])), state.step, first)
+      for role, first in state.bad_step.items()
+    }
+    metrics = {f'loss/{role}': value for role, value in aux.losses.items()} | aux.metrics
+    return TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=aux.batch_stats,
+      opt_state=opt_state,
+      method_state=aux.method_state,
+      bad_step=bad_step,
+    ), metrics
+
+  return step
+
+
+def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
+  """Train, evaluate and write the results of one config; go on where an earlier run stopped.
+
+  Args:
+    config: a ConfigDict of configs/base.py.
+    directory: the workdir.
+    force: go on although the workdir's config differs.
+
+  Returns:
+    The content of results.json.
+
+  Raises:
+    UserError: bad options, bad data, or a loss that is not finite.
+  """
+  check(config)
+  options = dict(config.data)
+  dataset = DATASETS[options.pop('name')](**options)
+  rules = selection_rules(dataset)
+  if config.select not in rules:
+    raise unknown('selection rule', config.select, rules)
+  directory = Path(directory)
+  workdir.claim(directory, config.to_dict(), force)
+  if (directory / 'done').exists() and (results := workdir.read_json(directory / 'results.json'))['last']['step'] == total_steps(config, dataset):
+    return results
+  (directory / 'done').unlink(missing_ok=True)
+  return _train(config, directory, dataset, rules)
+
+
+def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...]) -> dict[str, Any]:
+  mesh = sharding.make_mesh()
+  workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
+  train = dataset.splits['train']
+  steps, batch_size = total_steps(config, dataset), config.train.batch_size
+  hosts = {'host': jax.process_index(), 'hosts': jax.process_count()}
+
+  method = make_method(config, Sizes(train.count, len(dataset.classes), len(dataset.groups), dataset.group_counts()))
+  model = make_model(SimpleNamespace(**config.model), len(dataset.classes))
+  tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, steps)
+  preprocess = make_preprocess(dataset.mean, dataset.std)
+  key = jax.random.key(config.seed)
+  sample = preprocess(jnp.zeros((1, *dataset.image_shape), jnp.uint8))
+  state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
+  train_step = jax.jit(make_train_step(method, model, tx, key, preprocess), donate_argnums=0)
+  eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
+
+  checkpoints = Checkpoints(directory / 'checkpoints', rules)
+  start = checkpoints.latest
+  if start is not None:
+    state = checkpoints.restore(start, state)
+  first = start or 0
+  log = workdir.MetricsLog(directory, first)
+  progress = console.Progress(steps, first, batch_size)
+  progress.note(
+    f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
+    f'seed {config.seed}, {jax.device_count()} x {jax.devices()[0].platform}, in {directory}'
+    + (f', from step {first:,}' if first else '')
+  )
+  batches = pipeline.train_batches(
+    dataset, batch_size=batch_size, seed=config.seed, sampling=config.train.sampling, start=first,
+    threads=config.loader.threads, **hosts,
+  )
+
+  def run_split(split: str, state: TrainState, collect: bool = False):
+    batches = pipeline.eval_batches(
+      dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **hosts
+    )
+    return evaluate(eval_step, state, batches, mesh, collect)
+
+  def summary(counts: Counts) -> dict[str, Any]:
+    return summarize(counts, dataset.classes, dataset.groups, dataset.group_counts())
+
+  def report(pending) -> None:
+    """Fetch and log the metrics of a step; called when a later step is already on its way."""
+    number, metrics = pending
+    values = {f'train/{name}': float(value) for name, value in metrics.items()}
+    shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
+    log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
+
+  # Do not reorder: evaluate the state you have -> save it with the data position -> next batch ->
+  # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
+  # resumed run sees the batch that the interrupted one would have seen.
+  pending = None
+  for number in range(first, steps + 1):
+    due = number % config.train.eval_every == 0 or number == steps
+    if due and number != first:  # the untrained network is no candidate, a restored one was scored
+      if pending:
+        report(pending)
+        pending = None
+      refuse_bad(state, checkpoints)
+      scores = {}
+      for split in (name for name in dataset.splits if is_validation(name)):
+        for role, counts in run_split(split, state).counts.items():
+          prefix = '' if role == method.roles[-1] else f'{role}/'
+          found = summary(counts)
+          scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
+      log.write(number, scores)
+      checkpoints.save(number, state, {'next_index': number}, {rule: scores[rule] for rule in rules if rule in scores})
+    if number == steps:
+      break
+    batch = sharding.shard_batch(Batch(**next(batches)), mesh)
+    state, metrics = train_step(state, batch)
+    if pending:
+      report(pending)
+      pending = None
+    if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
+      pending = (number + 1, metrics)
+
+  results = {
+    'method': config.method.name, 'dataset': config.data.name, 'seed': config.seed, 'select': config.select,
+    'sampling': config.train.sampling, 'needs_groups': needs_groups(config, method), 'data': dataset.notes,
+    'model': config.model.name, 'classes': list(dataset.classes), 'groups': list(dataset.groups),
+  }
+  results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
+  workdir.write_json(directory / 'results.json', results)
+  (directory / 'done').touch()
+  log.close()
+  checkpoints.close()
+  return results
+
+
+def conclude(config, directory, dataset, checkpoints, state, roles, run_split, summary) -> dict[str, Any]:
+  """Evaluate the last and every selected checkpoint; write the predictions of the one that is deployed."""
+  best = checkpoints.best()
+  chosen = best[config.select]
+
+  def at(step: int) -> dict[str, Any]:
+    """Evaluate the checkpoint of a step: role -> split -> metrics."""
+    restored = state if step == int(state.step) else checkpoints.restore(step, state)
+    found: dict[str, Any] = {role: {} for role in roles}
+    for split in dataset.splits:
+      if split == 'train' and step != chosen:
+        continue
+      evaluation = run_split(split, restored, collect=step == chosen)
+      if step == chosen:
+        write_predictions(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
+      for role in roles:
+        found[role][split] = summary(evaluation.counts[role])
+    return found
+
+  found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}
+
+  def entry(step: int, role: str) -> dict[str, Any]:
+    return {'step': step, **{s: found[step][role][s] for s in dataset.splits if s != 'train'}}
+
+  deployed = roles[-1]
+  return {
+    **entry(chosen, deployed),
+    'train': found[chosen][deployed]['train'],
+    'selected': {rule: entry(step, deployed) for rule, step in best.items()},
+    'last': entry(int(state.step), deployed),
+    'roles': {role: entry(chosen, role) for role in roles},
+  }
+
+
+def is_validation(split: str) -> bool:
+  """Tell whether a split may select a checkpoint: `val`, or `val_<something>`."""
+  return split == 'val' or split.startswith('val_')
+
+
+def selection_rules(dataset: Dataset) -> tuple[str, ...]:
+  """Name the rules by which a checkpoint can be selected: `<validation split>/<metric>`."""
+  return tuple(f'{split}/{metric}' for split in dataset.splits if is_validation(split) for metric in SELECTABLE)
+
+
+def total_steps(config: Any, dataset: Dataset) -> int:
+  """Convert `train.epochs` to steps where `train.steps` is 0."""
+  if config.train.steps:
+    return config.train.steps
+  return math.ceil(config.train.epochs * dataset.splits['train'].count / config.train.batch_size)
+
+
+def needs_groups(config: Any, method: Method) -> dict[str, bool]:
+  """Tell where group labels were used: in training, and in validation by the selection rule."""
+  from_groups = config.train.sampling == 'group_balanced' or 'label_free' not in method.properties
+  return {'train': from_groups, 'validation': 'group' in config.select}
+
+
+def make_method(config: Any, sizes: Sizes) -> Method:
+  """Build the method of a config."""
+  return METHODS[config.method.name](SimpleNamespace(**config.method), sizes)
+
+
+def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
+  """End the run if a loss or a gradient was not finite at any step so far.
+
+  Raises:
+    UserError: names the step, the role and the last good checkpoint.
+  """
+  for role, first in jax.device_get(state.bad_step).items():
+    if first >= 0:
+      good = checkpoints.latest
+      kept = 'there is no good checkpoint' if good is None else f'the last good checkpoint is step {good}'
+      raise UserError(
+        f'the loss or the gradient of {role} is not finite at step {first}; {kept}: '
+        'lower optim.lr or method.weight, or set optim.clip.'
+      )
+
+
+def check(config: Any) -> None:
+  """Check what a config says before anything is read or written.
+
+  Raises:
+    UserError: an unknown name or a number out of its range.
+  """
+  tables = {
+    'data.name': DATASETS, 'method.name': METHODS, 'model.name': MODELS,
+    'optim.name': OPTIMIZERS, 'optim.schedule': SCHEDULES,
+    **{f'method.{option}': table for option, table in CHOICES.items()},
+    'model.batch_norm': ('none', 'batch', 'frozen'),
+    'train.sampling': ('uniform', 'class_balanced', 'group_balanced'),
+  }
+  fields = workdir.flatten(config.to_dict())
+  for field, table in tables.items():
+    if field in fields and fields[field] not in table:
+      raise unknown(field, str(fields[field]), table)
+  least = {
+    'method.weight': 0, 'method.warmup_steps': 0, 'method.a': 0, 'train.batch_size': 1, 'train.eval_batch_size': 1,
+    'train.eval_every': 1, 'train.log_every': 1, 'train.steps': 0, 'train.epochs': 0, 'optim.lr': 0,
+    'optim.weight_decay': 0, 'optim.warmup_steps': 0, 'optim.clip': 0, 'loader.threads': 0, 'seed': 0,
+    'model.width': 1, 'model.depth': 0, 'model.heads': 1, 'model.patch': 1,
+  }
+  for field, low in least.items():
+    if field in fields and not fields[field] >= low:
+      raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
+  if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
+    raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
+  if not (config.train.steps or config.train.epochs):
+    raise UserError('train.steps and train.epochs are both 0: set one of them.')
+  for field in ('train.batch_size', 'train.eval_batch_size'):
+    if fields[field] % jax.device_count():
+      raise UserError(f'{field} {fields[field]} does not divide over {jax.device_count()} devices.')
