@@ -58,41 +58,43 @@ DATA = {
 
 def make(data: str, method: str) -> ConfigDict:
   """Make the locked config of a data set and a method, all other fields at their defaults."""
-  return ConfigDict(dict(
-    data=dict(name=data, **DATA[data]),
-    method=dict(name=method, **_look_up(METHODS, 'method', method)),
-    model=dict(
-      name='cnn',  # mlp | cnn | vit | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
-      width=32,  # mlp: hidden units; cnn: channels of the first block; vit: of a token
-      depth=3,  # mlp: hidden layers; cnn, vit: blocks
-      heads=4,  # vit
-      patch=4,  # vit: pixels
-      batch_norm='none',  # cnn, resnets: none | batch | frozen (running statistics that do not move)
-    ),
-    optim=dict(
-      name='adam',  # sgd (momentum 0.9) | adam | adamw
-      lr=1e-3,
-      weight_decay=0.0,  # L2 in sgd and adam, decoupled in adamw
-      schedule='constant',  # constant | cosine
-      warmup_steps=0,  # of the learning rate
-      clip=0.0,  # largest gradient norm of each role; 0: none
-      trainable='.*',  # regular expression on parameter paths; the others stay as they are
-    ),
-    train=dict(
-      steps=0,  # 0: from epochs
-      epochs=0.0,
-      batch_size=128,
-      eval_batch_size=500,
-      eval_every=100,  # steps between evaluations, each of which saves a checkpoint
-      log_every=50,  # steps between reports of the training loss
-      sampling='uniform',  # uniform | class_balanced (needs no group labels) | group_balanced
-    ),
-    loader=dict(
-      threads=2,  # that read and transform; 0: the main thread does
-    ),
-    select='val/worst_class_accuracy',  # <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
-    seed=0,  # of initialisation, dropout and data order
-  ))
+  return ConfigDict(
+    dict(
+      data=dict(name=data, **DATA[data]),
+      method=dict(name=method, **_look_up(METHODS, 'method', method)),
+      model=dict(
+        name='cnn',  # mlp | cnn | vit | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
+        width=32,  # mlp: hidden units; cnn: channels of the first block; vit: of a token
+        depth=3,  # mlp: hidden layers; cnn, vit: blocks
+        heads=4,  # vit
+        patch=4,  # vit: pixels
+        batch_norm='none',  # cnn, resnets: none | batch | frozen (running statistics that do not move)
+      ),
+      optim=dict(
+        name='adam',  # sgd (momentum 0.9) | adam | adamw
+        lr=1e-3,
+        weight_decay=0.0,  # L2 in sgd and adam, decoupled in adamw
+        schedule='constant',  # constant | cosine
+        warmup_steps=0,  # of the learning rate
+        clip=0.0,  # largest gradient norm of each role; 0: none
+        trainable='.*',  # regular expression on parameter paths; the others stay as they are
+      ),
+      train=dict(
+        steps=0,  # 0: from epochs
+        epochs=0.0,
+        batch_size=128,
+        eval_batch_size=500,
+        eval_every=100,  # steps between evaluations, each of which saves a checkpoint
+        log_every=50,  # steps between reports of the training loss
+        sampling='uniform',  # uniform | class_balanced (needs no group labels) | group_balanced
+      ),
+      loader=dict(
+        threads=2,  # that read and transform; 0: the main thread does
+      ),
+      select='val/worst_class_accuracy',  # <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
+      seed=0,  # of initialisation, dropout and data order
+    )
+  )
 
 
 def _look_up(table, kind, name):

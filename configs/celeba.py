@@ -1,6 +1,6 @@
 """CelebA, blond hair against gender.
 
-  python -m ule_jax.main --config=configs/celeba.py --config.data.dir=DIR
+python -m ule_jax.main --config=configs/celeba.py --config.data.dir=DIR
 """
 
 from configs import base

@@ -1,6 +1,6 @@
 """The embedded task: digits below five or not, with a shortcut that follows the label. No download.
 
-  python -m ule_jax.main --config=configs/digits.py[:method]
+python -m ule_jax.main --config=configs/digits.py[:method]
 """
 
 from configs import base

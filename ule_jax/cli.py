@@ -124,7 +124,9 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   if hasattr(config.data, 'dir') and not config.data.dir:
     root = os.environ.get('ULE_DATA')
     if not root:
-      raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that $ULE_DATA/{config.data.name} is it.')
+      raise UserError(
+        f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that $ULE_DATA/{config.data.name} is it.'
+      )
     config.data.dir = str(Path(root) / config.data.name)
   return config, path.stem
 
@@ -163,11 +165,10 @@ def _register_configs() -> None:
 
 def _unknown_field(path: Path, suffix: str, overrides: list[tuple[str, str]], error: Exception) -> UserError:
   """Make the sentence for a field that does not exist, or for whatever else was looked up in vain."""
+  from absl import flags as absl_flags
   from ml_collections import config_flags
 
   from ule_jax.workdir import flatten
-
-  from absl import flags as absl_flags
 
   parsed = absl_flags.FlagValues()
   args = ['ule_jax', f'--config={path}{suffix}']

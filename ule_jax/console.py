@@ -26,7 +26,9 @@ class Progress:
     # Time left from the whole run, so that evaluation and saving are in it.
     left = (now - self._began) / max(step - self._first, 1) * (self._steps - step)
     shown = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
-    line = f'step {step:>{len(str(self._steps))}}/{self._steps}  {shown}  {rate:,.0f} examples/s  {_duration(left)} left'
+    line = (
+      f'step {step:>{len(str(self._steps))}}/{self._steps}  {shown}  {rate:,.0f} examples/s  {_duration(left)} left'
+    )
     print(line, file=sys.stderr, flush=True)
     return rate
 
@@ -70,7 +72,10 @@ def rules_table(results: dict[str, Any]) -> str:
     test = one['test']
     rows.append((rule, str(one['step']), _percent(test['accuracy']), _percent(test['worst_group_accuracy'])))
   widths = [max(len(row[i]) for row in rows) for i in range(4)]
-  lines = ['  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+  lines = [
+    '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+    for row in rows
+  ]
   return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
 
 

@@ -22,6 +22,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   """
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ''
+  hint = f'did you mean {" or ".join(repr(n) for n in near)}? ' if near else ''
   shown = ', '.join(known[:45])
   return UserError(f'unknown {kind} {name!r}: {hint}Known: {shown}.')

@@ -46,9 +46,7 @@ class Counts(clu_metrics.Metric):
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
-    return cls(
-      correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted)
-    )
+    return cls(correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted))
 
   def merge(self, other: Counts) -> Counts:
     """Add two disjoint sets of examples."""

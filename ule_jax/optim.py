@@ -20,7 +20,9 @@ OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] =
 def constant(lr, steps, warmup_steps):
   """Keep the learning rate after a linear warm-up."""
   del steps
-  return optax.schedules.warmup_constant_schedule(0.0, lr, warmup_steps) if warmup_steps else optax.constant_schedule(lr)
+  return (
+    optax.schedules.warmup_constant_schedule(0.0, lr, warmup_steps) if warmup_steps else optax.constant_schedule(lr)
+  )
 
 
 def cosine(lr, steps, warmup_steps):
@@ -52,7 +54,7 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   pattern = re.compile(options.trainable)
 
   def label(params: PyTree) -> PyTree:
-    def one(path, leaf):
+    def one(path, _):
       role, *rest = (key.key for key in path)
       return role if pattern.search('/'.join(rest)) else 'frozen'
 

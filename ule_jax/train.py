@@ -77,9 +77,7 @@ def create_state(method: Method, model, tx: optax.GradientTransformation, x: Arr
     variables = model.init(role_key(key, role), x, train=False)
     params[role], batch_stats[role] = variables['params'], variables.get('batch_stats', {})
   never = {role: jnp.asarray(-1, jnp.int32) for role in method.roles}
-  return TrainState(
-    jnp.asarray(0, jnp.int32), params, batch_stats, tx.init(params), method.init(params), never
-  )
+  return TrainState(jnp.asarray(0, jnp.int32), params, batch_stats, tx.init(params), method.init(params), never)
 
 
 def make_train_step(
@@ -112,7 +110,9 @@ def make_train_step(
     (_, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     bad_step = {
-      role: jnp.where((first < 0) & ~jnp.isfinite(aux.losses[role] + optax.global_norm(gradients[role])), state.step, first)
+      role: jnp.where(
+        (first < 0) & ~jnp.isfinite(aux.losses[role] + optax.global_norm(gradients[role])), state.step, first
+      )
       for role, first in state.bad_step.items()
     }
     metrics = {f'loss/{role}': value for role, value in aux.losses.items()} | aux.metrics
@@ -150,7 +150,9 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     raise unknown('selection rule', config.select, rules)
   directory = Path(directory)
   workdir.claim(directory, config.to_dict(), force)
-  if (directory / 'done').exists() and (results := workdir.read_json(directory / 'results.json'))['last']['step'] == total_steps(config, dataset):
+  if (directory / 'done').exists() and (results := workdir.read_json(directory / 'results.json'))['last'][
+    'step'
+  ] == total_steps(config, dataset):
     return results
   (directory / 'done').unlink(missing_ok=True)
   return _train(config, directory, dataset, rules)
@@ -186,8 +188,13 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
     + (f', from step {first:,}' if first else '')
   )
   batches = pipeline.train_batches(
-    dataset, batch_size=batch_size, seed=config.seed, sampling=config.train.sampling, start=first,
-    threads=config.loader.threads, **hosts,
+    dataset,
+    batch_size=batch_size,
+    seed=config.seed,
+    sampling=config.train.sampling,
+    start=first,
+    threads=config.loader.threads,
+    **hosts,
   )
 
   def run_split(split: str, state: TrainState, collect: bool = False):
@@ -236,9 +243,16 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
       pending = (number + 1, metrics)
 
   results = {
-    'method': config.method.name, 'dataset': config.data.name, 'seed': config.seed, 'select': config.select,
-    'sampling': config.train.sampling, 'needs_groups': needs_groups(config, method), 'data': dataset.notes,
-    'model': config.model.name, 'classes': list(dataset.classes), 'groups': list(dataset.groups),
+    'method': config.method.name,
+    'dataset': config.data.name,
+    'seed': config.seed,
+    'select': config.select,
+    'sampling': config.train.sampling,
+    'needs_groups': needs_groups(config, method),
+    'data': dataset.notes,
+    'model': config.model.name,
+    'classes': list(dataset.classes),
+    'groups': list(dataset.groups),
   }
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
   workdir.write_json(directory / 'results.json', results)
@@ -333,8 +347,11 @@ def check(config: Any) -> None:
     UserError: an unknown name or a number out of its range.
   """
   tables = {
-    'data.name': DATASETS, 'method.name': METHODS, 'model.name': MODELS,
-    'optim.name': OPTIMIZERS, 'optim.schedule': SCHEDULES,
+    'data.name': DATASETS,
+    'method.name': METHODS,
+    'model.name': MODELS,
+    'optim.name': OPTIMIZERS,
+    'optim.schedule': SCHEDULES,
     **{f'method.{option}': table for option, table in CHOICES.items()},
     'model.batch_norm': ('none', 'batch', 'frozen'),
     'train.sampling': ('uniform', 'class_balanced', 'group_balanced'),
@@ -344,10 +361,25 @@ def check(config: Any) -> None:
     if field in fields and fields[field] not in table:
       raise unknown(field, str(fields[field]), table)
   least = {
-    'method.weight': 0, 'method.warmup_steps': 0, 'method.a': 0, 'train.batch_size': 1, 'train.eval_batch_size': 1,
-    'train.eval_every': 1, 'train.log_every': 1, 'train.steps': 0, 'train.epochs': 0, 'optim.lr': 0,
-    'optim.weight_decay': 0, 'optim.warmup_steps': 0, 'optim.clip': 0, 'loader.threads': 0, 'seed': 0,
-    'model.width': 1, 'model.depth': 0, 'model.heads': 1, 'model.patch': 1,
+    'method.weight': 0,
+    'method.warmup_steps': 0,
+    'method.a': 0,
+    'train.batch_size': 1,
+    'train.eval_batch_size': 1,
+    'train.eval_every': 1,
+    'train.log_every': 1,
+    'train.steps': 0,
+    'train.epochs': 0,
+    'optim.lr': 0,
+    'optim.weight_decay': 0,
+    'optim.warmup_steps': 0,
+    'optim.clip': 0,
+    'loader.threads': 0,
+    'seed': 0,
+    'model.width': 1,
+    'model.depth': 0,
+    'model.heads': 1,
+    'model.patch': 1,
   }
   for field, low in least.items():
     if field in fields and not fields[field] >= low:

@@ -1,6 +1,6 @@
 """The folder of a run: whose it is, what was logged, and whether the run is done.
 
-  config.json env.json metrics.jsonl checkpoints/ predictions/ tensorboard/ results.json done
+config.json env.json metrics.jsonl checkpoints/ predictions/ tensorboard/ results.json done
 """
 
 from __future__ import annotations
@@ -88,10 +88,16 @@ def environment(devices: list[str]) -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
       versions[package] = None
   source = Path(__file__).parent
-  git = subprocess.run(
-    ['git', '-C', str(source), 'describe', '--always', '--dirty', '--abbrev=12'],
-    capture_output=True, text=True, check=False,
-  ) if (source.parent / '.git').exists() else None
+  git = (
+    subprocess.run(
+      ['git', '-C', str(source), 'describe', '--always', '--dirty', '--abbrev=12'],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    if (source.parent / '.git').exists()
+    else None
+  )
   return {
     'command': sys.argv,
     'commit': git.stdout.strip() or None if git else None,
@@ -100,7 +106,9 @@ def environment(devices: list[str]) -> dict[str, Any]:
     'cpus': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
     'devices': devices,
     'versions': versions,
-    'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'JAX_ENABLE_X64') if name in os.environ},
+    'flags': {
+      name: os.environ[name] for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'JAX_ENABLE_X64') if name in os.environ
+    },
   }
 
 

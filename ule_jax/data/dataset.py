@@ -35,9 +35,9 @@ class Dataset(NamedTuple):
   """A data set: splits, the names of classes and groups, and how images are prepared.
 
   `splits` holds at least `train`, `val` and `test`; further validation splits are named
-  `val_<something>` and give further selection rules. The transforms run on the host, where
-  images still have sizes of their own, and keep uint8 (None changes nothing); `mean` and `std` (of pixels scaled to [0, 1]) are applied inside the compiled step,
-  because shipping float32 costs the host most of its throughput. `notes` goes into the results.
+  `val_<something>` and give further selection rules. The transforms run on the host, where images
+  still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
+  scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results.
   """
 
   splits: dict[str, Split]
@@ -54,4 +54,3 @@ class Dataset(NamedTuple):
     """Count the examples of each group in a split; unknown groups are not counted."""
     group = self.splits[split].group
     return np.bincount(group[group >= 0], minlength=len(self.groups)).astype(np.int32)
-

@@ -57,9 +57,7 @@ def student_and_teacher(options, properties: frozenset[str], pair: Callable = la
     del params, key
 
     def run(role):
-      return losses.input_gradient(
-        lambda x: forward(role, x), batch.image, lambda out: scalar(out.logits, batch.label)
-      )
+      return losses.input_gradient(lambda x: forward(role, x), batch.image, lambda out: scalar(out.logits, batch.label))
 
     student, g_s = run(STUDENT)
     teacher, g_t = run(TEACHER)
