@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-EPS = 1e-12  # inside roots and under quotients: a constant gradient gives 0 and never NaN
+EPS = 1e-16  # inside roots and under quotients: a zero gradient gives 0, not NaN; its square is a normal float32
 
 PerExample = Float[Array, 'b']
 Logits = Float[Array, 'b k']
@@ -114,7 +114,7 @@ def margin(logits: Logits, label: Label) -> PerExample:
   >>> float(margin(jnp.array([[3.0, 1.0]]), jnp.array([0]))[0])
   2.0
   """
-  is_label = jnp.arange(logits.shape[-1]) == label[:, None]
+  is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   return _at_label(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 
 
@@ -224,4 +224,5 @@ def _minmax(gradient: InputGradient) -> Float[Array, 'b d']:
   """Map each example's absolute gradient to [0, 1]; a constant one becomes 0."""
   size = jnp.abs(_flat(gradient))
   low = jnp.min(size, axis=-1, keepdims=True)
-  return (size - low) / (jnp.max(size, axis=-1, keepdims=True) - low + EPS)
+  spread = jnp.max(size, axis=-1, keepdims=True) - low
+  return (size - low) / jnp.where(spread > 0, spread, 1)

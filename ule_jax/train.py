@@ -111,7 +111,7 @@ def make_train_step(
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     bad_step = {
       role: jnp.where(
-        (first < 0) & ~jnp.isfinite(aux.losses[role] + optax.global_norm(gradients[role])), state.step, first
+        (first < 0) & ~jnp.isfinite(aux.losses[role] + optax.tree.norm(gradients[role])), state.step, first
       )
       for role, first in state.bad_step.items()
     }

@@ -20,7 +20,7 @@ from ule_jax.methods.contract import (
   Sizes,
   stateless,
 )
-from ule_jax.methods.ule import STUDENT, TEACHER, is_static_zero, make_student_loss, warmup
+from ule_jax.methods.ule import STUDENT, TEACHER, is_static_zero, make_student_loss, weighted
 
 
 def make_method(options, sizes: Sizes) -> Method:
@@ -47,7 +47,7 @@ def make_method(options, sizes: Sizes) -> Method:
     if not is_static_zero(options.weight):
       penalty = losses.weighted_mean(losses.gradient_penalty(g_t), batch.weight)
       metrics['penalty'] = penalty
-      learned = learned + options.weight * warmup(step, options.warmup_steps) * penalty
+      learned = learned + weighted(options, step, penalty)
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats
     return total + learned, Aux(values, stats, state, metrics)
 

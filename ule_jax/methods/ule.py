@@ -68,7 +68,7 @@ def student_and_teacher(options, properties: frozenset[str], pair: Callable = la
     if not is_static_zero(options.weight):
       shared = losses.weighted_mean(term(jax.lax.stop_gradient(pair(g_s)), g_t), batch.weight)
       metrics['shared'] = shared
-      learned = learned + options.weight * warmup(step, options.warmup_steps) * shared
+      learned = learned + weighted(options, step, shared)
     return fitted + learned, Aux(
       losses={STUDENT: fitted, TEACHER: learned},
       batch_stats={STUDENT: student.batch_stats, TEACHER: teacher.batch_stats},
@@ -84,9 +84,11 @@ def is_static_zero(weight) -> bool:
   return isinstance(weight, (int, float)) and weight == 0
 
 
-def warmup(step, steps: int):
-  """Grow from 1/steps to 1 over `steps` steps; 1 throughout when `steps` is 0."""
-  return jnp.minimum(1.0, (step + 1) / max(steps, 1))
+def weighted(options, step, term):
+  """Weigh a term, with a weight that grows from 1/warmup_steps of itself to all of it."""
+  if options.warmup_steps:
+    term = term * jnp.minimum((step + 1) / options.warmup_steps, 1.0).astype(term.dtype)
+  return options.weight * term
 
 
 def make_student_loss(options) -> Callable:

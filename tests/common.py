@@ -1,0 +1,67 @@
+"""Small networks, batches and options that several tests share."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from configs import base
+
+from ule_jax.methods import METHODS, Batch, Sizes
+from ule_jax.models import make_model
+from ule_jax.train import create_state, make_train_step
+
+SIZES = Sizes(n=100, k=2, g=4, group_counts=np.array([40, 10, 10, 40]))
+KEY = jax.random.key(0)
+
+
+def options(method: str, **changes) -> SimpleNamespace:
+  """The defaults of a method's options, changed; an unknown one fails."""
+  assert changes.keys() <= base.METHODS[method].keys()
+  return SimpleNamespace(**base.METHODS[method] | changes)
+
+
+def method_of(name: str, k: int = 2, **changes):
+  return METHODS[name](options(name, **changes), SIZES._replace(k=k))
+
+
+def network(name: str = 'cnn', k: int = 2, **changes):
+  settings = {'name': name, 'width': 8, 'depth': 2, 'heads': 2, 'patch': 4, 'batch_norm': 'none'} | changes
+  if name.startswith('resnet') and 'batch_norm' not in changes:
+    settings['batch_norm'] = 'batch'
+  return make_model(SimpleNamespace(**settings), k)
+
+
+def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:
+  """A batch of prepared images whose mean level follows the label."""
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, k, n).astype(np.int32)
+  image = rng.normal(size=(n, size, size, 3)) + label[:, None, None, None]
+  group = (label * 2 + rng.integers(0, 2, n)).astype(np.int32) % 4
+  arrays = image.astype(dtype), label, group, np.arange(n, dtype=np.int32), np.ones(n, dtype)
+  return Batch(*map(jnp.asarray, arrays))
+
+
+def setup(method, model, batch: Batch, tx=None, key=KEY):
+  """A fresh state and the (not jitted) step."""
+  tx = tx or optax.adam(1e-2)
+  return create_state(method, model, tx, batch.image[:1], key), make_train_step(method, model, tx, key)
+
+
+def train(method, model, batches, tx=None, key=KEY):
+  """The state after one jitted step on each batch, and the last metrics."""
+  state, step = setup(method, model, batches[0], tx, key)
+  step = jax.jit(step, donate_argnums=0)
+  for batch in batches:
+    state, metrics = step(state, batch)
+  return state, metrics
+
+
+def leaves_equal(a, b) -> bool:
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def assert_close(a, b, rtol=1e-5, atol=1e-6):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)

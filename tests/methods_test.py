@@ -1,0 +1,100 @@
+"""One battery over METHODS: what every method promises by the contract, or by its own properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import assert_close, batch_of, method_of, network, setup, train
+
+from ule_jax import sharding
+from ule_jax.methods import METHODS
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT
+
+# Every method at its defaults, and the option values that change its graph.
+VARIANTS = [(name, {}) for name in METHODS] + [
+  ('gradient_penalty', {'mistakes': 'class_balanced_weight'}),
+  ('ule', {'weight': 0.0}),
+  ('ule', {'mistakes': 'weight', 'student_loss': 'cross_entropy', 'warmup_steps': 10}),
+  *(('ule', {'term': t}) for t in ('oppose', 'oppose_signed', 'suppress', 'cosine', 'project')),
+]
+each = pytest.mark.parametrize(('name', 'changes'), VARIANTS, ids=[f'{n}-{c}' for n, c in VARIANTS])
+
+
+def gradients(method, model, batch):
+  """The parameter gradients of the step's loss, read off one step of plain descent."""
+  state, step = setup(method, model, batch, optax.sgd(1.0))
+  after, metrics = jax.jit(step)(state, batch)
+  return jax.tree.map(lambda a, b: a - b, state.params, after.params), metrics
+
+
+@each
+def test_a_scalar_per_role_and_a_gradient_for_every_parameter(name, changes):
+  method, batch = method_of(name, **changes), batch_of()
+  slopes, metrics = gradients(method, network(), batch)
+  assert set(slopes) == set(method.roles)
+  assert {f'loss/{role}' for role in method.roles} <= set(metrics)
+  assert all(v.shape == () and np.isfinite(v) for v in metrics.values())
+  for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+    assert np.isfinite(slope).all(), path
+    assert (np.asarray(slope) != 0).any(), path
+
+
+@each
+def test_properties(name, changes):
+  method, model, batch = method_of(name, **changes), network(), batch_of()
+  slopes, _ = gradients(method, model, batch)
+  if PERMUTATION_INVARIANT in method.properties:
+    order = np.random.default_rng(0).permutation(len(batch.label))
+    assert_close(gradients(method, model, jax.tree.map(lambda x: x[order], batch))[0], slopes, rtol=1e-3, atol=1e-5)
+  if IGNORES_WEIGHT_ZERO in method.properties:
+    extra = jax.tree.map(lambda a, b: jnp.concatenate([a, b[:4] * 3]), batch, batch_of(seed=1))
+    extra = extra._replace(
+      label=extra.label.at[-4:].set(0), weight=extra.weight.at[-4:].set(0), group=extra.group.at[-4:].set(-1)
+    )
+    assert_close(gradients(method, model, extra)[0], slopes, rtol=1e-3, atol=1e-5)
+  if LABEL_FREE in method.properties:
+    blind = batch._replace(group=jnp.full_like(batch.group, -1))
+    assert_close(gradients(method, model, blind)[0], slopes, rtol=0, atol=0)
+
+
+@each
+def test_the_state_keeps_its_shape_and_the_step_compiles_once(name, changes):
+  method, batch = method_of(name, **changes), batch_of()
+  state, step = setup(method, network(batch_norm='batch'), batch)
+  step = jax.jit(step, donate_argnums=0)
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
+  for seed in range(3):
+    state, _ = step(state, batch_of(seed=seed))
+  assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == shapes
+  assert step._cache_size() == 1
+  assert int(state.step) == 3
+
+
+@each
+def test_eight_devices_give_the_numbers_of_one(name, changes):
+  method, model = method_of(name, **changes), network(batch_norm='batch')
+  batches = [batch_of(seed=s) for s in range(5)]
+  one, _ = train(method, model, batches, optax.sgd(1e-2))
+  mesh = sharding.make_mesh()
+  assert mesh.size == 8
+  state, step = setup(method, model, batches[0], optax.sgd(1e-2))
+  state, step = sharding.replicate(state, mesh), jax.jit(step, donate_argnums=0)
+  for batch in batches:
+    state, _ = step(state, sharding.shard_batch(batch, mesh))
+  assert_close(state.params, one.params, rtol=1e-4, atol=1e-5)
+  assert_close(state.batch_stats, one.batch_stats, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_three_classes(name):
+  _, metrics = gradients(method_of(name, k=3), network(k=3), batch_of(k=3))
+  assert all(np.isfinite(v) for v in metrics.values())
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_loss_that_is_not_finite_is_dated(name):
+  batches = [batch_of(seed=s) for s in range(4)]
+  batches[2] = batches[2]._replace(image=batches[2].image.at[0, 0, 0, 0].set(jnp.nan))
+  state, _ = train(method_of(name), network(), batches)
+  assert all(first == 2 for first in jax.device_get(state.bad_step).values())

@@ -1,0 +1,79 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ule_jax.metrics import Counts, summarize
+
+CLASSES, GROUPS = ('a', 'b'), ('a0', 'a1', 'b0', 'b1')
+
+
+def make(n=200, seed=0, groups=4):
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 2, n).astype(np.int32)
+  group = (label * 2 + rng.integers(0, 2, n)).astype(np.int32) if groups else np.full(n, -1, np.int32)
+  logits = rng.normal(size=(n, 2)).astype(np.float32)
+  logits[np.arange(n), label] += 0.7
+  return logits, label, group
+
+
+def count(logits, label, group, weight=None, groups=4):
+  weight = np.ones(len(label), np.float32) if weight is None else weight
+  return Counts.from_model_output(*map(jnp.asarray, (logits, label, group, weight)), groups=groups)
+
+
+def test_accuracies_equal_a_loop():
+  logits, label, group = make()
+  share = [70, 10, 15, 5]
+  found = summarize(count(logits, label, group), CLASSES, GROUPS, share)
+  right = logits.argmax(1) == label
+  per_group = [right[group == g].mean() for g in range(4)]
+  assert found['accuracy'] == pytest.approx(right.mean())
+  assert found['worst_group_accuracy'] == pytest.approx(min(per_group))
+  assert found['mean_group_accuracy'] == pytest.approx(np.mean(per_group))
+  assert found['adjusted_accuracy'] == pytest.approx(np.dot(per_group, share) / 100)
+  assert found['worst_class_accuracy'] == pytest.approx(min(right[label == k].mean() for k in (0, 1)))
+  for g, name in enumerate(GROUPS):
+    assert found['groups'][name]['accuracy'] == pytest.approx(per_group[g])
+    assert found['groups'][name]['count'] == (group == g).sum()
+    low, high = found['groups'][name]['interval']
+    assert 0 <= low < per_group[g] < high <= 1
+
+
+def test_padding_changes_nothing_and_merging_is_associative():
+  logits, label, group = make(30)
+  whole = count(logits, label, group)
+  weight = np.r_[np.ones(30), np.zeros(5)].astype(np.float32)
+  padded = count(np.r_[logits, logits[:5]], np.r_[label, label[:5]], np.r_[group, group[:5]], weight)
+  parts = [count(logits[i : i + 10], label[i : i + 10], group[i : i + 10]) for i in (0, 10, 20)]
+  left = parts[0].merge(parts[1]).merge(parts[2])
+  right = parts[0].merge(parts[1].merge(parts[2]))
+  for other in (padded, left, right):
+    np.testing.assert_array_equal(whole.correct, other.correct)
+    np.testing.assert_array_equal(whole.total, other.total)
+
+
+def test_an_empty_group_is_safe_and_named():
+  logits, label, group = make(50)
+  keep = group != 1
+  found = summarize(count(logits[keep], label[keep], group[keep]), CLASSES, GROUPS, [5, 5, 5, 5])
+  assert found['groups']['a1'] == {'accuracy': None, 'count': 0, 'interval': None}
+  assert found['worst_group_accuracy'] is not None
+  assert found['adjusted_accuracy'] is None
+  assert "'a1'" in found['reasons']['adjusted_accuracy']
+
+
+def test_group_metrics_are_null_without_groups():
+  logits, label, _ = make(50)
+  found = summarize(count(logits, label, np.full(50, -1, np.int32), groups=0), CLASSES, (), [])
+  for name in ('worst_group_accuracy', 'mean_group_accuracy', 'adjusted_accuracy'):
+    assert found[name] is None
+    assert found['reasons'][name]
+  assert found['accuracy'] == pytest.approx((logits.argmax(1) == label).mean())
+
+
+def test_one_unlabelled_example_is_enough_to_withhold_group_metrics():
+  logits, label, group = make(50)
+  group[3] = -1
+  found = summarize(count(logits, label, group), CLASSES, GROUPS, [1, 1, 1, 1])
+  assert found['worst_group_accuracy'] is None
+  assert found['accuracy'] == pytest.approx((logits.argmax(1) == label).mean())

@@ -1,0 +1,157 @@
+"""What ULE promises: who learns from whom, and that the fused graph is what the formulas say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import KEY, SIZES, assert_close, batch_of, leaves_equal, method_of, network, options, setup, train
+
+from ule_jax import losses
+from ule_jax.methods import erm
+
+BATCHES = [batch_of(seed=s) for s in range(6)]
+NETWORKS = {'mlp': network('mlp'), 'cnn': network('cnn'), 'resnet20': network('resnet20'), 'vit': network('vit')}
+
+
+def erm_as(role, loss):
+  return erm.make_method(options('erm', loss=loss), SIZES, role=role)
+
+
+@pytest.mark.parametrize(
+  ('name', 'loss'),
+  [
+    ('mlp', 'cross_entropy'),
+    ('mlp', 'generalized_cross_entropy'),
+    ('cnn', 'cross_entropy'),
+    ('cnn', 'generalized_cross_entropy'),
+    ('resnet20', 'cross_entropy'),
+    ('vit', 'generalized_cross_entropy'),
+  ],
+)
+def test_the_student_is_erm(name, loss):
+  batches = BATCHES[:3] if name in ('resnet20', 'vit') else BATCHES
+  ule, _ = train(method_of('ule', student_loss=loss), NETWORKS[name], batches)
+  alone, _ = train(erm_as('student', loss), NETWORKS[name], batches)
+  if name in ('mlp', 'cnn'):
+    assert leaves_equal(ule.params['student'], alone.params['student'])
+  else:  # differently compiled programs may fuse, and so round, differently
+    assert_close(ule.params['student'], alone.params['student'], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['mlp', 'cnn'])
+def test_the_teacher_without_weight_and_mistakes_is_erm(name):
+  ule, _ = train(method_of('ule', weight=0.0, mistakes='none'), NETWORKS[name], BATCHES)
+  alone, _ = train(erm_as('teacher', 'cross_entropy'), NETWORKS[name], BATCHES)
+  assert leaves_equal(ule.params['teacher'], alone.params['teacher'])
+
+
+@pytest.mark.parametrize('term', losses.TERMS)
+def test_the_teachers_loss_sends_no_gradient_to_the_student(term):
+  def step(weight):
+    method = method_of('ule', term=term, weight=weight)
+    return train(method, NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))[0].params
+
+  light, heavy = step(0.1), step(1000.0)
+  assert leaves_equal(light['student'], heavy['student'])
+  assert not leaves_equal(light['teacher'], heavy['teacher'])
+
+
+def test_the_student_sends_its_direction_to_the_teacher():
+  """The teacher's step changes with the student alone, and not when the term is left out."""
+  method = method_of('ule', mistakes='none')
+
+  def teacher_after(method, shift):
+    state, step = setup(method, NETWORKS['cnn'], BATCHES[0], optax.sgd(1.0))
+    student = jax.tree.map(lambda p: p + shift * jnp.sin(jnp.arange(p.size).reshape(p.shape)), state.params['student'])
+    state = state.replace(params={**state.params, 'student': student})
+    return jax.jit(step)(state, BATCHES[0])[0].params['teacher']
+
+  assert not leaves_equal(teacher_after(method, 0.0), teacher_after(method, 0.3))
+  alone = method_of('ule', mistakes='none', weight=0.0)
+  assert leaves_equal(teacher_after(alone, 0.0), teacher_after(alone, 0.3))
+
+
+def test_the_shuffled_student_differs_from_ule_by_the_pairing_alone():
+  """On a batch whose examples are all the same, another example's gradient is one's own."""
+  same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), BATCHES[0])
+  chosen = {'term': 'project', 'weight': 1.0}
+  for batch, equal in ((same, True), (BATCHES[0], False)):
+    ule, _ = train(method_of('ule', **chosen), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+    shuffled, _ = train(method_of('shuffled_student', **chosen), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+    assert leaves_equal(ule.params['student'], shuffled.params['student'])
+    assert leaves_equal(ule.params['teacher'], shuffled.params['teacher']) == equal
+
+
+def test_the_penalty_has_a_student_only_for_its_mistakes():
+  assert method_of('gradient_penalty').roles == ('teacher',)
+  assert method_of('gradient_penalty', mistakes='weight').roles == ('student', 'teacher')
+
+
+def test_the_weight_warms_up():
+  method = method_of('ule', warmup_steps=10, weight=2.0, mistakes='none')
+  state, step = setup(method, NETWORKS['mlp'], BATCHES[0])
+  for number, share in ((0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0)):
+    _, m = jax.jit(step)(state.replace(step=jnp.asarray(number, jnp.int32)), BATCHES[0])
+    assert float(m["loss/teacher"]) == pytest.approx(float(m["learned"] + 2.0 * share * m["shared"]), rel=1e-5)
+
+
+def test_a_traced_weight_is_close_to_a_static_one():
+  def after(weight):
+    return train(method_of('ule', weight=weight), NETWORKS['mlp'], BATCHES[:1], optax.sgd(1e-2))[0].params
+
+  assert_close(jax.jit(after)(3.0), after(3.0), rtol=1e-4, atol=1e-6)
+
+
+def flops(method, model, batch):
+  state, step = setup(method, model, batch, optax.sgd(1e-2))
+  return jax.jit(step).lower(state, batch).compile().cost_analysis()['flops']
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes'), [('cnn', {'width': 32, 'depth': 3}), ('vit', {'width': 192, 'depth': 6, 'heads': 3})]
+)
+def test_flops_against_erm(name, changes):
+  model, batch = network(name, **changes), batch_of(32, size=32)
+  erm_flops = flops(method_of('erm'), model, batch)
+  for term in ('project', 'oppose'):  # the cheapest and the dearest
+    assert flops(method_of('ule', term=term, weight=1.0), model, batch) / erm_flops <= 3.5, term
+  without = flops(method_of('ule', weight=0.0), model, batch) / erm_flops
+  assert without <= 2.1
+
+
+def test_one_forward_pass_feeds_everything():
+  """The compiled step calls for no more convolutions than the derivatives of one forward pass need."""
+  model, batch = network('cnn'), batch_of(size=8)
+  state, step = setup(method_of('ule', weight=0.0, mistakes='none'), model, batch)
+  text = jax.jit(step).lower(state, batch).as_text()
+  # per network and layer: forward, kernel gradient, input gradient (none for the first layer)
+  assert text.count('stablehlo.convolution') <= 2 * (2 + 2 + 1) + 2
+
+
+def saliency(params, model, batch, scalar):
+  def network_of(x):
+    return model.apply({'params': params}, x, train=True)[0]
+
+  return losses.input_gradient(network_of, batch.image, lambda z: losses.SCALARS[scalar](z, batch.label))[1]
+
+
+@pytest.mark.parametrize('scalar', losses.SCALARS)
+def test_saliency_equals_finite_differences(scalar, x64):
+  batch = batch_of(3, size=4, dtype=np.float64)
+  model = network('vit', width=8, depth=1, patch=2)
+  params = model.init(KEY, batch.image, train=False)['params']
+  params = jax.tree.map(lambda p: p.astype(jnp.float64) + 0.1, params)
+  found = jax.jit(lambda p: saliency(p, model, batch, scalar))(params)
+
+  @jax.jit
+  def value(x):
+    logits, _ = model.apply({'params': params}, x, train=True)
+    return losses.SCALARS[scalar](logits, batch.label).sum()
+
+  rng = np.random.default_rng(0)
+  for _ in range(5):
+    direction = jnp.asarray(rng.normal(size=batch.image.shape))
+    step = 1e-5
+    slope = (value(batch.image + step * direction) - value(batch.image - step * direction)) / (2 * step)
+    assert float((found * direction).sum()) == pytest.approx(float(slope), rel=1e-5)
