@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 _STUDENT = dict(
   student_loss='generalized_cross_entropy',  # cross_entropy | generalized_cross_entropy
   q=0.7,  # of generalized_cross_entropy, in (0, 1]; 0.7 from Zhang and Sabuncu 2018 and LfF
+  student_noise=0.0,  # standard deviation of Gaussian noise on the student's normalised input
   mistakes='class_balanced_weight',  # none | weight | class_balanced_weight
 )
 
@@ -19,6 +20,8 @@ _STUDENT = dict(
 METHODS = {
   'erm': dict(
     loss='cross_entropy',  # cross_entropy | generalized_cross_entropy
+    q=0.7,  # of generalized_cross_entropy, in (0, 1]
+    noise=0.0,  # standard deviation of Gaussian noise on the normalised input in training
   ),
   'ule': dict(
     weight=30.0,  # of the unlearning term; an exact 0 leaves it out of the graph

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from configs import base
 
+from configs import base
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model
 from ule_jax.train import create_state, make_train_step

@@ -37,7 +37,9 @@ def vit(p, x):
     b = p[f'block{i}']
     y = F.layer_norm(x, (width,), b['norm1']['scale'], b['norm1']['bias'], 1e-6)
     a = b['attention']
-    q, k, v = (torch.einsum('btd,dhe->bhte', y, a[n]['kernel']) + a[n]['bias'][:, None] for n in ('query', 'key', 'value'))
+    q, k, v = (
+      torch.einsum('btd,dhe->bhte', y, a[n]['kernel']) + a[n]['bias'][:, None] for n in ('query', 'key', 'value')
+    )
     scores = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
     x = x + torch.einsum('bhte,hed->btd', scores @ v, a['out']['kernel']) + a['out']['bias']
     y = F.layer_norm(x, (width,), b['norm2']['scale'], b['norm2']['bias'], 1e-6)
@@ -125,7 +127,7 @@ def test_gradients_equal_torchs_double_backward(name, changes, x64):
   from common import options
 
   k = 3
-  changes = {'a': 2.0, 'weight': 0.7} | changes
+  changes = {'a': 2.0, 'weight': 0.7, 'student_noise': 0.0} | changes
   batch = batch_of(5, k=k, size=8, dtype=np.float64)
   model, method, tx = network(name, k=k, width=8), method_of('ule', k=k, **changes), optax.sgd(1.0)
   state = create_state(method, model, tx, batch.image[:1], KEY)

@@ -12,7 +12,8 @@ and the uses of the student's mistakes are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,28 @@ def input_gradient(
   return out, gradient
 
 
+def add_noise(key: Array, x: Float[Array, 'b *shape'], index: Int[Array, 'b'], std) -> Float[Array, 'b *shape']:
+  """Add Gaussian noise that depends on the key and on which example it is, not on its place in the batch.
+
+  Args:
+    index: the examples' numbers in their data set.
+    std: standard deviation in units of `x`; an exact 0 adds nothing to the graph.
+  """
+  if is_static_zero(std):
+    return x
+  noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:], x.dtype))(index)
+  return x + std * noise
+
+
+def is_static_zero(value: Any) -> bool:
+  """Tell whether what is multiplied by a value can be left out of the graph; a traced value never is 0.
+
+  >>> is_static_zero(0.0), is_static_zero(0.1), is_static_zero(jnp.zeros(()))
+  (True, False, False)
+  """
+  return isinstance(value, (int, float)) and value == 0
+
+
 # --- Classification losses -----------------------------------------------------------------------
 
 
@@ -69,7 +92,7 @@ def cross_entropy(logits: Logits, label: Label) -> PerExample:
   return -_at_label(jax.nn.log_softmax(logits), label)
 
 
-def generalized_cross_entropy(logits: Logits, label: Label, q: float = 0.7) -> PerExample:
+def generalized_cross_entropy(logits: Logits, label: Label, q: float | Float[Array, ''] = 0.7) -> PerExample:
   """Compute (1 - p(label)^q) / q, which commits to what is easy and gives up on the rest.
 
   Between cross entropy (q -> 0) and the mean absolute error (q = 1). Its gradient is cross
@@ -84,6 +107,13 @@ def generalized_cross_entropy(logits: Logits, label: Label, q: float = 0.7) -> P
   0.5
   """
   return (1 - jnp.exp(-q * cross_entropy(logits, label))) / q
+
+
+def classification_loss(name: str, q) -> Callable[[Logits, Label], PerExample]:
+  """Look up a classification loss and bind `q` where it has one."""
+  if name == 'generalized_cross_entropy':
+    return partial(generalized_cross_entropy, q=q)
+  return CLASSIFICATION_LOSSES[name]
 
 
 CLASSIFICATION_LOSSES = {
@@ -134,7 +164,7 @@ def oppose(g_s: InputGradient, g_t: InputGradient) -> PerExample:
   return jnp.sum((_minmax(g_t) - 1 + _minmax(g_s)) ** 2, axis=-1)
 
 
-def oppose_signed(g_s: InputGradient, g_t: InputGradient, a: float = 1.0) -> PerExample:
+def oppose_signed(g_s: InputGradient, g_t: InputGradient, a: float | Float[Array, ''] = 1.0) -> PerExample:
   """Ask the teacher for the student's gradient reversed: sum (g_t + a g_s)^2."""
   return jnp.sum((_flat(g_t) + a * _flat(g_s)) ** 2, axis=-1)
 
@@ -158,6 +188,13 @@ def project(g_s: InputGradient, g_t: InputGradient) -> PerExample:
 def cosine(g_s: InputGradient, g_t: InputGradient) -> PerExample:
   """Make the gradients orthogonal, whatever their lengths: cos(g_t, g_s)^2, in [0, 1]."""
   return project(g_s, g_t) / jnp.squeeze(_norm(_flat(g_t)), -1) ** 2
+
+
+def unlearning_term(name: str, a) -> Callable[[InputGradient, InputGradient], PerExample]:
+  """Look up a term and bind `a` where it has one."""
+  if name == 'oppose_signed':
+    return partial(oppose_signed, a=a)
+  return TERMS[name]
 
 
 TERMS = {

@@ -364,6 +364,8 @@ def check(config: Any) -> None:
     'method.weight': 0,
     'method.warmup_steps': 0,
     'method.a': 0,
+    'method.noise': 0,
+    'method.student_noise': 0,
     'train.batch_size': 1,
     'train.eval_batch_size': 1,
     'train.eval_every': 1,

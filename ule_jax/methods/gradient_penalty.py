@@ -20,22 +20,22 @@ from ule_jax.methods.contract import (
   Sizes,
   stateless,
 )
-from ule_jax.methods.ule import STUDENT, TEACHER, is_static_zero, make_student_loss, weighted
+from ule_jax.methods.ule import STUDENT, TEACHER, weighted
 
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make the control; the options are `method.*` of configs/base.py."""
   del sizes
   has_student = options.mistakes != 'none'
-  student_loss = make_student_loss(options)
+  student_loss = losses.classification_loss(options.student_loss, options.q)
   mistakes = losses.MISTAKES[options.mistakes]
   scalar = losses.SCALARS[options.scalar]
 
   def loss(params, forward, state, batch, step, key):
-    del params, key
+    del params
     values, stats, mistake, total = {}, {}, 1.0, 0.0
     if has_student:
-      student = forward(STUDENT, batch.image)
+      student = forward(STUDENT, losses.add_noise(key, batch.image, batch.index, options.student_noise))
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
       mistake = mistakes(student.logits, batch.label, batch.weight)
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
@@ -44,7 +44,7 @@ def make_method(options, sizes: Sizes) -> Method:
     )
     learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
-    if not is_static_zero(options.weight):
+    if not losses.is_static_zero(options.weight):
       penalty = losses.weighted_mean(losses.gradient_penalty(g_t), batch.weight)
       metrics['penalty'] = penalty
       learned = learned + weighted(options, step, penalty)

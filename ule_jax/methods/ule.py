@@ -5,9 +5,11 @@ Paper: Mitchell et al., "UnLearning from Experience to Avoid Spurious Correlatio
 same batches, an unconstrained student, and a teacher whose loss uses the gradient of the student's
 output with respect to its input.
 
-  L_student = mean_i l_s(s(x_i), y_i)
-  L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i term(g_s(x_i), g_t(x_i))
+  L_student = mean_i l_s(s(x_i'), y_i)
+  L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i term(g_s(x_i'), g_t(x_i))
 
+  x_i'      x_i with Gaussian noise of standard deviation `student_noise`: a student that sees less
+            detail commits to what is coarse, and its gradient is smoother
   g_s, g_t  gradient of `scalar` of the student's and the teacher's logits at the normalised input,
             g_s without a gradient of its own
   m_i       `mistakes`: 1, or the student's probability of being wrong on example i
@@ -48,24 +50,24 @@ def make_method(options, sizes: Sizes) -> Method:
 
 def student_and_teacher(options, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
-  student_loss = make_student_loss(options)
+  student_loss = losses.classification_loss(options.student_loss, options.q)
   mistakes = losses.MISTAKES[options.mistakes]
   scalar = losses.SCALARS[options.scalar]
-  term = make_term(options)
+  term = losses.unlearning_term(options.term, options.a)
 
   def loss(params, forward, state, batch, step, key):
-    del params, key
+    del params
 
-    def run(role):
-      return losses.input_gradient(lambda x: forward(role, x), batch.image, lambda out: scalar(out.logits, batch.label))
+    def run(role, image):
+      return losses.input_gradient(lambda x: forward(role, x), image, lambda out: scalar(out.logits, batch.label))
 
-    student, g_s = run(STUDENT)
-    teacher, g_t = run(TEACHER)
+    student, g_s = run(STUDENT, losses.add_noise(key, batch.image, batch.index, options.student_noise))
+    teacher, g_t = run(TEACHER, batch.image)
     fitted = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
     mistake = mistakes(student.logits, batch.label, batch.weight)
     learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
-    if not is_static_zero(options.weight):
+    if not losses.is_static_zero(options.weight):
       shared = losses.weighted_mean(term(jax.lax.stop_gradient(pair(g_s)), g_t), batch.weight)
       metrics['shared'] = shared
       learned = learned + weighted(options, step, shared)
@@ -79,27 +81,8 @@ def student_and_teacher(options, properties: frozenset[str], pair: Callable = la
   return Method((STUDENT, TEACHER), stateless, loss, properties)
 
 
-def is_static_zero(weight) -> bool:
-  """Tell whether a term can be left out of the graph; a traced weight never can."""
-  return isinstance(weight, (int, float)) and weight == 0
-
-
 def weighted(options, step, term):
   """Weigh a term, with a weight that grows from 1/warmup_steps of itself to all of it."""
   if options.warmup_steps:
     term = term * jnp.minimum((step + 1) / options.warmup_steps, 1.0).astype(term.dtype)
   return options.weight * term
-
-
-def make_student_loss(options) -> Callable:
-  """Bind `q` where the student's loss is generalized cross entropy."""
-  if options.student_loss == 'generalized_cross_entropy':
-    return lambda logits, label: losses.generalized_cross_entropy(logits, label, q=options.q)
-  return losses.CLASSIFICATION_LOSSES[options.student_loss]
-
-
-def make_term(options) -> Callable:
-  """Bind `a` where the term is `oppose_signed`."""
-  if options.term == 'oppose_signed':
-    return lambda g_s, g_t: losses.oppose_signed(g_s, g_t, a=options.a)
-  return losses.TERMS[options.term]
