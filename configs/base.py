@@ -86,7 +86,7 @@ def make(data: str, method: str) -> ConfigDict:
         steps=0,  # 0: from epochs
         epochs=0.0,
         batch_size=128,
-        eval_batch_size=500,
+        eval_batch_size=512,
         eval_every=100,  # steps between evaluations, each of which saves a checkpoint
         log_every=50,  # steps between reports of the training loss
         sampling='uniform',  # uniform | class_balanced (needs no group labels) | group_balanced

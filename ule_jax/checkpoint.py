@@ -10,8 +10,6 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-NEVER = -1.0  # below every accuracy: a rule whose metric does not exist selects nothing of value
-
 
 class Checkpoints:
   """The checkpoints of one run; saving is asynchronous and atomic.
@@ -20,11 +18,11 @@ class Checkpoints:
   """
 
   def __init__(self, directory: Path, rules: Sequence[str]):
-    self._rules = tuple(rules)
-    keep = [LatestN(n=1), *(BestN(get_metric_fn=lambda m, r=r: m.get(r, NEVER), n=1) for r in self._rules)]
+    self.rules = tuple(rules)
+    keep = [LatestN(n=1), *(BestN(get_metric_fn=lambda m, r=r: m[r], n=1) for r in self.rules)]
     # best_fn only makes orbax store the metrics; with max_to_keep it would delete the newest.
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=AnyPreservationPolicy(keep), best_fn=lambda m: m.get(self._rules[0], NEVER), create=True
+      preservation_policy=AnyPreservationPolicy(keep), best_fn=lambda m: m[self.rules[0]], create=True
     )
     self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -36,17 +34,12 @@ class Checkpoints:
   def metrics(self) -> dict[int, dict[str, float]]:
     """Return step -> metrics of every checkpoint that is kept."""
     self._manager.wait_until_finished()
-    return {step: dict(self._manager.metrics(step) or {}) for step in sorted(self._manager.all_steps())}
+    return {step: dict(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
 
   def best(self) -> dict[str, int]:
-    """Return rule -> step of its best checkpoint; rules without a metric are left out."""
+    """Return rule -> step of its best checkpoint."""
     known = self.metrics()
-    found = {}
-    for rule in self._rules:
-      scored = [(m[rule], step) for step, m in known.items() if rule in m]
-      if scored:
-        found[rule] = max(scored)[1]
-    return found
+    return {rule: max(known, key=lambda step, r=rule: (known[step][r], step)) for rule in self.rules}
 
   def save(self, step: int, state: PyTree, position: dict[str, Any], metrics: dict[str, float]) -> None:
     """Start saving a state with the data position and the validation metrics it has."""

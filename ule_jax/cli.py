@@ -5,11 +5,9 @@ Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of our
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import importlib.util
-import io
 import os
 import re
 import sys
@@ -97,38 +95,62 @@ def parse(argv: Sequence[str], usage: str, flags: dict[str, Any]) -> Flags:
 
 def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   """Load a config file with its argument and apply `config.FIELD=VALUE` overrides."""
-  from absl import flags as absl_flags
-  from ml_collections import config_flags
+  from ule_jax.workdir import flatten
 
-  file, colon, method = spec.partition(':')
-  for field, value in [o for o in overrides if o[0] == 'config.method.name']:
-    # A method brings its own options with it, so that it has to be chosen when the config is made.
-    colon, method = ':', value
-    overrides.remove((field, value))
+  file, _, method = spec.partition(':')
+  # A method brings its own options with it, so that it has to be chosen when the config is made.
+  method = next((value for name, value in overrides if name == 'config.method.name'), method)
+  overrides = [(name, value) for name, value in overrides if name != 'config.method.name']
   path = _find(file)
-  _register_configs()
-  args = ['ule_jax', f'--config={path}{colon}{method}', *(f'--{name}={value}' for name, value in overrides)]
-  parsed = absl_flags.FlagValues()
   try:
-    with contextlib.redirect_stderr(io.StringIO()):
-      config_flags.DEFINE_config_file('config', flag_values=parsed, sys_argv=args)
-      parsed(args)
-    config = parsed.config
-  except (AttributeError, KeyError) as error:
-    raise _unknown_field(path, colon + method, overrides, error) from None
+    config = _import(path).get_config(*[method] if method else [])
   except UserError:
     raise
-  except (absl_flags.Error, ValueError, TypeError, SyntaxError, ImportError, OSError) as error:
-    text = ' '.join(str(error).split()).removeprefix('flag --config=None: ')
-    raise UserError(f'{file}: {text}' if text.startswith('unknown') else f'--config {spec}: {text}') from None
+  except Exception as error:  # whatever a config file does wrong is the user's to mend
+    raise UserError(f'{file}: {_one_line(error)}') from None
+  fields = [f'config.{name}' for name in flatten(config.to_dict())]
+  for name, _ in overrides:
+    if name not in fields:
+      raise UserError(f'unknown field --{name}{_near(name, fields, "--")}')
+  _override(config, overrides)
   if hasattr(config.data, 'dir') and not config.data.dir:
     root = os.environ.get('ULE_DATA')
     if not root:
-      raise UserError(
-        f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that $ULE_DATA/{config.data.name} is it.'
-      )
+      folder = f'$ULE_DATA/{config.data.name}'
+      raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
     config.data.dir = str(Path(root) / config.data.name)
   return config, path.stem
+
+
+def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
+  """Set fields to values in text form, with ml_collections' own parsers for their types."""
+  from absl import flags as absl_flags
+  from ml_collections import config_flags
+
+  args = ['ule_jax', *(f'--{name}={value}' for name, value in overrides)]
+  parsed = absl_flags.FlagValues()
+  config_flags.DEFINE_config_dict('config', config, flag_values=parsed, sys_argv=args)
+  try:
+    parsed(args)
+  except (absl_flags.Error, ValueError, TypeError) as error:
+    raise UserError(_one_line(error)) from None
+
+
+def _import(path: Path) -> Any:
+  """Run a config file; `from configs import base` works in it from any folder."""
+  folder = configs_folder()
+  if 'configs' not in sys.modules:
+    _run_module('configs', folder / '__init__.py', [str(folder)])
+  return _run_module(f'configs.{path.stem}', path)
+
+
+def _run_module(name: str, path: Path, locations: list[str] | None = None) -> Any:
+  spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
+  module = importlib.util.module_from_spec(spec)
+  if locations:
+    sys.modules[name] = module
+  spec.loader.exec_module(module)
+  return module
 
 
 def _find(file: str) -> Path:
@@ -148,40 +170,6 @@ def configs_folder() -> Path:
   """Return the folder of the shipped configs, in an installed package or a source checkout."""
   inside = Path(__file__).parent / 'configs'
   return inside if inside.is_dir() else Path(__file__).parent.parent / 'configs'
-
-
-def _register_configs() -> None:
-  """Make `from configs import base` work from any folder."""
-  if 'configs' in sys.modules:
-    return
-  folder = configs_folder()
-  spec = importlib.util.spec_from_file_location(
-    'configs', folder / '__init__.py', submodule_search_locations=[str(folder)]
-  )
-  module = importlib.util.module_from_spec(spec)
-  sys.modules['configs'] = module
-  spec.loader.exec_module(module)
-
-
-def _unknown_field(path: Path, suffix: str, overrides: list[tuple[str, str]], error: Exception) -> UserError:
-  """Make the sentence for a field that does not exist, or for whatever else was looked up in vain."""
-  from absl import flags as absl_flags
-  from ml_collections import config_flags
-
-  from ule_jax.workdir import flatten
-
-  parsed = absl_flags.FlagValues()
-  args = ['ule_jax', f'--config={path}{suffix}']
-  config_flags.DEFINE_config_file('config', flag_values=parsed, sys_argv=args)
-  try:
-    parsed(args)
-    fields = [f'config.{name}' for name in flatten(parsed.config.to_dict())]
-  except Exception as inner:  # the file itself looks up what is not there
-    return UserError(f'{path}: {_one_line(inner)}')
-  for name, _ in overrides:
-    if name not in fields:
-      return UserError(f'unknown field --{name}{_near(name, fields, "--")}')
-  return UserError(f'{path}: {_one_line(error)}')
 
 
 def _one_line(error: Exception) -> str:

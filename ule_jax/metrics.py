@@ -23,8 +23,8 @@ Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 class Counts(clu_metrics.Metric):
   """Right answers and examples per class and group; the last column is for unknown groups."""
 
-  correct: Int[Array, 'k g']
-  total: Int[Array, 'k g']
+  correct: Int[Array | np.ndarray, 'k g']
+  total: Int[Array | np.ndarray, 'k g']
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:
@@ -73,7 +73,10 @@ def wilson(correct: int, count: int) -> tuple[float, float] | None:
 
 
 def summarize(
-  counts: Counts, classes: Sequence[str], groups: Sequence[str], train_group_counts: Sequence[int]
+  counts: Counts,
+  classes: Sequence[str],
+  groups: Sequence[str],
+  train_group_counts: Sequence[int] | Int[np.ndarray, 'g'],
 ) -> dict[str, Any]:
   """Turn counts into the metrics of results.json, all in [0, 1].
 

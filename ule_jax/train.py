@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +21,15 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ule_jax import console, sharding, workdir
+from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import DATASETS, Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
-from ule_jax.methods import CHOICES, METHODS, Batch, Method, Output, Sizes
+from ule_jax.methods import METHODS, Batch, Method, Output, Sizes
 from ule_jax.metrics import SELECTABLE, Counts, summarize
-from ule_jax.models import MODELS, make_model
-from ule_jax.optim import OPTIMIZERS, SCHEDULES, make_optimizer
+from ule_jax.models import make_model
+from ule_jax.optim import make_optimizer
 
 
 @flax.struct.dataclass
@@ -149,16 +151,26 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   if config.select not in rules:
     raise unknown('selection rule', config.select, rules)
   directory = Path(directory)
-  workdir.claim(directory, config.to_dict(), force)
-  if (directory / 'done').exists() and (results := workdir.read_json(directory / 'results.json'))['last'][
-    'step'
-  ] == total_steps(config, dataset):
-    return results
+  unchanged = workdir.claim(directory, config.to_dict(), force)
+  if unchanged and (directory / 'done').exists():
+    results = workdir.read_json(directory / 'results.json')
+    if results['last']['step'] == total_steps(config, dataset):
+      return results
   (directory / 'done').unlink(missing_ok=True)
-  return _train(config, directory, dataset, rules)
+  with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
+    start = checkpoints.latest or 0
+    if start > total_steps(config, dataset):
+      raise UserError(
+        f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, dataset)} steps asked for: '
+        'raise train.steps, or choose another --workdir.'
+      )
+    with closing(workdir.MetricsLog(directory, start)) as log:
+      return _train(config, directory, dataset, checkpoints, log)
 
 
-def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...]) -> dict[str, Any]:
+def _train(
+  config: Any, directory: Path, dataset: Dataset, checkpoints: Checkpoints, log: workdir.MetricsLog
+) -> dict[str, Any]:
   mesh = sharding.make_mesh()
   workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
   train = dataset.splits['train']
@@ -175,12 +187,9 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
   train_step = jax.jit(make_train_step(method, model, tx, key, preprocess), donate_argnums=0)
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
-  checkpoints = Checkpoints(directory / 'checkpoints', rules)
-  start = checkpoints.latest
-  if start is not None:
-    state = checkpoints.restore(start, state)
-  first = start or 0
-  log = workdir.MetricsLog(directory, first)
+  first = checkpoints.latest or 0
+  if first:
+    state = checkpoints.restore(first, state)
   progress = console.Progress(steps, first, batch_size)
   progress.note(
     f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
@@ -209,6 +218,8 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
   def report(pending) -> None:
     """Fetch and log the metrics of a step; called when a later step is already on its way."""
     number, metrics = pending
+    if not all(math.isfinite(value) for value in jax.device_get(metrics).values()):
+      refuse_bad(state, checkpoints)
     values = {f'train/{name}': float(value) for name, value in metrics.items()}
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
     log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
@@ -231,7 +242,7 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
           found = summary(counts)
           scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
       log.write(number, scores)
-      checkpoints.save(number, state, {'next_index': number}, {rule: scores[rule] for rule in rules if rule in scores})
+      checkpoints.save(number, state, {'next_index': number}, {rule: scores[rule] for rule in checkpoints.rules})
     if number == steps:
       break
     batch = sharding.shard_batch(Batch(**next(batches)), mesh)
@@ -257,8 +268,6 @@ def _train(config: Any, directory: Path, dataset: Dataset, rules: tuple[str, ...
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
   workdir.write_json(directory / 'results.json', results)
   (directory / 'done').touch()
-  log.close()
-  checkpoints.close()
   return results
 
 
@@ -302,8 +311,14 @@ def is_validation(split: str) -> bool:
 
 
 def selection_rules(dataset: Dataset) -> tuple[str, ...]:
-  """Name the rules by which a checkpoint can be selected: `<validation split>/<metric>`."""
-  return tuple(f'{split}/{metric}' for split in dataset.splits if is_validation(split) for metric in SELECTABLE)
+  """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow."""
+  validation = {name: split for name, split in dataset.splits.items() if is_validation(name)}
+  return tuple(
+    f'{name}/{metric}'
+    for name, split in validation.items()
+    for metric in SELECTABLE
+    if 'group' not in metric or (split.group >= 0).all()
+  )
 
 
 def total_steps(config: Any, dataset: Dataset) -> int:
@@ -338,58 +353,3 @@ def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
         f'the loss or the gradient of {role} is not finite at step {first}; {kept}: '
         'lower optim.lr or method.weight, or set optim.clip.'
       )
-
-
-def check(config: Any) -> None:
-  """Check what a config says before anything is read or written.
-
-  Raises:
-    UserError: an unknown name or a number out of its range.
-  """
-  tables = {
-    'data.name': DATASETS,
-    'method.name': METHODS,
-    'model.name': MODELS,
-    'optim.name': OPTIMIZERS,
-    'optim.schedule': SCHEDULES,
-    **{f'method.{option}': table for option, table in CHOICES.items()},
-    'model.batch_norm': ('none', 'batch', 'frozen'),
-    'train.sampling': ('uniform', 'class_balanced', 'group_balanced'),
-  }
-  fields = workdir.flatten(config.to_dict())
-  for field, table in tables.items():
-    if field in fields and fields[field] not in table:
-      raise unknown(field, str(fields[field]), table)
-  least = {
-    'method.weight': 0,
-    'method.warmup_steps': 0,
-    'method.a': 0,
-    'method.noise': 0,
-    'method.student_noise': 0,
-    'train.batch_size': 1,
-    'train.eval_batch_size': 1,
-    'train.eval_every': 1,
-    'train.log_every': 1,
-    'train.steps': 0,
-    'train.epochs': 0,
-    'optim.lr': 0,
-    'optim.weight_decay': 0,
-    'optim.warmup_steps': 0,
-    'optim.clip': 0,
-    'loader.threads': 0,
-    'seed': 0,
-    'model.width': 1,
-    'model.depth': 0,
-    'model.heads': 1,
-    'model.patch': 1,
-  }
-  for field, low in least.items():
-    if field in fields and not fields[field] >= low:
-      raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
-  if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
-    raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
-  if not (config.train.steps or config.train.epochs):
-    raise UserError('train.steps and train.epochs are both 0: set one of them.')
-  for field in ('train.batch_size', 'train.eval_batch_size'):
-    if fields[field] % jax.device_count():
-      raise UserError(f'{field} {fields[field]} does not divide over {jax.device_count()} devices.')

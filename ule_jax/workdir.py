@@ -53,17 +53,19 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def claim(workdir: Path, config: dict[str, Any], force: bool) -> None:
-  """Make the folder this run's, or make sure that it already is.
+def claim(workdir: Path, config: dict[str, Any], force: bool) -> bool:
+  """Make the folder this run's; tell whether it already was, with the same config.
 
   Raises:
     UserError: it holds a run with another config and `force` is not set, or something else.
   """
   path = workdir / 'config.json'
+  same = False
   config = json.loads(json.dumps(config))  # tuples become lists, as in the file
   if path.exists():
     old, new = flatten(read_json(path)), flatten(config)
     changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
+    same = not changed
     if changed and not force:
       shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
       raise UserError(
@@ -77,6 +79,7 @@ def claim(workdir: Path, config: dict[str, Any], force: bool) -> None:
     write_json(path, config)
   except OSError as error:
     raise UserError(f'{workdir} cannot be written ({error.strerror}): choose another --workdir.') from None
+  return same
 
 
 def environment(devices: list[str]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import numpy as np
 from ule_jax.data.dataset import Dataset, Split, Transform
 from ule_jax.errors import UserError
 
+SAMPLINGS = ('uniform', 'class_balanced', 'group_balanced')
+
 Arrays = dict[str, Any]  # image, label, group, index, weight: arrays of one batch
 
 
@@ -34,7 +36,7 @@ def order(split: Split, *, seed: int, sampling: str) -> grain.MapDataset:
     members = [everyone]
   elif sampling == 'class_balanced':
     members = [everyone[split.label == k] for k in np.unique(split.label)]
-  elif sampling == 'group_balanced':
+  else:
     if (split.group < 0).any():
       missing = int((split.group < 0).sum())
       raise UserError(
@@ -42,8 +44,6 @@ def order(split: Split, *, seed: int, sampling: str) -> grain.MapDataset:
         'label them or use class_balanced.'
       )
     members = [everyone[split.group == g] for g in np.unique(split.group)]
-  else:
-    raise UserError(f'train.sampling is {sampling!r}: use uniform, class_balanced or group_balanced.')
   streams = [grain.MapDataset.source(m).seed(seed + i).shuffle().repeat() for i, m in enumerate(members)]
   return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams)
 

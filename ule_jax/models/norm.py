@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+BATCH_NORMS = ('none', 'batch', 'frozen')
+
 
 def make_norm(kind: str, train: bool) -> Callable[[str], Callable]:
   """Return a function from a name to a normalisation layer.

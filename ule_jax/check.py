@@ -1,0 +1,71 @@
+"""What a config may say: every name is in its table and every number in its range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from ule_jax.data import DATASETS
+from ule_jax.data.pipeline import SAMPLINGS
+from ule_jax.errors import UserError, unknown
+from ule_jax.methods import CHOICES, METHODS
+from ule_jax.models import MODELS
+from ule_jax.models.norm import BATCH_NORMS
+from ule_jax.optim import OPTIMIZERS, SCHEDULES
+from ule_jax.workdir import flatten
+
+
+def check(config: Any) -> None:
+  """Check what a config says before anything is read or written.
+
+  Raises:
+    UserError: an unknown name or a number out of its range.
+  """
+  tables = {
+    'data.name': DATASETS,
+    'method.name': METHODS,
+    'model.name': MODELS,
+    'optim.name': OPTIMIZERS,
+    'optim.schedule': SCHEDULES,
+    **{f'method.{option}': table for option, table in CHOICES.items()},
+    'model.batch_norm': BATCH_NORMS,
+    'train.sampling': SAMPLINGS,
+  }
+  fields = flatten(config.to_dict())
+  for field, table in tables.items():
+    if field in fields and fields[field] not in table:
+      raise unknown(field, str(fields[field]), table)
+  least = {
+    'method.weight': 0,
+    'method.warmup_steps': 0,
+    'method.a': 0,
+    'method.noise': 0,
+    'method.student_noise': 0,
+    'train.batch_size': 1,
+    'train.eval_batch_size': 1,
+    'train.eval_every': 1,
+    'train.log_every': 1,
+    'train.steps': 0,
+    'train.epochs': 0,
+    'optim.lr': 0,
+    'optim.weight_decay': 0,
+    'optim.warmup_steps': 0,
+    'optim.clip': 0,
+    'loader.threads': 0,
+    'seed': 0,
+    'model.width': 1,
+    'model.depth': 0,
+    'model.heads': 1,
+    'model.patch': 1,
+  }
+  for field, low in least.items():
+    if field in fields and not fields[field] >= low:
+      raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
+  if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
+    raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
+  if not (config.train.steps or config.train.epochs):
+    raise UserError('train.steps and train.epochs are both 0: set one of them.')
+  for field in ('train.batch_size', 'train.eval_batch_size'):
+    if fields[field] % jax.device_count():
+      raise UserError(f'{field} {fields[field]} does not divide over {jax.device_count()} devices.')
