@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -64,6 +65,10 @@ def check(config: Any) -> None:
       raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
   if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
     raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
+  try:
+    re.compile(config.optim.trainable)
+  except re.error as error:
+    raise UserError(f'optim.trainable {config.optim.trainable!r} is no regular expression: {error}.') from None
   if not (config.train.steps or config.train.epochs):
     raise UserError('train.steps and train.epochs are both 0: set one of them.')
   for field in ('train.batch_size', 'train.eval_batch_size'):

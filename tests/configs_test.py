@@ -1,0 +1,148 @@
+"""Every config with every method makes a step; every field is read; mistyped ones are refused."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ule_jax import cli
+from ule_jax.methods import METHODS, Batch, Sizes
+from ule_jax.models import make_model
+from ule_jax.optim import make_optimizer
+from ule_jax.train import create_state, make_method, make_preprocess, make_train_step
+from ule_jax.workdir import flatten
+
+CONFIGS = {'digits': (), 'celeba': ('--config.data.dir=somewhere',)}
+
+
+def load(name, method='ule', *changes):
+  return cli.parse([f'--config={name}:{method}', *CONFIGS[name], *changes], '', {}).config
+
+
+def test_every_config_file_is_listed_here(root):
+  assert {p.stem for p in (root / 'configs').glob('*.py')} - {'__init__', 'base'} == set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_tables_of_options_and_of_methods_name_the_same(name):
+  from configs import base
+
+  assert set(base.METHODS) == set(METHODS)
+  assert load(name, 'erm').method.name == 'erm'
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('method', METHODS)
+def test_every_config_and_method_makes_a_step(name, method):
+  """Traced at full size: shapes and types only."""
+  config = load(name, method)
+  size = 16 if name == 'digits' else config.data.size
+  made = make_method(config, Sizes(1000, 2, 4, np.array([400, 100, 100, 400])))
+  model = make_model(SimpleNamespace(**config.model), 2)
+  tx = make_optimizer(SimpleNamespace(**config.optim), made.roles, 100)
+  preprocess, key = make_preprocess((0.5,) * 3, (0.2,) * 3), jax.random.key(0)
+  image = jnp.zeros((8, size, size, 3), jnp.uint8)
+  ids = jnp.zeros(8, jnp.int32)
+  state = jax.eval_shape(lambda: create_state(made, model, tx, preprocess(image), key))
+  batch = Batch(image, ids, ids, ids, jnp.ones(8))
+  after, metrics = jax.eval_shape(make_train_step(made, model, tx, key, preprocess), state, batch)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+  assert f'loss/{made.roles[-1]}' in metrics
+
+
+def test_every_field_is_read_somewhere(root):
+  source = '\n'.join(p.read_text() for p in (root / 'ule_jax').rglob('*.py'))
+  fields = {f for name in CONFIGS for method in METHODS for f in flatten(load(name, method).to_dict())}
+  unread = [f for f in fields if not re.search(rf'\b{f.split(".")[-1]}\b', source)]
+  assert not unread
+
+
+def test_a_config_is_locked():
+  with pytest.raises(AttributeError):
+    load('digits').optim.learning_rate = 1
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    (['--config=digits', '--config.optim.ls=1'], r'unknown field --config.optim.ls: did you mean --config.optim.lr'),
+    (['--config=digits:ulee'], r"unknown method 'ulee': did you mean 'ule'"),
+    (['--config=digitz'], r'digitz does not exist: did you mean digits'),
+    (['--config=digits', '--config.optim.lr=fast'], r'optim.lr'),
+    (['--config=digits', '--wrkdir=x'], r'unknown flag --wrkdir: did you mean workdir'),
+    (['--config=digits', '--workdir'], r'--workdir has no value'),
+    (['--config=digits', '--force=maybe'], r'--force is true or false'),
+    (['--config=digits', 'extra'], r"unexpected argument 'extra'"),
+    (['--workdir=x'], r'give one --config'),
+    (['--config=digits', '--config=celeba'], r'give one --config'),
+    (['--config=celeba'], r'ULE_DATA'),
+    (['--config=digits', '--config.method.term=opose'], r"unknown method.term 'opose': did you mean 'oppose'"),
+    (['--config=digits', '--config.model.name=resnet51'], r"unknown model.name 'resnet51': did you mean 'resnet5"),
+    (['--config=digits', '--config.method.weight=-1'], r'method.weight is -1.0: give a number from 0 on'),
+    (['--config=digits', '--config.method.weight=nan'], r'method.weight is nan'),
+    (['--config=digits', '--config.method.q=0'], r'method.q is 0'),
+    (['--config=digits', '--config.train.steps=0'], r'train.steps and train.epochs are both 0'),
+    (['--config=digits', '--config.select=val/acuracy'], r"unknown selection rule 'val/acuracy'"),
+    (['--config=digits', '--config.train.sampling=balanced'], r"unknown train.sampling 'balanced'"),
+    (['--config=digits', '--config.optim.trainable=('], r'optim.trainable'),
+  ],
+)
+def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsys, tmp_path):
+  from ule_jax import main
+
+  monkeypatch.setattr('sys.argv', ['main', *argv])
+  monkeypatch.delenv('ULE_DATA', raising=False)
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as end:
+    cli.main(main.main)
+  assert end.value.code == 2
+  said = capsys.readouterr().err.strip()
+  assert re.search(message, said), said
+  assert 'Traceback' not in said
+  assert len(said.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_method_can_be_named_as_a_field():
+  assert load('digits', 'ule', '--config.method.name=erm').method.name == 'erm'
+
+
+def test_configs_are_found_by_path_and_from_any_folder(root, tmp_path, monkeypatch):
+  by_path = cli.parse([f'--config={root}/configs/digits.py:erm'], '', {})
+  monkeypatch.chdir(tmp_path)
+  for spec in ('digits:erm', 'configs/digits.py:erm'):
+    assert cli.parse([f'--config={spec}'], '', {}).config == by_path.config
+  own = tmp_path / 'mine.py'
+  text = 'from configs import digits\n\ndef get_config(method="ule"):\n  c = digits.get_config(method)\n'
+  own.write_text(f'{text}  c.seed = 7\n  return c\n')
+  assert cli.parse(['--config=mine.py:erm'], '', {}).config.seed == 7
+  own.write_text('def get_config(:\n')
+  with pytest.raises(cli.UserError, match=r'mine.py: invalid syntax'):
+    cli.parse(['--config=mine.py'], '', {})
+
+
+def test_data_dir_comes_from_the_environment(monkeypatch):
+  monkeypatch.setenv('ULE_DATA', '/data')
+  assert cli.parse(['--config=celeba'], '', {}).config.data.dir == '/data/celeba'
+
+
+def test_help_runs(monkeypatch, capsys):
+  from ule_jax import main
+
+  for argv in (['--help'], []):
+    monkeypatch.setattr('sys.argv', ['main', *argv])
+    with pytest.raises(SystemExit) as end:
+      cli.main(main.main)
+    assert end.value.code == 0
+    assert '--config=configs/digits.py' in capsys.readouterr().out
+
+
+def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
+  monkeypatch.setattr('sys.argv', ['ule-jax', 'mian'])
+  with pytest.raises(SystemExit) as end:
+    cli.console()
+  assert end.value.code == 2
+  assert "did you mean 'main'" in capsys.readouterr().err

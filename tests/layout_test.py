@@ -1,0 +1,84 @@
+"""Who may import whom, read from the source, and that the light parts stay light."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+LEAVES = {'errors'}  # anyone may import these
+ALLOWED = {
+  'main': {'cli', 'train', 'console'},
+  'cli': {'workdir'},
+  'train': {
+    'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate', 'check', 'workdir', 'console',
+  },
+  'check': {'methods', 'models', 'data', 'optim', 'workdir'},
+  'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},
+  'methods': {'losses'},
+}  # fmt: skip
+
+
+def parts(root):
+  return sorted(p for p in (root / 'ule_jax').rglob('*.py') if p != root / 'ule_jax' / '__init__.py')
+
+
+def imported(path):
+  """Every module that a file imports, in dotted form."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, 'imports are absolute'
+      yield node.module
+      yield from (f'{node.module}.{alias.name}' for alias in node.names if node.module == 'ule_jax')
+
+
+def test_the_arrows(root):
+  for path in parts(root):
+    part = path.relative_to(root / 'ule_jax').parts[0].removesuffix('.py')
+    ours = {name.split('.')[1] for name in imported(path) if name.startswith('ule_jax.')}
+    wrong = ours - {part} - LEAVES - ALLOWED.get(part, set())
+    assert not wrong, f'{path.name} imports {wrong}'
+
+
+def test_data_does_not_import_jax_and_configs_do_not_import_ule_jax(root):
+  for path in (root / 'ule_jax' / 'data').rglob('*.py'):
+    assert not [name for name in imported(path) if name.split('.')[0] in ('jax', 'flax')], path
+  for path in (root / 'configs').glob('*.py'):
+    assert not [name for name in imported(path) if name.split('.')[0] == 'ule_jax'], path
+
+
+def test_nothing_below_train_sees_a_config(root):
+  for path in parts(root):
+    if path.stem not in ('cli', 'train', 'check'):
+      assert 'ml_collections' not in {name.split('.')[0] for name in imported(path)}, path
+
+
+def test_no_get_on_configs(root):
+  for path in parts(root):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute) and node.attr == 'get':
+        assert 'config' not in ast.unparse(node.value), f'{path}:{node.lineno}'
+
+
+@pytest.mark.parametrize(
+  'statement', ['import ule_jax', 'import ule_jax.cli', 'import ule_jax.main', 'import ule_jax.console']
+)
+def test_the_import_is_lazy(statement):
+  code = f'import sys; {statement}; sys.exit("jax" in sys.modules or "tensorflow" in sys.modules)'
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_no_tensorflow_and_no_torch_in_the_core():
+  code = 'import sys, ule_jax.train; bad = {"tensorflow", "torch"} & set(sys.modules); sys.exit(str(bad) if bad else 0)'
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_the_public_names_exist():
+  import ule_jax
+
+  for name in ule_jax.__all__:
+    assert getattr(ule_jax, name) is not None
+  with pytest.raises(AttributeError):
+    _ = ule_jax.nothing
