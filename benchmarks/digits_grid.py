@@ -1,7 +1,7 @@
 """The whole grid on the embedded task: every term, scalar, student and control, in stages.
 
   python benchmarks/digits_grid.py --stage=student --out=benchmarks/results/digits_grid.jsonl
-  python benchmarks/digits_grid.py --table --out=benchmarks/results/digits_grid.jsonl
+  python benchmarks/digits_grid.py --markdown --out=benchmarks/results/digits_grid.jsonl
 
 A stage trains families of runs that differ only in numbers (seed, weight, q, a, noise) together:
 `vmap` over the step of `ule_jax.make_train_step`, one compilation per family. A member sees the
@@ -287,17 +287,85 @@ def table(rows: list[dict]) -> str:
   return '\n'.join(lines)
 
 
+NAMES = {
+  ('erm', '', '', 'uniform'): 'ERM',
+  ('erm', '', '', 'group_balanced'): 'ERM on group-balanced resamples (needs groups)',
+  ('gradient_penalty', '', 'none', 'group_balanced'): 'the same with a gradient penalty: the oracle (needs groups)',
+  ('gradient_penalty', '', 'none', 'uniform'): 'control: gradient penalty',
+  ('shuffled_student', 'project', 'none', 'uniform'): 'control: shuffled student, `project`',
+  ('shuffled_student', 'oppose_signed', 'none', 'uniform'): 'control: shuffled student, `oppose_signed`',
+  ('ule', 'project', 'none', 'uniform'): 'ULE, `project`, no mistakes',
+  ('ule', 'oppose_signed', 'none', 'uniform'): 'ULE, `oppose_signed`, no mistakes',
+  ('mistakes alone', '', 'class_balanced_weight', 'uniform'): 'control: mistakes alone',
+  ('gradient_penalty', '', 'class_balanced_weight', 'uniform'): 'control: mistakes + gradient penalty',
+  (
+    'shuffled_student',
+    'project',
+    'class_balanced_weight',
+    'uniform',
+  ): 'control: mistakes + shuffled student, `project`',
+  ('shuffled_student', 'oppose_signed', 'class_balanced_weight', 'uniform'): (
+    'control: mistakes + shuffled student, `oppose_signed`'
+  ),
+  ('ule', 'oppose_signed', 'class_balanced_weight', 'uniform'): 'ULE, mistakes + `oppose_signed`',
+  ('ule', 'project', 'class_balanced_weight', 'uniform'): '**ULE, mistakes + `project`**',
+}
+
+
+def worst(row: dict, rule: str | None = None) -> np.ndarray:
+  """Test worst group of each seed, %: at the last step, or at the step that a rule selects."""
+  found = row['last'] if rule is None else row['selected']
+  return np.array([100 * (r['test'] if rule is None else r[rule])['worst_group_accuracy'] for r in found])
+
+
+def bootstrap(difference: np.ndarray) -> tuple[float, float]:
+  """95 % percentile interval of the mean of paired differences, 10,000 resamples of seeds."""
+  draws = np.random.default_rng(0).choice(difference, (10_000, len(difference)))
+  low, high = np.percentile(draws.mean(1), [2.5, 97.5])
+  return float(low), float(high)
+
+
+def markdown(rows: list[dict], shortcut: str = 'tint') -> str:
+  """The README's table: confirmed rows of one composition."""
+  confirmed = {kind(r): r for r in rows if r['stage'] == 'confirm'}
+  lead = confirmed['ule', 'project', 'class_balanced_weight', 'uniform', shortcut]
+  lines = [
+    '| | accuracy | worst group, last step | label-free rule | oracle rule | ULE minus this |',
+    '|---|---|---|---|---|---|',
+  ]
+  for key, name in NAMES.items():
+    row = confirmed.get((*key, shortcut))
+    if row is None:
+      continue
+    accuracy = np.mean([100 * r['test']['accuracy'] for r in row['last']])
+    last, free, oracle = (
+      worst(row, rule) for rule in (None, 'val/worst_class_accuracy', 'val_balanced/worst_group_accuracy')
+    )
+    difference = worst(lead) - last
+    low, high = bootstrap(difference)
+    versus = '' if row is lead else f'{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]'
+    lines.append(
+      f'| {name} | {accuracy:.1f} | {last.mean():.1f} ± {last.std(ddof=1):.1f} | {free.mean():.1f} '
+      f'| {oracle.mean():.1f} | {versus} |'
+    )
+  return '\n'.join(lines)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--stage', choices=[*STAGES, 'confirm'])
   parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'digits_grid.jsonl')
   parser.add_argument('--members', type=int, default=60, help='runs per compiled graph')
   parser.add_argument('--table', nargs='?', const='confirm', help='print the table of a stage')
+  parser.add_argument('--markdown', nargs='?', const='tint', help="print the README's table of a shortcut")
   args = parser.parse_args()
   rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
   if args.table:
     shown = [r for r in rows if r['stage'] == args.table]
     print(table(sorted(shown, key=tuned, reverse=True)))
+    return
+  if args.markdown:
+    print(markdown(rows, args.markdown))
     return
   settings = stage_confirm(rows) if args.stage == 'confirm' else STAGES[args.stage]()
   seeds = FRESH if args.stage == 'confirm' else TUNING

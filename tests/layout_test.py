@@ -11,7 +11,8 @@ ALLOWED = {
   'main': {'cli', 'train', 'console'},
   'cli': {'workdir'},
   'train': {
-    'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate', 'check', 'workdir', 'console',
+    'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
+    'check', 'workdir', 'console',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},

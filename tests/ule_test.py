@@ -120,13 +120,21 @@ def test_flops_against_erm(name, changes):
   assert without <= 2.1
 
 
-def test_one_forward_pass_feeds_everything():
-  """The compiled step calls for no more convolutions than the derivatives of one forward pass need."""
+def convolutions(method):
   model, batch = network('cnn'), batch_of(size=8)
-  state, step = setup(method_of('ule', weight=0.0, mistakes='none'), model, batch)
-  text = jax.jit(step).lower(state, batch).as_text()
-  # per network and layer: forward, kernel gradient, input gradient (none for the first layer)
-  assert text.count('stablehlo.convolution') <= 2 * (2 + 2 + 1) + 2
+  state, step = setup(method, model, batch)
+  return jax.jit(step).lower(state, batch).as_text().count('stablehlo.convolution')
+
+
+def test_one_forward_pass_feeds_everything():
+  """Counted for two layers; a second forward pass of either network would add two more."""
+  alone = 2 + 2 + 1  # forward, kernel gradients, and the input gradient of the second layer
+  assert convolutions(method_of('erm')) == alone
+  assert convolutions(method_of('ule', weight=0.0, mistakes='none')) == 2 * alone
+  saliency = 2  # the input gradients of both layers
+  backward_of_saliency = 2 + 2  # of each of these, with respect to its kernel and to what it was given
+  found = convolutions(method_of('ule', weight=1.0, mistakes='none', term='project'))
+  assert found == 2 * (alone + saliency) + backward_of_saliency
 
 
 def saliency(params, model, batch, scalar):
