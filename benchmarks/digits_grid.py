@@ -303,9 +303,9 @@ NAMES = {
     'project',
     'class_balanced_weight',
     'uniform',
-  ): 'control: mistakes + shuffled student, `project`',
+  ): 'control: mistakes + shuffled, `project`',
   ('shuffled_student', 'oppose_signed', 'class_balanced_weight', 'uniform'): (
-    'control: mistakes + shuffled student, `oppose_signed`'
+    'control: mistakes + shuffled, `oppose_signed`'
   ),
   ('ule', 'oppose_signed', 'class_balanced_weight', 'uniform'): 'ULE, mistakes + `oppose_signed`',
   ('ule', 'project', 'class_balanced_weight', 'uniform'): '**ULE, mistakes + `project`**',

@@ -88,6 +88,7 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.select=val/acuracy'], r"unknown selection rule 'val/acuracy'"),
     (['--config=digits', '--config.train.sampling=balanced'], r"unknown train.sampling 'balanced'"),
     (['--config=digits', '--config.optim.trainable=('], r'optim.trainable'),
+    (['--config=digits', '--config.model.name=vit', '--config.model.heads=5'], r'not a multiple of model.heads 5'),
   ],
 )
 def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsys, tmp_path):

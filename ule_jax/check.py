@@ -69,6 +69,8 @@ def check(config: Any) -> None:
     re.compile(config.optim.trainable)
   except re.error as error:
     raise UserError(f'optim.trainable {config.optim.trainable!r} is no regular expression: {error}.') from None
+  if config.model.name == 'vit' and config.model.width % config.model.heads:
+    raise UserError(f'model.width {config.model.width} is not a multiple of model.heads {config.model.heads}.')
   if not (config.train.steps or config.train.epochs):
     raise UserError('train.steps and train.epochs are both 0: set one of them.')
   for field in ('train.batch_size', 'train.eval_batch_size'):
