@@ -7,7 +7,7 @@ import optax
 import pytest
 from common import assert_close, batch_of, method_of, network, setup, train
 
-from ule_jax import sharding
+from ule_jax import losses, sharding
 from ule_jax.methods import METHODS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT
 
@@ -16,7 +16,7 @@ VARIANTS = [(name, {}) for name in METHODS] + [
   ('gradient_penalty', {'mistakes': 'class_balanced_weight'}),
   ('ule', {'weight': 0.0}),
   ('ule', {'mistakes': 'weight', 'student_loss': 'cross_entropy', 'warmup_steps': 10}),
-  *(('ule', {'term': t}) for t in ('oppose', 'oppose_signed', 'suppress', 'cosine', 'project')),
+  *(('ule', {'term': t, 'weight': 0.01}) for t in losses.TERMS),
 ]
 each = pytest.mark.parametrize(('name', 'changes'), VARIANTS, ids=[f'{n}-{c}' for n, c in VARIANTS])
 

@@ -26,7 +26,7 @@ from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import DATASETS, Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
-from ule_jax.methods import METHODS, Batch, Method, Output, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Sizes
 from ule_jax.metrics import SELECTABLE, Counts, summarize
 from ule_jax.models import make_model
 from ule_jax.optim import make_optimizer
@@ -330,7 +330,7 @@ def total_steps(config: Any, dataset: Dataset) -> int:
 
 def needs_groups(config: Any, method: Method) -> dict[str, bool]:
   """Tell where group labels were used: in training, and in validation by the selection rule."""
-  from_groups = config.train.sampling == 'group_balanced' or 'label_free' not in method.properties
+  from_groups = config.train.sampling == 'group_balanced' or LABEL_FREE not in method.properties
   return {'train': from_groups, 'validation': 'group' in config.select}
 
 

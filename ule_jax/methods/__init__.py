@@ -2,7 +2,7 @@
 
 from ule_jax import losses
 from ule_jax.methods import erm, gradient_penalty, shuffled_student, ule
-from ule_jax.methods.contract import Aux, Batch, Forward, Method, Output, Sizes
+from ule_jax.methods.contract import LABEL_FREE, Aux, Batch, Forward, Method, Output, Sizes
 
 METHODS = {
   'erm': erm.make_method,
@@ -20,4 +20,4 @@ CHOICES = {
   'term': losses.TERMS,
 }
 
-__all__ = ['CHOICES', 'METHODS', 'Aux', 'Batch', 'Forward', 'Method', 'Output', 'Sizes']
+__all__ = ['CHOICES', 'LABEL_FREE', 'METHODS', 'Aux', 'Batch', 'Forward', 'Method', 'Output', 'Sizes']

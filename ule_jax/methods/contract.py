@@ -55,6 +55,7 @@ class Sizes(NamedTuple):
 LABEL_FREE = 'label_free'  # never reads `group` in training
 PERMUTATION_INVARIANT = 'permutation_invariant'  # the order inside a batch does not matter
 IGNORES_WEIGHT_ZERO = 'ignores_weight_zero'  # an example of weight 0 changes nothing
+PER_EXAMPLE = frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})  # a mean over examples has all
 
 
 class Method(NamedTuple):

@@ -9,15 +9,7 @@ these two this is also the student of ULE on its own.
 from __future__ import annotations
 
 from ule_jax import losses
-from ule_jax.methods.contract import (
-  IGNORES_WEIGHT_ZERO,
-  LABEL_FREE,
-  PERMUTATION_INVARIANT,
-  Aux,
-  Method,
-  Sizes,
-  stateless,
-)
+from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
 
 
 def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
@@ -31,4 +23,4 @@ def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
     value = losses.weighted_mean(classification_loss(out.logits, batch.label), batch.weight)
     return value, Aux({role: value}, {role: out.batch_stats}, state, {})
 
-  return Method((role,), stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  return Method((role,), stateless, loss, PER_EXAMPLE)

@@ -11,15 +11,7 @@ choice of scalar.
 from __future__ import annotations
 
 from ule_jax import losses
-from ule_jax.methods.contract import (
-  IGNORES_WEIGHT_ZERO,
-  LABEL_FREE,
-  PERMUTATION_INVARIANT,
-  Aux,
-  Method,
-  Sizes,
-  stateless,
-)
+from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
 from ule_jax.methods.ule import STUDENT, TEACHER, weighted
 
 
@@ -52,4 +44,4 @@ def make_method(options, sizes: Sizes) -> Method:
     return total + learned, Aux(values, stats, state, metrics)
 
   roles = (STUDENT, TEACHER) if has_student else (TEACHER,)
-  return Method(roles, stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  return Method(roles, stateless, loss, PER_EXAMPLE)

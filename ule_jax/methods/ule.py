@@ -28,15 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from ule_jax import losses
-from ule_jax.methods.contract import (
-  IGNORES_WEIGHT_ZERO,
-  LABEL_FREE,
-  PERMUTATION_INVARIANT,
-  Aux,
-  Method,
-  Sizes,
-  stateless,
-)
+from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
 
 STUDENT, TEACHER = 'student', 'teacher'
 
@@ -44,8 +36,7 @@ STUDENT, TEACHER = 'student', 'teacher'
 def make_method(options, sizes: Sizes) -> Method:
   """Make ULE; the options are `method.*` of configs/base.py."""
   del sizes
-  properties = frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
-  return student_and_teacher(options, properties)
+  return student_and_teacher(options, PER_EXAMPLE)
 
 
 def student_and_teacher(options, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
