@@ -24,7 +24,7 @@ METHODS = {
     noise=0.0,  # standard deviation of Gaussian noise on the normalised input in training
   ),
   'ule': dict(
-    weight=30.0,  # of the unlearning term; an exact 0 leaves it out of the graph
+    weight=10.0,  # of the unlearning term; an exact 0 leaves it out of the graph
     warmup_steps=0,  # over which the weight grows from 0
     term='project',  # oppose | oppose_signed | suppress | project | cosine
     a=1.0,  # of oppose_signed: the multiple of the student's gradient to oppose

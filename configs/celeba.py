@@ -8,7 +8,7 @@ from configs import base
 
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
-  config = base.make('celeba', method or 'ule')
+  config = base.make('celeba', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   # kohpangwei/group_DRO README, CelebA: SGD 0.9, lr 1e-4, weight decay 1e-4, batch 128, 50 epochs

@@ -1,5 +1,6 @@
 """What ULE promises: who learns from whom, and that the fused graph is what the formulas say."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +164,32 @@ def test_saliency_equals_finite_differences(scalar, x64):
     step = 1e-5
     slope = (value(batch.image + step * direction) - value(batch.image - step * direction)) / (2 * step)
     assert float((found * direction).sum()) == pytest.approx(float(slope), rel=1e-5)
+
+
+class Smooth(nn.Module):
+  """A network without kinks, so that differences converge."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    features = jnp.tanh(nn.Dense(8, param_dtype=x.dtype)(x.reshape(x.shape[0], -1)))
+    return nn.Dense(3, param_dtype=x.dtype)(features), features
+
+
+@pytest.mark.parametrize('term', losses.TERMS)
+@pytest.mark.parametrize('scalar', losses.SCALARS)
+def test_the_steps_gradients_equal_finite_differences(term, scalar, x64):
+  batch = batch_of(5, k=3, size=4, dtype=np.float64)
+  method = method_of('ule', k=3, term=term, scalar=scalar, weight=0.5, a=2.0, student_noise=0.1)
+  state, step = setup(method, Smooth(), batch, optax.sgd(1.0))
+  step, rng = jax.jit(step), np.random.default_rng(0)
+  after, _ = step(state, batch)
+  for role in method.roles:
+    direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), state.params[role])
+
+    def loss(shift, role=role, direction=direction):
+      moved = jax.tree.map(lambda p, d: p + shift * d, state.params[role], direction)
+      return float(step(state.replace(params={**state.params, role: moved}), batch)[1][f'loss/{role}'])
+
+    slopes = jax.tree.map(lambda a, b, d: ((a - b) * d).sum(), state.params[role], after.params[role], direction)
+    found, size = float(sum(jax.tree.leaves(slopes))), 1e-5
+    assert found == pytest.approx((loss(size) - loss(-size)) / (2 * size), rel=1e-5), role
