@@ -166,6 +166,22 @@ def test_saliency_equals_finite_differences(scalar, x64):
     assert float((found * direction).sum()) == pytest.approx(float(slope), rel=1e-5)
 
 
+def test_noise_belongs_to_the_step_and_to_the_example():
+  method = method_of('ule', student_noise=1.0, weight=0.0)
+  state, step = setup(method, NETWORKS['mlp'], BATCHES[0], optax.sgd(0.0))
+  step = jax.jit(step)
+
+  def loss(state, batch):
+    return float(step(state, batch)[1]['loss/student'])
+
+  later = state.replace(step=state.step + 1)
+  turned = jax.tree.map(lambda x: x[::-1], BATCHES[0])
+  assert loss(state, BATCHES[0]) == loss(state, BATCHES[0])
+  assert loss(state, BATCHES[0]) != loss(later, BATCHES[0])
+  assert loss(state, BATCHES[0]) == pytest.approx(loss(state, turned), rel=1e-5)
+  assert loss(state, BATCHES[0]) != loss(state, BATCHES[0]._replace(index=BATCHES[0].index + 100))
+
+
 class Smooth(nn.Module):
   """A network without kinks, so that differences converge."""
 
