@@ -325,16 +325,16 @@ def bootstrap(difference: np.ndarray) -> tuple[float, float]:
   return float(low), float(high)
 
 
-def markdown(rows: list[dict], shortcut: str = 'tint') -> str:
-  """The README's table: confirmed rows of one composition."""
+def markdown(rows: list[dict]) -> str:
+  """The README's first table: confirmed rows on the default composition, beside ULE."""
   confirmed = {kind(r): r for r in rows if r['stage'] == 'confirm'}
-  lead = confirmed['ule', 'project', 'class_balanced_weight', 'uniform', shortcut]
+  lead = confirmed['ule', 'project', 'class_balanced_weight', 'uniform', 'tint']
   lines = [
     '| | accuracy | worst group, last step | label-free rule | oracle rule | ULE minus this |',
     '|---|---|---|---|---|---|',
   ]
   for key, name in NAMES.items():
-    row = confirmed.get((*key, shortcut))
+    row = confirmed.get((*key, 'tint'))
     if row is None:
       continue
     accuracy = np.mean([100 * r['test']['accuracy'] for r in row['last']])
@@ -351,13 +351,25 @@ def markdown(rows: list[dict], shortcut: str = 'tint') -> str:
   return '\n'.join(lines)
 
 
+def markdown_shortcuts(rows: list[dict]) -> str:
+  """The README's second table: confirmed worst groups on all three compositions."""
+  confirmed = {kind(r): worst(r) for r in rows if r['stage'] == 'confirm'}
+  shortcuts = ('tint', 'place', 'patch')
+  lines = ['| worst group, last step | ' + ' | '.join(f'`{s}`' for s in shortcuts) + ' |', '|---|---|---|---|']
+  for key, name in NAMES.items():
+    found = [confirmed.get((*key, shortcut)) for shortcut in shortcuts]
+    if all(f is not None for f in found):
+      lines.append(f'| {name} | ' + ' | '.join(f'{f.mean():.1f} ± {f.std(ddof=1):.1f}' for f in found) + ' |')
+  return '\n'.join(lines)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--stage', choices=[*STAGES, 'confirm'])
   parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'digits_grid.jsonl')
   parser.add_argument('--members', type=int, default=60, help='runs per compiled graph')
   parser.add_argument('--table', nargs='?', const='confirm', help='print the table of a stage')
-  parser.add_argument('--markdown', nargs='?', const='tint', help="print the README's table of a shortcut")
+  parser.add_argument('--markdown', action='store_true', help="print the README's tables")
   args = parser.parse_args()
   rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
   if args.table:
@@ -365,7 +377,7 @@ def main() -> None:
     print(table(sorted(shown, key=tuned, reverse=True)))
     return
   if args.markdown:
-    print(markdown(rows, args.markdown))
+    print(f'{markdown(rows)}\n\n{markdown_shortcuts(rows)}')
     return
   settings = stage_confirm(rows) if args.stage == 'confirm' else STAGES[args.stage]()
   seeds = FRESH if args.stage == 'confirm' else TUNING
