@@ -152,9 +152,9 @@ def tuned(row: dict) -> float:
 
 
 def stage_confirm(rows: list[dict]) -> list[tuple[str, dict]]:
-  """The best tuned setting of each kind."""
+  """The best tuned setting of each kind; `terms` is left out, as it would give ULE more tries than the controls."""
   best: dict[tuple, dict] = {}
-  for row in (r for r in rows if r['stage'] != 'confirm'):
+  for row in (r for r in rows if r['stage'] not in ('terms', 'confirm')):
     if kind(row) not in best or tuned(row) > tuned(best[kind(row)]):
       best[kind(row)] = row
   return [(row['method'], row['setting']) for row in best.values()]
