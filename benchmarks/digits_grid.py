@@ -193,8 +193,8 @@ def train_family(method: str, settings: list[dict], seeds: tuple[int, ...]) -> l
   member_seeds = jnp.asarray([seed for _ in settings for seed in seeds])
   indices = []
   for seed in seeds:
-    stream = iter(pipeline.order(train, seed=seed, sampling=config.train.sampling).batch(size))
-    indices.append(np.stack([next(stream) for _ in range(steps)]))
+    block = pipeline.order(train, seed=seed, sampling=config.train.sampling, batch_size=size)
+    indices.append(np.stack([block(step) for step in range(steps)]))
   order = jnp.asarray(np.tile(np.stack(indices), (len(settings), 1, 1)).astype(np.int32))
   arrays = {
     name: tuple(jnp.asarray(v) for v in (np.stack([s.load(i) for i in range(s.count)]), s.label, s.group))
