@@ -3,7 +3,8 @@
   python -m ule_jax.main --config=configs/digits.py[:method]
 
 About 12 s on two CPU cores, compilation included. Test worst group at the last step, mean of seeds 10
-to 19 (benchmarks/results/digits_grid.jsonl): see the table in the README.
+to 19 (benchmarks/results/digits_grid.jsonl): erm 42.0, ule 90.6, shuffled_student 89.8, gradient_penalty
+(with mistakes) 90.4; the README has the spread and the other rules.
 """
 
 from configs import base
