@@ -19,7 +19,7 @@ METHODS = {
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
   config = base.make('celeba', method)
-  config.method.update(METHODS[method] if method in METHODS else {})
+  config.method.update(METHODS.get(method, {}))
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   # kohpangwei/group_DRO README, CelebA: SGD 0.9, lr 1e-4, weight decay 1e-4, batch 128, 50 epochs
