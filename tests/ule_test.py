@@ -31,20 +31,26 @@ def erm_as(role, loss, **changes):
   ],
 )
 def test_the_student_is_erm(name, loss):
-  batches = BATCHES[:3] if name in ('resnet20', 'vit') else BATCHES
-  ule, _ = train(method_of('ule', student_loss=loss, q=0.7, student_noise=0.5), NETWORKS[name], batches)
-  alone, _ = train(erm_as('student', loss, q=0.7, noise=0.5), NETWORKS[name], batches)
-  if name in ('mlp', 'cnn'):
+  bitwise = name in ('mlp', 'cnn')
+  # Differently compiled programs may fuse, and so round, differently; Adam would blow that up.
+  batches, tx = (BATCHES, optax.adam(1e-2)) if bitwise else (BATCHES[:3], optax.sgd(1e-2))
+  ule, _ = train(method_of('ule', student_loss=loss, q=0.7, student_noise=0.5), NETWORKS[name], batches, tx)
+  alone, _ = train(erm_as('student', loss, q=0.7, noise=0.5), NETWORKS[name], batches, tx)
+  if bitwise:
     assert leaves_equal(ule.params['student'], alone.params['student'])
-  else:  # differently compiled programs may fuse, and so round, differently
-    assert_close(ule.params['student'], alone.params['student'], rtol=1e-4, atol=1e-4)
+  else:
+    assert_close(ule.params['student'], alone.params['student'], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['mlp', 'cnn'])
+@pytest.mark.parametrize('name', ['mlp', 'cnn', 'vit'])
 def test_the_teacher_without_weight_and_mistakes_is_erm(name):
-  ule, _ = train(method_of('ule', weight=0.0, mistakes='none'), NETWORKS[name], BATCHES)
-  alone, _ = train(erm_as('teacher', 'cross_entropy'), NETWORKS[name], BATCHES)
-  assert leaves_equal(ule.params['teacher'], alone.params['teacher'])
+  batches, tx = (BATCHES, optax.adam(1e-2)) if name != 'vit' else (BATCHES[:3], optax.sgd(1e-2))
+  ule, _ = train(method_of('ule', weight=0.0, mistakes='none'), NETWORKS[name], batches, tx)
+  alone, _ = train(erm_as('teacher', 'cross_entropy'), NETWORKS[name], batches, tx)
+  if name != 'vit':
+    assert leaves_equal(ule.params['teacher'], alone.params['teacher'])
+  else:
+    assert_close(ule.params['teacher'], alone.params['teacher'], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize('term', losses.TERMS)
