@@ -10,7 +10,7 @@ to 19 (benchmarks/results/digits_grid.jsonl): erm 42.0, ule 90.6, shuffled_stude
 from configs import base
 
 # The best setting of each method on val_balanced's worst group, seeds 0 to 2 (stage `methods` of
-# benchmarks/digits_grid.py). The composition was frozen before, by ERM and the oracle alone.
+# benchmarks/digits_grid.py). The composition was frozen before; how it was chosen stands in the README.
 TUNED = {
   'erm': {},
   'ule': dict(term='project', weight=30.0, q=0.3, student_noise=2.0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
@@ -41,9 +40,9 @@ class Checkpoints:
     known = self.metrics()
     return {rule: max(known, key=lambda step, r=rule: (known[step][r], step)) for rule in self.rules}
 
-  def save(self, step: int, state: PyTree, position: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Start saving a state with the data position and the validation metrics it has."""
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+  def save(self, step: int, state: PyTree, metrics: dict[str, float]) -> None:
+    """Start saving a state with its validation metrics; the step is the position in the data too."""
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state))
     self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def restore(self, step: int, like: PyTree) -> PyTree:

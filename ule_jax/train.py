@@ -224,7 +224,7 @@ def _train(
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
     log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
 
-  # Do not reorder: evaluate the state you have -> save it with the data position -> next batch ->
+  # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->
   # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
   # resumed run sees the batch that the interrupted one would have seen.
   pending = None
@@ -242,7 +242,7 @@ def _train(
           found = summary(counts)
           scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
       log.write(number, scores)
-      checkpoints.save(number, state, {'next_index': number}, {rule: scores[rule] for rule in checkpoints.rules})
+      checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules})
     if number == steps:
       break
     batch = sharding.shard_batch(Batch(**next(batches)), mesh)
