@@ -40,6 +40,15 @@ METHODS = {
 }
 METHODS['shuffled_student'] = METHODS['ule']
 
+_FILES = dict(
+  dir='',  # the folder, or a data set that ule_jax.prepare wrote; $ULE_DATA/<data set> if empty
+  resize='antialias',  # antialias (as torchvision) | linear (faster, rougher where it shrinks)
+  on_bad_image='fail',  # fail when it is read | skip: decode all first, leave out and report what cannot be
+)
+_OFFICIAL = dict(
+  official=True,  # refuse group counts that differ from the release; False, for subsets, only warns
+)
+
 # data set -> its options, read as config.data.<option>
 DATA = {
   'digits': dict(
@@ -49,12 +58,44 @@ DATA = {
     brightness=0.5,  # factor on the photograph behind the digit
     seed=0,  # of the split and the composition, not of training
   ),
+  'waterbirds': dict(
+    **_FILES,
+    **_OFFICIAL,
+    size=224,  # pixels, height and width
+    augment=False,  # random crop (0.7 to 1 of the area) and flip in training
+  ),
   'celeba': dict(
-    dir='',  # the folder with the lists and img_align_celeba/; $ULE_DATA/celeba if empty
+    **_FILES,
+    **_OFFICIAL,
     target='Blond_Hair',  # the attribute to predict
     attribute='Male',  # the attribute that makes the groups together with the target
     size=224,  # pixels, height and width
     augment=True,  # random crop (0.7 to 1 of the area) and flip in training
+  ),
+  'spawrious': dict(
+    **_FILES,
+    **_OFFICIAL,
+    challenge='o2o_hard',  # o2o_ or m2m_, then easy, medium or hard
+    size=224,  # pixels, height and width
+    augment=True,  # flip, colour jitter and sometimes grey in training
+    val_fraction=0.2,  # of train: the release has no validation split
+    seed=0,  # of the choice of files and the validation split, not of training
+  ),
+  'urbancars': dict(
+    **_FILES,
+    **_OFFICIAL,
+    size=256,  # pixels, height and width
+    augment=True,  # flip in training
+  ),
+  'folder': dict(
+    **_FILES,
+    size=224,  # pixels, height and width
+    fit='crop',  # crop (the middle square) | stretch
+    augment=True,  # random crop and flip in training
+    scale=(0.7, 1.0),  # of random crops: share of the area
+    ratio=(0.75, 4 / 3),  # of random crops: width / height
+    jitter=0.0,  # strength of colour jitter in training, 0 to 0.5
+    unlisted='fail',  # fail | ignore: image files without a row in metadata.csv
   ),
 }
 
@@ -93,6 +134,7 @@ def make(data: str, method: str) -> ConfigDict:
       ),
       loader=dict(
         threads=2,  # that read and transform; 0: the main thread does
+        workers=0,  # processes that do it for training instead, each with that many threads
       ),
       select='val/worst_class_accuracy',  # <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
       seed=0,  # of initialisation, dropout and data order

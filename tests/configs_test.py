@@ -15,7 +15,8 @@ from ule_jax.optim import make_optimizer
 from ule_jax.train import create_state, make_method, make_preprocess, make_train_step
 from ule_jax.workdir import flatten
 
-CONFIGS = {'digits': (), 'celeba': ('--config.data.dir=somewhere',)}
+SOMEWHERE = ('--config.data.dir=somewhere',)
+CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', 'urbancars', 'folder'), SOMEWHERE)
 
 
 def load(name, method='ule', *changes):
@@ -79,6 +80,8 @@ def test_a_config_is_locked():
     (['--workdir=x'], r'give one --config'),
     (['--config=digits', '--config=celeba'], r'give one --config'),
     (['--config=celeba'], r'ULE_DATA'),
+    (['--config=folder', '--config.data.on_bad_image=drop', *SOMEWHERE], r"unknown data.on_bad_image 'drop'"),
+    (['--config=folder', *SOMEWHERE], r'data.dir somewhere is not a folder'),
     (['--config=digits', '--config.method.term=opose'], r"unknown method.term 'opose': did you mean 'oppose'"),
     (['--config=digits', '--config.model.name=resnet51'], r"unknown model.name 'resnet51': did you mean 'resnet5"),
     (['--config=digits', '--config.method.weight=-1'], r'method.weight is -1.0: give a number from 0 on'),

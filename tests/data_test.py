@@ -1,23 +1,16 @@
-"""Data sets and the pipeline: counts, order, hosts, padding, and what is refused."""
+"""The embedded task and the pipeline: order, hosts, padding, sampling, worker processes."""
 
-import gzip
-import re
-import shutil
-import tarfile
+from contextlib import closing
 
 import numpy as np
 import pytest
-from PIL import Image
 from writers import write_celeba
 
-from ule_jax.data import celeba, digits, pipeline, transforms
+from ule_jax.data import celeba, digits, pipeline
 from ule_jax.errors import UserError
 
 DIGITS = {'shortcut': 'tint', 'rate': 0.9, 'crops': 1, 'brightness': 0.5, 'seed': 0}
-CELEBA = {'target': 'Blond_Hair', 'attribute': 'Male', 'size': 32, 'augment': True}
-OFFICIAL = {
-  'train': [71629, 66874, 22880, 1387], 'val': [8535, 8276, 2874, 182], 'test': [9767, 7535, 2480, 180],
-}  # fmt: skip
+CELEBA = {'target': 'Blond_Hair', 'attribute': 'Male', 'size': 32, 'resize': 'antialias', 'augment': True}
 
 
 @pytest.fixture(scope='module')
@@ -73,8 +66,9 @@ def test_digits_options_out_of_range_are_named(field, value):
 
 def batches(data, count, **changes):
   settings = {'batch_size': 32, 'seed': 3, 'sampling': 'uniform', 'start': 0, 'threads': 2} | changes
-  stream = pipeline.train_batches(data, **settings)
-  return [next(stream) for _ in range(count)]
+  with closing(pipeline.train_batches(data, **settings)) as stream:
+    # A copy: what worker processes send lives in their shared memory.
+    return [{name: np.array(value) for name, value in next(stream).items()} for _ in range(count)]
 
 
 def test_an_epoch_has_every_example_once_and_epochs_differ(tint):
@@ -126,149 +120,15 @@ def test_group_balance_needs_groups(tint):
     batches(blind, 1, sampling='group_balanced')
 
 
-@pytest.mark.parametrize('form', ['csv', 'txt'])
-@pytest.mark.parametrize('nested', [False, True])
-def test_celeba_layouts_are_equal(form, nested, faces, tmp_path):
-  data = celeba.load(dir=str(write_celeba(tmp_path, form=form, nested=nested)), **CELEBA)
-  for name, counts in (('train', [12, 8, 6, 4]), ('val', [4, 4, 3, 3]), ('test', [4, 4, 3, 2])):
-    np.testing.assert_array_equal(data.group_counts(name), counts)
-  for a, b in zip(batches(data, 3), batches(faces, 3), strict=True):
-    np.testing.assert_array_equal(a['image'], b['image'])
+def test_worker_processes_give_the_same_batches_and_the_same_errors(faces):
+  reference = batches(faces, 6)[2:]
+  for a, b in zip(reference, batches(faces, 4, start=2, workers=2), strict=True):
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
 
+  def broken(i):
+    raise UserError(f'image {i} is broken')
 
-def test_celeba_takes_any_pair_of_attributes(tmp_path):
-  data = celeba.load(dir=str(write_celeba(tmp_path)), **CELEBA | {'target': 'Male', 'attribute': 'Smiling'})
-  np.testing.assert_array_equal(data.group_counts(), [0, 18, 0, 12])
-  assert data.groups[3] == 'Male, Smiling'
-
-
-def rewrite(path, old, new):
-  text = path.read_text()
-  assert old in text
-  path.write_text(text.replace(old, new, 1))
-
-
-def remove(path):
-  shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-DAMAGE = {
-  'no folder': (lambda r: remove(r), r'data.dir .*celeba.* is not a folder'),
-  'no attributes': (lambda r: remove(r / 'list_attr_celeba.csv'), 'neither list_attr_celeba.csv nor'),
-  'no partition': (lambda r: remove(r / 'list_eval_partition.csv'), 'neither list_eval_partition.csv nor'),
-  'no images': (lambda r: remove(r / 'img_align_celeba'), 'no folder img_align_celeba'),
-  'missing image': (lambda r: remove(r / 'img_align_celeba' / '000007.jpg'), r'1 images .*000007.jpg'),
-  'one list only': (lambda r: rewrite(r / 'list_eval_partition.csv', '000003.jpg,0\n', ''), '000003.jpg is in only'),
-  'twice': (lambda r: rewrite(r / 'list_eval_partition.csv', '000004', '000003'), '000003.jpg twice'),
-  'bad split': (lambda r: rewrite(r / 'list_eval_partition.csv', '000003.jpg,0', '000003.jpg,7'), "split code '7'"),
-  'bad value': (lambda r: rewrite(r / 'list_attr_celeba.csv', '000003.jpg,-1,-1', '000003.jpg,-1,x'), "value 'x'"),
-  'short row': (lambda r: rewrite(r / 'list_attr_celeba.csv', '000003.jpg,-1,', '000003.jpg,'), '000003.jpg has'),
-  'escape': (lambda r: rewrite(r / 'list_attr_celeba.csv', '000003.jpg', '../x.jpg'), r'\.\./x.jpg'),
-  'binary': (lambda r: (r / 'list_attr_celeba.csv').write_bytes(b'\xff\xfe\x00'), 'not a text file'),
-  'empty': (lambda r: (r / 'list_attr_celeba.csv').write_text(''), 'lists no image'),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('damage', DAMAGE)
-def test_damaged_celeba_is_named(damage, tmp_path):
-  root = write_celeba(tmp_path / 'celeba', counts=((2, 2, 2, 2), (1, 1, 1, 1), (1, 1, 1, 1)))
-  apply, message = DAMAGE[damage]
-  apply(root)
-  with pytest.raises(UserError, match=message):
-    celeba.load(dir=str(root), **CELEBA)
-
-
-def test_an_unknown_attribute_gets_the_nearest_names(tmp_path):
-  root = write_celeba(tmp_path)
-  with pytest.raises(UserError, match=r"'Blond_Hiar': did you mean 'Blond_Hair'"):
-    celeba.load(dir=str(root), **CELEBA | {'target': 'Blond_Hiar'})
-  with pytest.raises(UserError, match='choose two'):
-    celeba.load(dir=str(root), **CELEBA | {'attribute': 'Blond_Hair'})
-
-
-@pytest.mark.parametrize('threads', [0, 2])
-def test_a_truncated_image_is_named_in_mid_stream(threads, tmp_path):
-  root = write_celeba(tmp_path)
-  path = root / 'img_align_celeba' / '000002.jpg'
-  path.write_bytes(path.read_bytes()[:300])
-  with pytest.raises(UserError, match=r'000002.jpg cannot be decoded'):
-    batches(celeba.load(dir=str(root), **CELEBA), 4, threads=threads)
-
-
-def test_official_celeba_counts(real_data, tmp_path):
-  """The loaders on the real label files; empty files stand for the images, which are not read."""
-  for name in ('list_attr_celeba.csv', 'list_eval_partition.csv'):
-    with gzip.open(real_data / 'celeba' / f'{name}.gz') as source, (tmp_path / name).open('wb') as target:
-      shutil.copyfileobj(source, target)
-  folder = tmp_path / 'img_align_celeba'
-  folder.mkdir()
-  for line in (tmp_path / 'list_eval_partition.csv').read_text().splitlines()[1:]:
-    (folder / line.split(',')[0]).touch()
-  data = celeba.load(dir=str(tmp_path), **CELEBA)
-  for name, counts in OFFICIAL.items():
-    np.testing.assert_array_equal(data.group_counts(name), counts)
-
-
-def test_real_celeba_images(real_data, tmp_path):
-  with tarfile.open(real_data / 'celeba' / 'celeba_8k.tar') as tar:
-    tar.extractall(tmp_path, filter='data')
-  data = celeba.load(dir=str(tmp_path / 'celeba_8k'), **CELEBA)
-  np.testing.assert_array_equal(data.group_counts(), [2129, 1932, 677, 37])
-  batch = batches(data, 1)[0]
-  assert batch['image'].shape == (32, 32, 32, 3)
-  assert 60 < batch['image'].mean() < 190
-
-
-@pytest.mark.parametrize('mode', ['L', 'RGBA', 'CMYK', 'P', 'I;16', 'LA', '1'])
-def test_every_mode_becomes_rgb(mode, tmp_path):
-  ramp = np.tile(np.arange(0, 256, 4, np.uint8), (8, 1))
-  if mode == 'I;16':
-    image = Image.fromarray(ramp.astype(np.uint16) * 257)
-  else:
-    grey = Image.fromarray(ramp)
-    image = grey.convert(mode) if mode in 'LP1' else grey.convert('RGB').convert(mode)
-  path = tmp_path / ('x.tif' if mode == 'CMYK' else 'x.png')
-  image.save(path)
-  found = transforms.read_image(path)
-  assert found.shape == (8, 64, 3)
-  assert found.dtype == np.uint8
-  assert np.abs(found.astype(int).mean(-1) - ramp).max() <= (255 if mode == '1' else 2)
-
-
-def test_exif_rotation_is_applied(tmp_path):
-  image = Image.fromarray(np.r_[np.full((8, 32, 3), 250, np.uint8), np.zeros((8, 32, 3), np.uint8)])
-  exif = Image.Exif()
-  exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-  image.save(tmp_path / 'x.jpg', exif=exif, quality=95)
-  found = transforms.read_image(tmp_path / 'x.jpg')
-  assert found.shape == (32, 16, 3)
-  assert found[:, 10:].mean() > 200 > 50 > found[:, :6].mean()
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
-  (tmp_path / 'x.jpg').write_text('hello')
-  with pytest.raises(UserError, match=re.escape('x.jpg cannot be decoded')):
-    transforms.read_image(tmp_path / 'x.jpg')
-  with pytest.raises(UserError, match=re.escape('y.jpg is missing')):
-    transforms.read_image(tmp_path / 'y.jpg')
-
-
-def test_random_resized_crop_has_the_stated_scale_and_ratio(monkeypatch):
-  boxes = []
-  monkeypatch.setattr(transforms, 'resize', lambda crop, size: boxes.append(crop.shape[:2]))
-  rng, image = np.random.default_rng(0), np.zeros((218, 178, 3), np.uint8)
-  for _ in range(2000):
-    transforms.random_resized_crop(image, (8, 8), rng, scale=(0.3, 0.8), ratio=(0.75, 4 / 3))
-  h, w = np.array(boxes).T
-  share, ratio = h * w / (218 * 178), w / h
-  assert 0.29 < share.min() < 0.33
-  assert 0.7 < share.max() < 0.81
-  assert 0.74 < ratio.min() < 0.78
-  assert 1.28 < ratio.max() < 1.35
-
-
-def test_center_square_and_resize():
-  image = np.zeros((218, 178, 3), np.uint8)
-  image[20:198] = 200
-  assert (transforms.center_square(image) == 200).all()
-  assert transforms.resize(image, (32, 16)).shape == (32, 16, 3)
+  split = faces.splits['train']
+  with pytest.raises(UserError, match=r'image \d+ is broken'):
+    batches(faces._replace(splits=faces.splits | {'train': split._replace(load=broken)}), 1, workers=1)

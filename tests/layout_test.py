@@ -15,6 +15,8 @@ ALLOWED = {
     'check', 'workdir', 'console',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
+  'prepare': {'cli', 'data'},
+  'data': {'cli'},  # its command, data/__main__.py
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},
   'methods': {'losses'},
 }  # fmt: skip

@@ -77,3 +77,26 @@ def test_one_unlabelled_example_is_enough_to_withhold_group_metrics():
   found = summarize(count(logits, label, group), CLASSES, GROUPS, [1, 1, 1, 1])
   assert found['worst_group_accuracy'] is None
   assert found['accuracy'] == pytest.approx((logits.argmax(1) == label).mean())
+
+
+def test_combinations_are_linear_in_the_group_accuracies():
+  logits, label, group = make(60)
+  counts = count(logits, label, group)
+  weights = {'gap': np.array([0.5, -0.5, 0.5, -0.5]), 'some': np.array([1.0, 0, 0, 0])}
+  found = summarize(counts, CLASSES, GROUPS, [1] * 4, weights)
+  accuracy = np.array([found['groups'][g]['accuracy'] for g in GROUPS])
+  assert found['gap'] == pytest.approx(accuracy @ weights['gap'])
+  assert found['some'] == accuracy[0]
+  keep = group != 1
+  found = summarize(count(logits[keep], label[keep], group[keep]), CLASSES, GROUPS, [1] * 4, weights)
+  assert found['gap'] is None
+  assert "'a1'" in found['reasons']['gap']
+  assert found['some'] is not None
+
+
+def test_adjusted_accuracy_needs_the_groups_of_all_training_examples():
+  logits, label, group = make(50)
+  found = summarize(count(logits, label, group), CLASSES, GROUPS, None)
+  assert found['adjusted_accuracy'] is None
+  assert 'not every example of train' in found['reasons']['adjusted_accuracy']
+  assert found['worst_group_accuracy'] is not None

@@ -1,5 +1,8 @@
 """Write official layouts at small size, with real image content."""
 
+import csv
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 ATTRIBUTES = ('Bald', 'Blond_Hair', 'Male', 'Smiling')
+LOCATIONS = ('desert', 'jungle', 'dirt', 'mountain', 'snow', 'beach')
+BREEDS = ('bulldog', 'corgi', 'dachshund', 'labrador')
+CITY = ('urban', 'country')
 
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -14,6 +20,11 @@ def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image
   source = load_sample_image(('china.jpg', 'flower.jpg')[rng.integers(2)])
   top, left = rng.integers(0, source.shape[0] - height), rng.integers(0, source.shape[1] - width)
   return Image.fromarray(source[top : top + height, left : left + width])
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows([header, *rows])
 
 
 def write_celeba(
@@ -31,14 +42,80 @@ def write_celeba(
         rows.append((f'{len(rows) + 1:06}.jpg', split, values))
         photograph(rng, *size).save(folder / rows[-1][0], quality=90)
   if form == 'csv':
-    lines = [','.join(('image_id', *ATTRIBUTES))] + [
-      ','.join([n, *(str(v[a]) for a in ATTRIBUTES)]) for n, _, v in rows
-    ]
-    (root / 'list_attr_celeba.csv').write_text('\n'.join(lines) + '\n')
-    (root / 'list_eval_partition.csv').write_text('image_id,partition\n' + ''.join(f'{n},{s}\n' for n, s, _ in rows))
+    write_csv(
+      root / 'list_attr_celeba.csv', ('image_id', *ATTRIBUTES), ([n, *(v[a] for a in ATTRIBUTES)] for n, _, v in rows)
+    )
+    write_csv(root / 'list_eval_partition.csv', ('image_id', 'partition'), ([n, s] for n, s, _ in rows))
   else:
     lines = [str(len(rows)), ' '.join(ATTRIBUTES)]
     lines += [f'{n}  ' + ' '.join(f'{v[a]:2}' for a in ATTRIBUTES) for n, _, v in rows]
     (root / 'list_attr_celeba.txt').write_text('\n'.join(lines) + '\n')
     (root / 'list_eval_partition.txt').write_text(''.join(f'{n} {s}\n' for n, s, _ in rows))
+  return root
+
+
+def write_waterbirds(root: Path, counts=((8, 3, 2, 6), (3, 3, 2, 2), (4, 4, 2, 2)), size=(64, 50)) -> Path:
+  """Waterbirds with `counts[split][group]` images, in species folders."""
+  rng = np.random.default_rng(1)
+  rows = []
+  for split, groups in enumerate(counts):
+    for group, count in enumerate(groups):
+      for _ in range(count):
+        species = ('001.Albatross', '002.Sparrow')[1 - group // 2]
+        (root / species).mkdir(parents=True, exist_ok=True)
+        name = f'{species}/bird_{len(rows):04}.jpg'
+        photograph(rng, *size).save(root / name, quality=90)
+        place = ('/f/forest/broadleaf/1.jpg', '/o/ocean/1.jpg')[group % 2]
+        rows.append((len(rows) + 1, name, group // 2, split, group % 2, place))
+  header = ('img_id', 'img_filename', 'y', 'split', 'place', 'place_filename')
+  write_csv(root / 'metadata.csv', header, rows)
+  return root
+
+
+def write_spawrious(root: Path, count: int, size: int | None = 32) -> Path:
+  """The whole tree of Spawrious with `count` images in each folder; hard links to one where size is None."""
+  rng = np.random.default_rng(2)
+  for directory in '01':
+    for location in LOCATIONS:
+      for breed in BREEDS:
+        folder = root / 'spawrious224' / directory / location / breed
+        folder.mkdir(parents=True)
+        first = folder / f'{location}_{breed}_0.png'
+        photograph(rng, size or 8, size or 8).save(first)
+        for i in range(1, count):
+          path = folder / f'{location}_{breed}_{i}.png'
+          photograph(rng, size, size).save(path) if size else os.link(first, path)
+  return root
+
+
+def write_urbancars(root: Path, counts=((12, 4, 4, 2), (2,) * 4, (3,) * 4), size=48, masks=True) -> Path:
+  """UrbanCars with `counts[split][off]` images of each class, off = 2 * (background off) + (object off)."""
+  rng = np.random.default_rng(3)
+  for below, cells in zip(
+    ('bg-0.95_co_occur_obj-0.95/train', 'bg-0.5_co_occur_obj-0.5/val', 'bg-0.5_co_occur_obj-0.5/test'),
+    counts,
+    strict=True,
+  ):
+    for obj in (0, 1):
+      for off, count in enumerate(cells):
+        bg, co = obj ^ (off // 2), obj ^ (off % 2)
+        folder = root / below / f'obj-{CITY[obj]}_bg-{CITY[bg]}_co_occur_obj-{CITY[co]}'
+        folder.mkdir(parents=True)
+        for i in range(count):
+          photograph(rng, size, size).save(folder / f'{i:03}.jpg', quality=90)
+          for suffix, box in (('_mask.png', (8, 12, 40, 36)), ('_co_occur_obj_mask.png', (18, 36, 30, 48))):
+            if masks:
+              mask = Image.new('L', (size, size))
+              mask.paste(255, box)
+              mask.save(folder / f'{i:03}{suffix}')
+  return root
+
+
+def write_folder(root: Path, rows: Iterable[tuple], header=('filename', 'label', 'split'), size=(40, 30)) -> Path:
+  """Your own images: `rows` of metadata.csv, and a file for each."""
+  rng, rows = np.random.default_rng(4), list(rows)
+  for name, *_ in rows:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    photograph(rng, *size).save(root / name)
+  write_csv(root / 'metadata.csv', header, rows)
   return root

@@ -32,6 +32,7 @@ def check(config: Any) -> None:
     **{f'method.{option}': table for option, table in CHOICES.items()},
     'model.batch_norm': BATCH_NORMS,
     'train.sampling': SAMPLINGS,
+    'data.on_bad_image': ('fail', 'skip'),
   }
   fields = flatten(config.to_dict())
   for field, table in tables.items():
@@ -54,6 +55,7 @@ def check(config: Any) -> None:
     'optim.warmup_steps': 0,
     'optim.clip': 0,
     'loader.threads': 0,
+    'loader.workers': 0,
     'seed': 0,
     'model.width': 1,
     'model.depth': 0,

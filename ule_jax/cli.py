@@ -118,7 +118,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
     if not root:
       folder = f'$ULE_DATA/{config.data.name}'
       raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
-    config.data.dir = str(Path(root) / config.data.name)
+    config.data.dir = f'{root.rstrip("/")}/{config.data.name}'
   return config, path.stem
 
 
@@ -183,7 +183,7 @@ def _near(name: str, known: Sequence[str], prefix: str = '') -> str:
 
 def console() -> None:
   """Run `ule-jax VERB ...`, which is `python -m ule_jax.VERB ...`."""
-  verbs = {'main': 'ule_jax.main'}
+  verbs = {'main': 'ule_jax.main', 'data': 'ule_jax.data.__main__', 'prepare': 'ule_jax.prepare'}
   verb = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if verb in ('-h', '--help'):
     print(f'ule-jax VERB --help tells more. Verbs: {", ".join(verbs)}.')

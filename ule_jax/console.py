@@ -10,6 +10,11 @@ from typing import Any
 WIDTH = 100
 
 
+def say(text: str) -> None:
+  """Print a line that is not a result: progress, a warning."""
+  print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
   """Prints a line per report: step, losses, examples per second, time left."""
 
@@ -29,12 +34,8 @@ class Progress:
     line = (
       f'step {step:>{len(str(self._steps))}}/{self._steps}  {shown}  {rate:,.0f} examples/s  {_duration(left)} left'
     )
-    print(line, file=sys.stderr, flush=True)
+    say(line)
     return rate
-
-  def note(self, text: str) -> None:
-    """Print a line that is not a report."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -48,20 +49,22 @@ def results_table(results: dict[str, Any]) -> str:
   roles: Sequence[str] = tuple(results['roles'])
   tests = [results['roles'][role]['test'] for role in roles]
   rows = [('', '', *roles)]
-  for name in ('accuracy', 'worst_group_accuracy', 'mean_group_accuracy', 'adjusted_accuracy', 'worst_class_accuracy'):
-    rows.append((name.replace('_', ' '), '', *(_percent(t[name]) for t in tests)))
+  metrics = [name for name in tests[0] if name not in ('classes', 'groups', 'reasons')]
+  for name in metrics:
+    title = results['titles'].get(name, name.replace('_', ' '))
+    rows.append((title, '', *(_percent(t[name]) for t in tests)))
   for group, first in tests[0]['groups'].items():
     rows.append((f'group: {group}', f'{first["count"]:,}', *(_percent(t['groups'][group]['accuracy']) for t in tests)))
   cells = max(9, *(len(role) for role in roles)) + 2
   count = max(len(row[1]) for row in rows) + 2
   name = min(max(len(row[0]) for row in rows), WIDTH - count - cells * len(roles))
   lines = [f'{r[0][:name]:<{name}}{r[1]:>{count}}' + ''.join(f'{c:>{cells}}' for c in r[2:]) for r in rows]
-  rule = '-' * len(lines[0])
+  rule, top = '-' * len(lines[0]), 1 + len(metrics)
   title = (
     f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: test, % '
     f'(step {results["step"]}, chosen by {results["select"]})'
   )
-  return '\n'.join([title, rule, lines[0], rule, *lines[1:6], rule, *lines[6:], rule])
+  return '\n'.join([title, rule, lines[0], rule, *lines[1:top], rule, *lines[top:], rule])
 
 
 def rules_table(results: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ included, and merging is a sum. A mean of batch means would be neither.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -76,7 +76,8 @@ def summarize(
   counts: Counts,
   classes: Sequence[str],
   groups: Sequence[str],
-  train_group_counts: Sequence[int] | Int[np.ndarray, 'g'],
+  train_group_counts: Sequence[int] | Int[np.ndarray, 'g'] | None,
+  combinations: Mapping[str, Float[np.ndarray, 'g']] = {},
 ) -> dict[str, Any]:
   """Turn counts into the metrics of results.json, all in [0, 1].
 
@@ -84,7 +85,8 @@ def summarize(
 
   Args:
     train_group_counts: examples of each group in train, the weights of `adjusted_accuracy`
-      (as in group_DRO's and WILDS' Waterbirds).
+      (as in group_DRO's and WILDS' Waterbirds); None if the groups of some are not known.
+    combinations: further metrics: name -> the weight of each group's accuracy.
   """
   correct, total = np.asarray(counts.correct, np.int64), np.asarray(counts.total, np.int64)
   group_correct, group_total = correct.sum(0), total.sum(0)
@@ -95,7 +97,7 @@ def summarize(
   class_total = total.sum(1)
   class_seen = class_total > 0
   class_accuracy = np.divide(correct.sum(1), class_total, out=np.zeros(len(classes)), where=class_seen)
-  share = np.asarray(train_group_counts, float)
+  share = np.zeros(len(groups)) if train_group_counts is None else np.asarray(train_group_counts, float)
 
   values: dict[str, Any] = {}
   reasons: dict[str, str] = {}
@@ -116,10 +118,13 @@ def summarize(
   put('worst_group_accuracy', group_accuracy[seen].min(initial=1.0), no_group)
   put('mean_group_accuracy', group_accuracy[seen].mean() if seen.any() else 0, no_group)
   unseen = [g for g, n, s in zip(groups, seen, share, strict=True) if s > 0 and not n]
-  no_share = no_group or ('' if share.sum() else 'no example of train has a group')
+  no_share = no_group or ('' if share.sum() else 'not every example of train has a group')
   if not no_share and unseen:
     no_share = f'group {unseen[0]!r} is in train but not in this split'
   put('adjusted_accuracy', (group_accuracy * share).sum() / max(share.sum(), 1), no_share)
+  for name, weights in combinations.items():
+    lacking = [g for g, n, w in zip(groups, seen, weights, strict=True) if w and not n]
+    put(name, group_accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else ''))
   values['classes'] = {
     name: {'accuracy': float(class_accuracy[i]) if class_seen[i] else None, 'count': int(class_total[i])}
     for i, name in enumerate(classes)

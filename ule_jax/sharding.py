@@ -14,6 +14,11 @@ from jaxtyping import PyTree
 AXIS = 'batch'
 
 
+def hosts() -> dict[str, int]:
+  """Tell which host this is, of how many."""
+  return {'host': jax.process_index(), 'hosts': jax.process_count()}
+
+
 def make_mesh() -> Mesh:
   """Put all devices of all hosts on one axis."""
   # The default, Explicit axes, rejects ordinary code with a ShardingTypeError.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +17,14 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import console, sharding, workdir
+from ule_jax import console, data, sharding, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
-from ule_jax.data import DATASETS, Dataset, pipeline
+from ule_jax.data import Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
 from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Sizes
@@ -146,10 +147,9 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   """
   check(config)
   options = dict(config.data)
-  dataset = DATASETS[options.pop('name')](**options)
-  rules = selection_rules(dataset)
-  if config.select not in rules:
-    raise unknown('selection rule', config.select, rules)
+  dataset = data.load(options.pop('name'), options, console.say)
+  rules = selection_rules(dataset, config.select)
+  refuse_empty_groups(config, dataset)
   directory = Path(directory)
   unchanged = workdir.claim(directory, config.to_dict(), force)
   if unchanged and (directory / 'done').exists():
@@ -164,18 +164,32 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
         f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, dataset)} steps asked for: '
         'raise train.steps, or choose another --workdir.'
       )
-    with closing(workdir.MetricsLog(directory, start)) as log:
-      return _train(config, directory, dataset, checkpoints, log)
+    batches = pipeline.train_batches(
+      dataset,
+      batch_size=config.train.batch_size,
+      seed=config.seed,
+      sampling=config.train.sampling,
+      start=start,
+      threads=config.loader.threads,
+      workers=config.loader.workers,
+      **sharding.hosts(),
+    )
+    with closing(workdir.MetricsLog(directory, start)) as log, closing(batches):
+      return _train(config, directory, dataset, batches, checkpoints, log)
 
 
 def _train(
-  config: Any, directory: Path, dataset: Dataset, checkpoints: Checkpoints, log: workdir.MetricsLog
+  config: Any,
+  directory: Path,
+  dataset: Dataset,
+  batches: Iterator[dict[str, Any]],
+  checkpoints: Checkpoints,
+  log: workdir.MetricsLog,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
   workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
   train = dataset.splits['train']
   steps, batch_size = total_steps(config, dataset), config.train.batch_size
-  hosts = {'host': jax.process_index(), 'hosts': jax.process_count()}
 
   method = make_method(config, Sizes(train.count, len(dataset.classes), len(dataset.groups), dataset.group_counts()))
   model = make_model(SimpleNamespace(**config.model), len(dataset.classes))
@@ -191,29 +205,21 @@ def _train(
   if first:
     state = checkpoints.restore(first, state)
   progress = console.Progress(steps, first, batch_size)
-  progress.note(
+  console.say(
     f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
     f'seed {config.seed}, {jax.device_count()} x {jax.devices()[0].platform}, in {directory}'
     + (f', from step {first:,}' if first else '')
   )
-  batches = pipeline.train_batches(
-    dataset,
-    batch_size=batch_size,
-    seed=config.seed,
-    sampling=config.train.sampling,
-    start=first,
-    threads=config.loader.threads,
-    **hosts,
-  )
 
   def run_split(split: str, state: TrainState, collect: bool = False):
     batches = pipeline.eval_batches(
-      dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **hosts
+      dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **sharding.hosts()
     )
     return evaluate(eval_step, state, batches, mesh, collect)
 
   def summary(counts: Counts) -> dict[str, Any]:
-    return summarize(counts, dataset.classes, dataset.groups, dataset.group_counts())
+    shares = None if (train.group < 0).any() else dataset.group_counts()
+    return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
 
   def report(pending) -> None:
     """Fetch and log the metrics of a step; called when a later step is already on its way."""
@@ -260,10 +266,11 @@ def _train(
     'select': config.select,
     'sampling': config.train.sampling,
     'needs_groups': needs_groups(config, method),
-    'data': dataset.notes,
+    'data': dict(dataset.notes),
     'model': config.model.name,
     'classes': list(dataset.classes),
     'groups': list(dataset.groups),
+    'titles': dict(dataset.titles),
   }
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
   workdir.write_json(directory / 'results.json', results)
@@ -310,15 +317,53 @@ def is_validation(split: str) -> bool:
   return split == 'val' or split.startswith('val_')
 
 
-def selection_rules(dataset: Dataset) -> tuple[str, ...]:
-  """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow."""
-  validation = {name: split for name, split in dataset.splits.items() if is_validation(name)}
-  return tuple(
-    f'{name}/{metric}'
-    for name, split in validation.items()
-    for metric in SELECTABLE
-    if 'group' not in metric or (split.group >= 0).all()
-  )
+def selection_rules(dataset: Dataset, wanted: str) -> tuple[str, ...]:
+  """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow.
+
+  Args:
+    wanted: the rule that the config selects by.
+
+  Raises:
+    UserError: `wanted` is not one of them; says why.
+  """
+  rules, refused = [], {}
+  for name, split in dataset.splits.items():
+    if not is_validation(name):
+      continue
+    unlabelled = int((split.group < 0).sum())
+    unseen = np.flatnonzero((dataset.group_counts() > 0) & (dataset.group_counts(name) == 0))
+    reason = ''
+    if unlabelled:
+      reason = f'{unlabelled} examples of {name} have no group'
+    elif len(unseen):
+      reason = f'{name} has no example of the group {dataset.groups[unseen[0]]!r}'
+    for metric in SELECTABLE:
+      if 'group' in metric and reason:
+        refused[f'{name}/{metric}'] = reason
+      else:
+        rules.append(f'{name}/{metric}')
+  if wanted in refused:
+    raise UserError(f'select {wanted} is not possible, as {refused[wanted]}: choose one of {", ".join(rules)}.')
+  if wanted not in rules:
+    raise unknown('selection rule', wanted, rules)
+  return tuple(rules)
+
+
+def refuse_empty_groups(config: Any, dataset: Dataset) -> None:
+  """Refuse to balance over groups where train lacks one that validation has.
+
+  Raises:
+    UserError: names the group.
+  """
+  if config.train.sampling != 'group_balanced':
+    return
+  for name in filter(is_validation, dataset.splits):
+    lacking = np.flatnonzero((dataset.group_counts(name) > 0) & (dataset.group_counts() == 0))
+    if len(lacking):
+      raise UserError(
+        f'train.sampling is group_balanced, but train has no example of the group {dataset.groups[lacking[0]]!r}, '
+        f'which {name} has: add some, or use class_balanced.'
+      )
 
 
 def total_steps(config: Any, dataset: Dataset) -> int:

@@ -17,7 +17,14 @@ from typing import Any
 from ule_jax.errors import UserError
 
 # A run may go on under other values of these: they do not change what a step computes.
-MAY_CHANGE = ('train.steps', 'train.epochs', 'train.eval_every', 'train.log_every', 'loader.threads')
+MAY_CHANGE = (
+  'train.steps',
+  'train.epochs',
+  'train.eval_every',
+  'train.log_every',
+  'loader.threads',
+  'loader.workers',
+)
 
 PACKAGES = ('ule_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml_collections', 'clu', 'numpy')
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float, Int, Int32, UInt8
+
+from ule_jax.data.records import Table
 
 Image = UInt8[np.ndarray, 'h w c']
 Transform = Callable[[Image, np.random.Generator], Image]
@@ -18,17 +20,30 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Split(NamedTuple):
   """One split. `load(i)` reads and decodes image `i`; labels and groups are in memory.
 
-  `group` is -1 where it is not known. `count` is the number of examples.
+  `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
+  set has them, reads what is known about image `i`'s pixels: name -> mask.
   """
 
   label: Int32[np.ndarray, 'n']
   group: Int32[np.ndarray, 'n']
   load: Callable[[int], Image]
   name: Callable[[int], str]
+  masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
 
   @property
   def count(self) -> int:
     return len(self.label)
+
+  def take(self, ids: Int[np.ndarray, 'm']) -> Split:
+    """Return the split of some of its examples."""
+    masks = self.masks
+    return Split(
+      label=self.label[ids],
+      group=self.group[ids],
+      load=lambda i: self.load(ids[i]),
+      name=lambda i: self.name(ids[i]),
+      masks=masks and (lambda i: masks(ids[i])),
+    )
 
 
 class Dataset(NamedTuple):
@@ -38,6 +53,10 @@ class Dataset(NamedTuple):
   `val_<something>` and give further selection rules. The transforms run on the host, where images
   still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
   scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results.
+
+  `official` has the group counts of the released data set by split, if it is one. `combinations` are
+  metrics of its field that are linear in the group accuracies: name -> a weight per group. `titles`
+  are what its field calls the common metrics. `table` is what it was read from, if that was files.
   """
 
   splits: dict[str, Split]
@@ -46,9 +65,13 @@ class Dataset(NamedTuple):
   image_shape: tuple[int, int, int]
   train_transform: Transform | None
   eval_transform: Transform | None
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  notes: dict[str, Any]
+  mean: tuple[float, ...] = IMAGENET_MEAN
+  std: tuple[float, ...] = IMAGENET_STD
+  notes: Mapping[str, Any] = {}
+  official: Mapping[str, tuple[int, ...]] = {}
+  combinations: Mapping[str, Float[np.ndarray, 'g']] = {}
+  titles: Mapping[str, str] = {}
+  table: Table | None = None
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
     """Count the examples of each group in a split; unknown groups are not counted."""

@@ -1,4 +1,4 @@
-"""Batches in a fixed order, through grain: which examples, in which order, read by threads.
+"""Batches in a fixed order, through grain: which examples, in which order, read by threads or processes.
 
 The order is a function of (seed, sampling, batch size) alone: position `step` can be reached
 without the steps before it, which is what makes a resumed run bitwise equal. A host reads one
@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int
 
 from ule_jax.data.dataset import Dataset, Split, Transform
@@ -51,20 +52,21 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
       )
     members = [everyone[split.group == g] for g in np.unique(split.group)]
 
-  @functools.lru_cache(maxsize=4 * len(members))
-  def permuted(stream: int, epoch: int) -> Int[np.ndarray, 'm']:
-    return np.random.default_rng((seed, stream, epoch)).permutation(members[stream])
-
   def block(step: int) -> Int[np.ndarray, 'b']:
     place, stream = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(members))
     epoch, offset = np.divmod(place, np.array([len(m) for m in members])[stream])
     chosen = np.empty(batch_size, np.int64)
     for s, e in set(zip(stream.tolist(), epoch.tolist(), strict=True)):
       here = (stream == s) & (epoch == e)
-      chosen[here] = permuted(s, e)[offset[here]]
+      chosen[here] = members[s][_permutation((seed, s, e), len(members[s]))[offset[here]]]
     return chosen
 
   return block
+
+
+@functools.lru_cache(maxsize=128)
+def _permutation(key: tuple[int, ...], size: int) -> Int[np.ndarray, 'm']:
+  return np.random.default_rng(key).permutation(size)
 
 
 def train_batches(
@@ -75,6 +77,7 @@ def train_batches(
   sampling: str,
   start: int,
   threads: int,
+  workers: int = 0,
   host: int = 0,
   hosts: int = 1,
 ) -> Iterator[Arrays]:
@@ -83,6 +86,7 @@ def train_batches(
   Args:
     batch_size: of the global batch; a multiple of `hosts`.
     threads: that read and transform; 0 does it in the calling thread.
+    workers: processes that read and transform instead, with as many threads each; 0 is none.
   """
   local = batch_size // hosts
   block = order(dataset.splits['train'], seed=seed, sampling=sampling, batch_size=batch_size)
@@ -93,7 +97,8 @@ def train_batches(
     keys = [(seed, step, position) for position in range(mine.start, mine.stop)]
     return _read(dataset, 'train', dataset.train_transform, block(step)[mine], keys)
 
-  return _iterate(grain.MapDataset.range(sys.maxsize).map(read), threads, start)
+  # The start is part of the data, not a state that is set: worker processes have states of their own.
+  return iter(_threaded(grain.MapDataset.range(start, sys.maxsize).map(read), threads, workers))
 
 
 def eval_batches(
@@ -110,7 +115,8 @@ def eval_batches(
   def read(block: np.ndarray) -> Arrays:
     return _read(dataset, split, dataset.eval_transform, block, keys)
 
-  return _iterate(grain.MapDataset.source(blocks).map(read), threads, 0)
+  # Never by worker processes: to start them takes longer than to read most validation splits.
+  return iter(_threaded(grain.MapDataset.source(blocks).map(read), threads))
 
 
 def _read(
@@ -133,10 +139,11 @@ def _read(
   }
 
 
-def _iterate(batches: grain.MapDataset, threads: int, start: int) -> Iterator[Arrays]:
+def _threaded(batches: grain.MapDataset, threads: int, workers: int = 0) -> grain.IterDataset:
   # An element is a whole batch here: one for each thread is enough, the default of 500 is not.
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-  iterator = iter(batches.to_iter_dataset(options))
-  if start:
-    iterator.set_state({'next_index': start})
-  return iterator
+  stream = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+  if not workers:
+    return stream
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags, which ule_jax.cli does without
+  return stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))

@@ -1,56 +1,112 @@
-"""Images from files, and what is done to them on the host; uint8 in, uint8 out.
+"""Images from encoded bytes, and what is done to them on the host; uint8 in, uint8 out.
 
 Decoding, cropping and resizing happen here because files differ in size; normalisation happens in
-the compiled step. Resizing antialiases, as torchvision's default does.
+the compiled step. Distributions and arithmetic are torchvision's for PIL images, so that recipes of
+other repositories mean the same here.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from pathlib import Path
+from collections.abc import Callable
 
+import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, unknown
+
+cv2.setNumThreads(0)  # the pipeline has threads of its own
 
 Pixels = UInt8[np.ndarray, 'h w 3']
+Resize = Callable[[Pixels, tuple[int, int]], Pixels]
 
 
-def read_image(path: Path) -> Pixels:
-  """Decode a file to RGB, whatever its mode, bit depth and EXIF orientation.
+def decode(encoded: bytes, name: str) -> Pixels:
+  """Decode an image file to RGB, whatever its format, mode, bit depth and EXIF orientation.
+
+  Plain JPEGs go through libjpeg-turbo (simplejpeg), which gives PIL's pixels in two thirds of the time.
+
+  Args:
+    name: of the image, for messages.
 
   Raises:
-    UserError: the file is missing, truncated or not an image; the sentence names it.
+    UserError: the bytes are truncated or no image; the sentence names it.
   """
+  # An EXIF block may turn the image, and an unusual colour space needs converting: PIL knows how. It also
+  # has the last word on a JPEG that libjpeg has doubts about, so that we read what its users read.
+  if encoded[:2] == b'\xff\xd8' and b'Exif\0' not in encoded[:4096]:
+    try:
+      if simplejpeg.decode_jpeg_header(encoded)[2] in ('YCbCr', 'Gray'):
+        return simplejpeg.decode_jpeg(encoded)
+    except ValueError:
+      pass
   try:
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(encoded)) as image:
+      image.load()
       image = ImageOps.exif_transpose(image)
-      if image.mode.startswith('I') or image.mode == 'F':  # 16-bit grey: PIL's own conversion clips at 255
-        image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
-      return np.asarray(image.convert('RGB'))
-  except FileNotFoundError:
-    raise UserError(f'image {path} is missing: restore it, or take its row out of the metadata.') from None
-  except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+      return np.asarray(_grey(image).convert('RGB'))
+  except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    reason = str(error) if 'BytesIO' not in str(error) else 'no known image format'
     raise UserError(
-      f'image {path} cannot be decoded ({error}): replace it, or take its row out of the metadata.'
+      f'image {name} cannot be decoded ({reason}): replace it, take its row out, '
+      'or leave such images out with --config.data.on_bad_image=skip.'
     ) from None
 
 
-def resize(image: Pixels, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Pixels:
-  """Resize to (height, width), bilinear with antialiasing, after cropping to (left, top, right, bottom)."""
-  picture = Image.fromarray(image)
-  return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+def decode_mask(encoded: bytes, name: str) -> UInt8[np.ndarray, 'h w']:
+  """Decode a mask file to one channel, 0 to 255."""
+  return np.asarray(Image.fromarray(decode(encoded, name)).convert('L'))
+
+
+def _grey(image: Image.Image) -> Image.Image:
+  """Bring 16-bit and 32-bit grey to 8 bits; PIL's own conversion clips at 255."""
+  if not (image.mode.startswith('I') or image.mode == 'F'):
+    return image
+  values = np.asarray(image, np.float64)
+  return Image.fromarray((values / (257 if values.max(initial=0) > 255 else 1)).clip(0, 255).astype(np.uint8))
+
+
+def antialias(image: Pixels, size: tuple[int, int]) -> Pixels:
+  """Resize to (height, width), bilinear with antialiasing: torchvision's default."""
+  if image.shape[:2] == size:
+    return image
+  return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def linear(image: Pixels, size: tuple[int, int]) -> Pixels:
+  """Resize to (height, width), bilinear without antialiasing: seven times as fast, rougher where it shrinks."""
+  return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+RESIZES: dict[str, Resize] = {'antialias': antialias, 'linear': linear}
+
+
+def make_resize(name: str) -> Resize:
+  """Look up a resize of config.data.resize.
+
+  Raises:
+    UserError: the name is unknown.
+  """
+  if name not in RESIZES:
+    raise unknown('data.resize', name, RESIZES)
+  return RESIZES[name]
+
+
+def center_crop(image: Pixels, size: tuple[int, int]) -> Pixels:
+  """Crop (height, width) from the middle of an image that is at least as large."""
+  # Halves are rounded to even as in torchvision's center_crop.
+  top, left = (round((extent - side) / 2) for extent, side in zip(image.shape, size, strict=False))
+  return image[top : top + size[0], left : left + size[1]]
 
 
 def center_square(image: Pixels) -> Pixels:
   """Crop the largest square from the middle."""
-  height, width = image.shape[:2]
-  side = min(height, width)
-  # Halves are rounded to even as in torchvision's center_crop.
-  top, left = round((height - side) / 2), round((width - side) / 2)
-  return image[top : top + side, left : left + side]
+  side = min(image.shape[:2])
+  return center_crop(image, (side, side))
 
 
 def random_resized_crop(
@@ -60,6 +116,7 @@ def random_resized_crop(
   *,
   scale: tuple[float, float],
   ratio: tuple[float, float],
+  resize: Resize = antialias,
 ) -> Pixels:
   """Crop a random share of the area at a random aspect ratio and resize it.
 
@@ -87,9 +144,48 @@ def random_resized_crop(
     elif width / height > ratio[1]:
       w = round(height * ratio[1])
     top, left = (height - h) // 2, (width - w) // 2
-  return resize(np.ascontiguousarray(image[top : top + h, left : left + w]), size)
+  return resize(image[top : top + h, left : left + w], size)
 
 
 def random_flip(image: Pixels, rng: np.random.Generator) -> Pixels:
   """Mirror left and right with probability one half."""
-  return image[:, ::-1] if rng.random() < 0.5 else image
+  return cv2.flip(image, 1) if rng.random() < 0.5 else image
+
+
+def color_jitter(image: Pixels, rng: np.random.Generator, strength: float, hue: float) -> Pixels:
+  """Change brightness, contrast, saturation and hue by random amounts in a random order.
+
+  As torchvision's `ColorJitter(strength, strength, strength, hue)`.
+
+  Args:
+    strength: factors are uniform in [1 - strength, 1 + strength], from 0.
+    hue: the shift is uniform in [-hue, hue], at most 0.5 (half the colour circle).
+  """
+  low, high = max(0.0, 1 - strength), 1 + strength
+  factors = [float(rng.uniform(low, high)) for _ in range(3)] + [float(rng.uniform(-hue, hue))]
+  picture = Image.fromarray(image)
+  for i in rng.permutation(4):
+    picture = ADJUSTMENTS[i](picture, factors[i])
+  return np.asarray(picture)
+
+
+def adjust_hue(picture: Image.Image, shift: float) -> Image.Image:
+  """Turn the colour circle by `shift`, in [-0.5, 0.5], at PIL's 256 steps a turn."""
+  hue, saturation, value = picture.convert('HSV').split()
+  turned = np.asarray(hue) + np.uint8(int(shift * 255) % 256)  # wraps around
+  return Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB')
+
+
+ADJUSTMENTS = (
+  lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+  lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+  lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+  adjust_hue,
+)
+
+
+def random_grayscale(image: Pixels, rng: np.random.Generator, probability: float) -> Pixels:
+  """Take the colour out of an image with a probability, keeping three channels."""
+  if rng.random() >= probability:
+    return image
+  return np.asarray(Image.fromarray(image).convert('L').convert('RGB'))

@@ -1,0 +1,25 @@
+"""Your own images: a folder with metadata.csv (filename, label, split, and group or attribute if known).
+
+  python -m ule_jax.data --config=configs/folder.py --config.data.dir=DIR
+  python -m ule_jax.main --config=configs/folder.py[:method] --config.data.dir=DIR
+
+A start, not a recipe: size, network, learning rate and length are for you to choose.
+"""
+
+from configs import base
+
+
+def get_config(method='ule'):
+  """Make the config; `method` is what stands behind the colon of --config."""
+  config = base.make('folder', method)
+  config.model.name = 'resnet18'
+  config.model.batch_norm = 'batch'
+  config.optim.name = 'sgd'
+  config.optim.lr = 1e-3
+  config.optim.weight_decay = 1e-4
+  config.train.batch_size = 64
+  config.train.epochs = 50.0
+  config.train.eval_batch_size = 256
+  config.train.eval_every = 200
+  config.loader.threads = 8
+  return config

@@ -1,0 +1,26 @@
+"""UrbanCars: urban and country cars with two shortcuts, the background and an object beside the car.
+
+  python -m ule_jax.main --config=configs/urbancars.py[:method] --config.data.dir=DIR
+
+DIR holds the two folders bg-..., as Whac-A-Mole's generator writes them. A full recipe for an accelerator;
+we have not had the images, so that it has not been run on them by us.
+"""
+
+from configs import base
+
+
+def get_config(method='ule'):
+  """Make the config; `method` is what stands behind the colon of --config."""
+  config = base.make('urbancars', method)
+  config.model.name = 'resnet50'
+  config.model.batch_norm = 'batch'
+  # facebookresearch/Whac-A-Mole, all methods: SGD 0.9, lr 1e-3, weight decay 1e-4, batch 128, 300 epochs
+  config.optim.name = 'sgd'
+  config.optim.lr = 1e-3
+  config.optim.weight_decay = 1e-4
+  config.train.batch_size = 128
+  config.train.epochs = 300.0
+  config.train.eval_batch_size = 256
+  config.train.eval_every = 315  # 5 epochs
+  config.loader.threads = 8
+  return config

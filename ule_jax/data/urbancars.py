@@ -1,0 +1,130 @@
+"""UrbanCars: urban and country cars with two shortcuts, the background and an object beside the car.
+
+Layout, as its generator writes it: `bg-0.95_co_occur_obj-0.95/train/` and
+`bg-0.5_co_occur_obj-0.5/{val,test}/`, in each `obj-X_bg-Y_co_occur_obj-Z/NNN.jpg` with X, Y, Z one of
+urban and country, and beside each image `NNN_mask.png` (the car) and `NNN_co_occur_obj_mask.png`. The
+masks are readable by `Split.masks` where every image has both.
+
+Group = obj * 4 + bg * 2 + co_occur_obj. The field's metrics are linear in the group accuracies: the
+accuracy at the shares of train (I.D.), and how much of it is lost where the background, the object, or
+both do not go with the car. Source of layout, counts, metrics and transforms:
+facebookresearch/Whac-A-Mole, dataset/urbancars.py and urbancars_trainers/base_trainer.py; data: Li et al.
+2023, arXiv 2212.04825. The authors may not redistribute the images: build them with their generator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ule_jax.data import records
+from ule_jax.data.dataset import Dataset
+from ule_jax.data.files import split_of, stretch
+from ule_jax.data.records import Rows, Table
+from ule_jax.data.transforms import make_resize, random_flip
+from ule_jax.errors import UserError
+
+FOLDERS = {
+  'train': 'bg-0.95_co_occur_obj-0.95/train',
+  'val': 'bg-0.5_co_occur_obj-0.5/val',
+  'test': 'bg-0.5_co_occur_obj-0.5/test',
+}
+VALUES = ('urban', 'country')
+COLUMNS = ('obj', 'bg', 'co_occur_obj')
+CELLS = [(obj, bg, co) for obj in (0, 1) for bg in (0, 1) for co in (0, 1)]  # in the order of the groups
+# Per class of 4,000 training images: int(0.95 * 0.95 * 4000) and so on, by what goes with the car.
+TRAIN = {(True, True): 3610, (False, True): 190, (True, False): 190, (False, False): 10}
+OFFICIAL = {
+  'train': tuple(TRAIN[bg == obj, co == obj] for obj, bg, co in CELLS),
+  'val': (125,) * 8,
+  'test': (125,) * 8,
+}
+MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
+
+
+def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
+  """List the tree, check its masks, and leave decoding to the pipeline.
+
+  Args:
+    dir: the folder above the two bg-... folders, or a prepared data set.
+    size: pixels, height and width; the images are 256.
+    resize: antialias or linear.
+    augment: random flips in training.
+
+  Raises:
+    UserError: something is missing or cannot be understood.
+  """
+  table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, COLUMNS)
+  evaluate = stretch(size, make_resize(resize))
+
+  def split(rows: Rows):
+    obj, bg, co = (rows.columns[name] for name in COLUMNS)
+    return split_of(rows, obj, obj * 4 + bg * 2 + co)
+
+  return Dataset(
+    splits={part: split(table.parts[part]) for part in FOLDERS},
+    classes=('urban car', 'country car'),
+    groups=tuple(f'{VALUES[obj]} car, {VALUES[bg]} bg, {VALUES[co]} obj' for obj, bg, co in CELLS),
+    image_shape=(size, size, 3),
+    train_transform=(lambda image, rng: random_flip(evaluate(image, rng), rng)) if augment else evaluate,
+    eval_transform=evaluate,
+    notes={'size': size, 'resize': resize, 'augment': augment},
+    official=OFFICIAL,
+    combinations=combinations(),
+    table=table,
+  )
+
+
+def combinations() -> dict[str, Float[np.ndarray, '8']]:
+  """Give the weights of the group accuracies in I.D. accuracy and the three gaps (gaps are negative).
+
+  >>> [round(float(v), 4) for v in combinations()['id_accuracy'][:4]]
+  [0.4512, 0.0238, 0.0238, 0.0013]
+  """
+
+  def mean(background: bool, other: bool) -> Float[np.ndarray, '8']:
+    """Average over the two classes where background and object go with the car, or do not."""
+    return np.array([0.5 * ((bg == obj) == background and (co == obj) == other) for obj, bg, co in CELLS])
+
+  identical = 0.9025 * mean(True, True) + 0.0475 * (mean(True, False) + mean(False, True)) + 0.0025 * mean(False, False)
+  return {
+    'id_accuracy': identical,
+    'bg_gap': mean(False, True) - identical,
+    'co_occur_obj_gap': mean(True, False) - identical,
+    'bg_co_occur_obj_gap': mean(False, False) - identical,
+  }
+
+
+def scan(root: Path) -> Table:
+  """List the official tree."""
+  root = records.find_root(root, 'bg-0.95_co_occur_obj-0.95', 'urbancars', 'data/urbancars')
+  names, part, columns = [], [], {column: [] for column in COLUMNS}
+  known = {f'obj-{VALUES[obj]}_bg-{VALUES[bg]}_co_occur_obj-{VALUES[co]}': (obj, bg, co) for obj, bg, co in CELLS}
+  for code, below in enumerate(FOLDERS.values()):
+    if not (root / below).is_dir():
+      raise UserError(f'{root} has no folder {below}: build it with the generator, or complete it.')
+    for folder in sorted(entry.name for entry in (root / below).iterdir() if entry.is_dir()):
+      if folder not in known:
+        raise UserError(
+          f'{root / below} has the folder {folder}, which is no obj-X_bg-Y_co_occur_obj-Z of urban and country: '
+          'move it away.'
+        )
+      files = sorted(entry.name for entry in (root / below / folder).iterdir() if entry.suffix == '.jpg')
+      names += [f'{below}/{folder}/{name}' for name in files]
+      part += [code] * len(files)
+      for column, value in zip(COLUMNS, known[folder], strict=True):
+        columns[column] += [value] * len(files)
+  table = records.parted(
+    root, root, names, {c: np.array(v, np.int32) for c, v in columns.items()}, np.array(part), tuple(FOLDERS)
+  )
+  return table._replace(parts={part: _with_masks(root, rows) for part, rows in table.parts.items()})
+
+
+def _with_masks(root: Path, rows: Rows) -> Rows:
+  """Add the masks where every image has all of them."""
+  paths = {m: [name.removesuffix('.jpg') + suffix for name in rows.names] for m, suffix in MASKS.items()}
+  if not all((root / path).is_file() for found in paths.values() for path in found):
+    return rows
+  return records.files_rows(root, rows.names, rows.columns, paths)

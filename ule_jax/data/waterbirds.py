@@ -1,0 +1,79 @@
+"""Waterbirds: landbirds and waterbirds, most of them in front of land and water respectively.
+
+Layout, as released: `metadata.csv` (`img_id, img_filename, y, split, place, place_filename`) beside the
+200 species folders; `dir` may also be the folder above, in group_DRO's tree or WILDS'.
+
+Group = y * 2 + place. The field's mean accuracy is the adjusted one: test accuracies of the groups
+weighted by their shares of train. Source of layout, counts and transforms: kohpangwei/group_DRO,
+data/cub_dataset.py and README; data: Sagawa et al. 2020, arXiv 1911.08731. Known label noise (their
+README): Eastern Towhees, Western Meadowlarks and Western Wood Pewees are landbirds labelled waterbird.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ule_jax.data import records
+from ule_jax.data.dataset import Dataset
+from ule_jax.data.files import random_crop_and_flip, shrink_and_center, split_of
+from ule_jax.data.records import Rows, Table
+from ule_jax.data.transforms import make_resize
+
+PARTS = ('train', 'val', 'test')  # the codes 0, 1, 2
+RELEASE = 'waterbird_complete95_forest2water2'
+OFFICIAL = {
+  'train': (3498, 184, 56, 1057),
+  'val': (467, 466, 133, 133),
+  'test': (2255, 2255, 642, 642),
+}
+CLASSES = ('landbird', 'waterbird')
+
+
+def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
+  """Read the metadata, check that every image is there, and leave decoding to the pipeline.
+
+  Args:
+    dir: the folder with metadata.csv, or a prepared data set.
+    size: pixels, height and width.
+    resize: antialias or linear.
+    augment: random crops of 0.7 to 1 of the area and random flips in training.
+
+  Raises:
+    UserError: something is missing or cannot be understood.
+  """
+  table = records.open_table(dir, 'Waterbirds', scan, PARTS, ('y', 'place'))
+  interpolate = make_resize(resize)
+  evaluate = shrink_and_center(size, interpolate)
+  # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
+  crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), interpolate)
+
+  def split(rows: Rows):
+    y, place = rows.columns['y'], rows.columns['place']
+    return split_of(rows, y, y * 2 + place)
+
+  return Dataset(
+    splits={part: split(table.parts[part]) for part in PARTS},
+    classes=CLASSES,
+    groups=tuple(f'{bird} on {place}' for bird in CLASSES for place in ('land', 'water')),
+    image_shape=(size, size, 3),
+    train_transform=crop if augment else evaluate,
+    eval_transform=evaluate,
+    notes={'size': size, 'resize': resize, 'augment': augment},
+    official=OFFICIAL,
+    titles={'adjusted_accuracy': 'adjusted accuracy'},
+    table=table,
+  )
+
+
+def scan(root: Path) -> Table:
+  """Read the official layout."""
+  root = records.find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
+  path = root / 'metadata.csv'
+  columns = records.read_csv(path, ('img_id', 'img_filename', 'y', 'split', 'place'))
+  names = columns['img_filename']
+  records.refuse_twice(path, columns['img_id'], 'img_id ')
+  binary = {'0': 0, '1': 1}
+  y, place = (records.codes(path, column, names, columns[column], binary) for column in ('y', 'place'))
+  part = records.codes(path, 'split', names, columns['split'], {'0': 0, '1': 1, '2': 2})
+  records.match_files(path, names, root)
+  return records.parted(path, root, names, {'y': y, 'place': place}, part, PARTS, {'y': CLASSES})

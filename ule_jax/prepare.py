@@ -1,0 +1,147 @@
+"""Write a data set as TFDS array_record shards: `python -m ule_jax.prepare --config=celeba --out=DIR`."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ule_jax import cli
+from ule_jax.data import load
+from ule_jax.data.records import COLUMNS, Rows, Table
+from ule_jax.data.transforms import decode
+from ule_jax.errors import UserError
+
+USAGE = """\
+Write a data set of image files as a TFDS array_record data set: few large files, which a pod reads well.
+
+  python -m ule_jax.prepare --config=configs/celeba.py --config.data.dir=DIR --out=NEW
+  python -m ule_jax.main    --config=configs/celeba.py --config.data.dir=NEW
+
+Images keep their original bytes and all labels are kept, so that every option of the config works on NEW
+as on DIR. NEW may be copied to a bucket. Interrupted, it leaves nothing that a run would accept.
+
+  --config=FILE              a file, or the name of a shipped config
+  --config.data.FIELD=VALUE  change a field; on_bad_image=skip leaves out what cannot be decoded
+  --out=NEW                  a folder that does not exist yet"""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Load, check and write a data set."""
+  flags = cli.parse(argv, USAGE, {'out': ''})
+  if not flags.values['out']:
+    raise UserError('give --out=NEW, the folder to write.')
+  out = Path(flags.values['out'])
+  if out.exists():
+    raise UserError(f'{out} exists: choose another --out, or remove it.')
+  options = dict(flags.config.data)
+  name, skip = options.pop('name'), options.pop('on_bad_image', 'fail') == 'skip'
+  table = load(name, options, _say).table
+  if table is None:
+    raise UserError(f'{name} is not made of image files: there is nothing to prepare.')
+  written = prepare(name, table, out, skip)
+  print(f'{written:,} images in {out}; read them with --config.data.dir={out}')
+
+
+def prepare(name: str, table: Table, out: Path, skip: bool) -> int:
+  """Write a table, all or nothing; return the number of images.
+
+  Args:
+    out: a folder that does not exist.
+    skip: leave out images that cannot be decoded, instead of ending at the first.
+
+  Raises:
+    UserError: an image cannot be read or decoded, or the folder cannot be written.
+  """
+  parts = {part: _decodable(part, rows, skip) for part, rows in table.parts.items()}
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the last step is a rename: the target is there as a whole or not at all.
+    partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
+  except OSError as error:
+    raise UserError(f'{out.parent} cannot be written ({error.strerror}): choose another --out.') from None
+  try:
+    written = _write(name, parts, table.names, partial)
+    np.savez_compressed(
+      written / COLUMNS,
+      **{f'{part}/name': np.array(rows.names) for part, rows in parts.items()},
+      **{f'{part}/{c}': values for part, rows in parts.items() for c, values in rows.columns.items()},
+    )
+    written.rename(out)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return sum(len(rows.names) for rows in parts.values())
+
+
+def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
+  """Decode every image once; return the rows whose images can be decoded."""
+
+  def attempt(i: int) -> str:
+    try:
+      decode(rows.read(i), rows.names[i])
+    except UserError as error:
+      return str(error)
+    return ''
+
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    reasons = list(pool.map(attempt, range(len(rows.names))))
+  bad = [i for i, reason in enumerate(reasons) if reason]
+  if bad and not skip:
+    raise UserError(f'{reasons[bad[0]]}' + (f' {len(bad) - 1} more of {part} cannot.' if len(bad) > 1 else ''))
+  if bad:
+    _say(f'warning: {len(bad)} of {len(reasons):,} images of {part} are left out, the first: {reasons[bad[0]]}')
+  return rows.take(np.flatnonzero([not reason for reason in reasons]))
+
+
+def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[str, ...]], folder: Path) -> Path:
+  """Let TFDS write the records; return the folder of the version."""
+  import tensorflow_datasets as tfds
+
+  some = next(iter(parts.values()))
+  features: dict[str, Any] = {'image': tfds.features.Image(), 'name': tfds.features.Text()}
+  features |= {mask: tfds.features.Image(shape=(None, None, 1)) for mask in some.masks}
+  for column in some.columns:
+    features[column] = tfds.features.ClassLabel(names=names[column]) if column in names else np.int32
+
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The data set of one table."""
+
+    name = dataset
+    VERSION = tfds.core.Version('1.0.0')
+    pkg_dir_path = folder
+
+    def _info(self):
+      # In the order of the table: shuffling is the pipeline's, by the seed of a run.
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {part: self._generate_examples(rows) for part, rows in parts.items()}
+
+    def _generate_examples(self, rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
+      for i, image in enumerate(rows.names):
+        example = {'image': io.BytesIO(rows.read(i)), 'name': image}
+        example |= {mask: io.BytesIO(read(i)) for mask, read in rows.masks.items()}
+        yield i, example | {column: int(values[i]) for column, values in rows.columns.items()}
+
+  builder = Builder(data_dir=folder, file_format='array_record')
+  builder.download_and_prepare()
+  return Path(builder.data_dir)
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  cli.main(main)
