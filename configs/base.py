@@ -5,6 +5,7 @@ config is locked, and a mistyped field fails with the nearest right name. Option
 methods or data sets have are born in the tables METHODS and DATA.
 """
 
+import copy
 import difflib
 
 from ml_collections import ConfigDict
@@ -37,8 +38,90 @@ METHODS = {
     scalar='margin',
     **_STUDENT | dict(mistakes='none'),  # with mistakes a student is trained for them
   ),
+  'group_dro': dict(
+    step_size=0.01,  # of the groups' weights, >= 0; group_DRO
+    adjustment=0.0,  # C >= 0: C / sqrt(examples of the group in train) is added to its loss; group_DRO
+  ),
+  'lff': dict(
+    q=0.7,  # of the biased network's loss, in (0, 1]; LfF
+    decay=0.7,  # of the moving averages of the losses, in [0, 1]; LfF
+  ),
+  'irm': dict(
+    penalty_weight=100.0,  # >= 0, from step anneal_steps on; DomainBed
+    anneal_steps=500,  # in which the penalty's weight is 1; DomainBed
+  ),
+  'vrex': dict(
+    penalty_weight=10.0,  # >= 0, from step anneal_steps on; DomainBed
+    anneal_steps=500,  # in which the penalty's weight is 1; DomainBed
+  ),
+  'coral': dict(
+    gamma=1.0,  # weight >= 0 of the feature differences, an exact 0 leaves them out of the graph; DomainBed
+  ),
+  'mmd': dict(
+    gamma=1.0,  # weight >= 0 of the feature differences, an exact 0 leaves them out of the graph; DomainBed
+  ),
+  'mixup': dict(
+    alpha=0.2,  # > 0, of the Beta distribution of the shares: small ones hardly mix; DomainBed
+  ),
+  'lisa': dict(
+    alpha=2.0,  # > 0, of the Beta distribution of the shares; LISA
+    p_sel=0.5,  # probability of mixing within labels rather than within domains, where domains > 0; LISA
+    domains=0,  # groups in each class, where domain = group % domains; 0: mix within labels only
+  ),
 }
 METHODS['shuffled_student'] = METHODS['ule']
+
+METHODS['cnc'] = dict(
+  contrast=0.75,  # share of the contrastive loss, in [0, 1]; correct-n-contrast
+  temperature=0.1,  # > 0, of the similarities; correct-n-contrast
+)
+METHODS['eiil'] = METHODS['group_dro']
+for _name in ('rwg', 'rwy', 'subg', 'suby', 'jtt', 'spare', 'dfr', 'afr'):
+  METHODS[_name] = METHODS['erm']
+
+# method -> the fields outside of config.method that make it what it is
+NEEDS = {
+  'rwg': {'train.sampling': 'group_balanced'},
+  'rwy': {'train.sampling': 'class_balanced'},
+  'subg': {'train.sampling': 'group_subsampled'},
+  'suby': {'train.sampling': 'class_subsampled'},
+  'jtt': {'first.prepare': 'jtt'},
+  'spare': {'first.prepare': 'spare'},
+  'eiil': {'first.prepare': 'eiil', 'train.sampling': 'group_balanced'},
+  'cnc': {'first.prepare': 'cnc', 'train.sampling': 'group_balanced'},
+  'dfr': {'first.prepare': 'dfr'},
+  'afr': {'first.prepare': 'afr', 'train.holdout': 0.2},  # afr: 80/20
+}
+# group_DRO's --reweight_groups; DomainBed and LISA draw as much from each environment
+for _name in ('group_dro', 'irm', 'vrex', 'coral', 'mmd', 'lisa'):
+  NEEDS[_name] = {'train.sampling': 'group_balanced'}
+
+# What the second of two runs takes from the first, read as config.first.<prepare>.<option>
+PREPARATIONS = dict(
+  jtt=dict(
+    up_weight=50.0,  # times that a mistake of the first run is added to the training set; jtt, CelebA
+  ),
+  eiil=dict(
+    steps=10_000,  # of Adam on the assignment to environments; Whac-A-Mole
+    lr=1e-3,  # of these; Whac-A-Mole
+  ),
+  spare=dict(
+    max_clusters=5,  # of a class, from 2 on; SpuCo
+    threshold=0.9,  # silhouette from which clusters are clear; SpuCo
+    high_power=2,  # of the sampling where they are not; SpuCo
+  ),
+  dfr=dict(
+    split='val',  # the fit's data, which need group labels
+    strengths=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),  # inverse l1 strengths to choose from; DFR
+    fits=20,  # balanced subsets whose fits are averaged; DFR
+  ),
+  afr=dict(
+    gamma=10.0,  # of the weights exp(-gamma p); afr
+    strength=0.0,  # of the pull towards the first run's last layer; afr
+    steps=500,  # of gradient descent; afr
+    lr=0.01,  # of these; afr
+  ),
+)
 
 _FILES = dict(
   dir='',  # the folder, or a data set that ule_jax.prepare wrote; $ULE_DATA/<data set> if empty
@@ -102,7 +185,7 @@ DATA = {
 
 def make(data: str, method: str) -> ConfigDict:
   """Make the locked config of a data set and a method, all other fields at their defaults."""
-  return ConfigDict(
+  config = ConfigDict(
     dict(
       data=dict(name=data, **DATA[data]),
       method=dict(name=method, **_look_up(METHODS, 'method', method)),
@@ -130,16 +213,31 @@ def make(data: str, method: str) -> ConfigDict:
         eval_batch_size=512,
         eval_every=100,  # steps between evaluations, each of which saves a checkpoint
         log_every=50,  # steps between reports of the training loss
-        sampling='uniform',  # uniform | class_balanced (needs no group labels) | group_balanced
+        sampling='uniform',  # uniform | class_balanced | group_balanced | class_subsampled | group_subsampled
+        holdout=0.0,  # share of train that is not trained on, in [0, 1)
       ),
       loader=dict(
         threads=2,  # that read and transform; 0: the main thread does
         workers=0,  # processes that do it for training instead, each with that many threads
       ),
-      select='val/worst_class_accuracy',  # <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
+      # A first run, for methods of two: this config with other values in a few places.
+      first=dict(
+        prepare='none',  # none | jtt | eiil | spare | cnc | dfr | afr: what is made of its predictions
+        workdir='',  # of a first run to share; <workdir>/first if empty
+        method=dict(name='erm', **METHODS['erm']),
+        steps=0,  # 0: from first.epochs
+        epochs=0.0,  # 0, and first.steps too: as long as this run
+        lr=0.0,  # 0: as in this run
+        weight_decay=-1.0,  # below 0: as in this run
+        **copy.deepcopy(PREPARATIONS),
+      ),
+      # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
+      select='val/worst_class_accuracy',
       seed=0,  # of initialisation, dropout and data order
     )
   )
+  config.update_from_flattened_dict(NEEDS.get(method, {}))
+  return config
 
 
 def _look_up(table, kind, name):

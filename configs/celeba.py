@@ -10,16 +10,41 @@ from configs import base
 
 # On 8,000 faces at 32 x 32 (CNN, seed 0, class-balanced sampling) the mistake weights turned the
 # teacher against the task: test accuracy 26 %, where it is 83 % with these options. Not tuned further.
-METHODS = {
-  'ule': dict(mistakes='none', weight=0.1),
-  'shuffled_student': dict(mistakes='none', weight=0.1),
-}
+_NO_MISTAKES = {'method.mistakes': 'none', 'method.weight': 0.1}
+_SUBPOPBENCH = {  # YyzHarry/SubpopBench
+  'optim.lr': 1e-3, 'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 30_001,
+}  # fmt: skip
+
+# method -> what it changes, with its source; methods that are not listed train as ERM does
+RECIPES = {
+  'ule': _NO_MISTAKES,
+  'shuffled_student': _NO_MISTAKES,
+  'group_dro': {'method.step_size': 0.01},  # kohpangwei/group_DRO README: otherwise as ERM
+  # anniesch/jtt README and issues 2 and 6
+  'jtt': {
+    'optim.lr': 1e-5, 'optim.weight_decay': 0.1, 'train.batch_size': 64,
+    'first.epochs': 1.0, 'first.jtt.up_weight': 50.0,
+  },
+  # PolinaKirichenko/deep_feature_reweighting README: its base ERM
+  'dfr': {'optim.lr': 1e-3},
+  # AndPotap/afr README, its commands for CelebA
+  'afr': {
+    'optim.lr': 3e-3, 'optim.schedule': 'cosine', 'train.batch_size': 100, 'train.epochs': 20.0,
+    'first.afr.gamma': 1.8, 'first.afr.strength': 0.0, 'first.afr.steps': 100, 'first.afr.lr': 0.01,
+  },
+  'spare': {'first.epochs': 1.0},  # one epoch as in BigML-CS-UCLA/SpuCo's quickstart for Waterbirds
+  'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
+  'cnc': {'first.epochs': 1.0},  # ours: the authors' repository gives none
+  # huaxiuyao/LISA README, without its CutMix
+  'lisa': {'train.batch_size': 16, 'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2},
+  'lff': _SUBPOPBENCH | {'train.batch_size': 54, 'method.q': 0.7},
+  **dict.fromkeys(('irm', 'vrex', 'coral', 'mmd', 'mixup'), _SUBPOPBENCH),  # vrex: DomainBed's penalty
+}  # fmt: skip
 
 
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
   config = base.make('celeba', method)
-  config.method.update(METHODS.get(method, {}))
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   # kohpangwei/group_DRO README, CelebA: SGD 0.9, lr 1e-4, weight decay 1e-4, batch 128, 50 epochs
@@ -31,4 +56,5 @@ def get_config(method='ule'):
   config.train.eval_batch_size = 256
   config.train.eval_every = 1272  # one epoch of the full train split
   config.loader.threads = 8
+  config.update_from_flattened_dict(RECIPES.get(method, {}))
   return config

@@ -22,7 +22,7 @@ TUNED = {
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
   config = base.make('digits', method)
-  config.method.update(TUNED[method])
+  config.method.update(TUNED.get(method, {}))
   config.model.name = 'mlp'
   config.model.width = 64
   config.model.depth = 1

@@ -8,6 +8,37 @@ only, so that it has not been run on the images by us.
 
 from configs import base
 
+# method -> what it changes, with its source; methods that are not listed train as ERM does
+_SUBPOPBENCH = {'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 5001}  # YyzHarry/SubpopBench
+RECIPES = {
+  'group_dro': {'method.step_size': 0.01},  # kohpangwei/group_DRO README: otherwise as ERM
+  # anniesch/jtt README and issues 2 and 6; with a larger lr the error set is empty
+  'jtt': {
+    'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.batch_size': 64,
+    'first.epochs': 60.0, 'first.jtt.up_weight': 100.0,
+  },
+  # PolinaKirichenko/deep_feature_reweighting README: its base ERM
+  'dfr': {
+    'optim.weight_decay': 1e-3, 'train.batch_size': 32, 'train.epochs': 100.0, 'data.augment': True,
+  },
+  # AndPotap/afr README, its commands for Waterbirds
+  'afr': {
+    'optim.lr': 3e-3, 'train.batch_size': 32, 'train.epochs': 40.0, 'data.augment': True,
+    'first.afr.gamma': 14.0, 'first.afr.strength': 0.2, 'first.afr.steps': 500, 'first.afr.lr': 0.02,
+  },
+  # BigML-CS-UCLA/SpuCo quickstart: groups after one epoch
+  'spare': {
+    'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.epochs': 100.0,
+    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4,
+  },
+  'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
+  'cnc': {'first.epochs': 1.0},  # ours: the authors' repository gives none
+  # huaxiuyao/LISA README
+  'lisa': {'train.batch_size': 16, 'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2},
+  'lff': _SUBPOPBENCH | {'train.batch_size': 54, 'method.q': 0.7},
+  **dict.fromkeys(('irm', 'vrex', 'coral', 'mmd', 'mixup'), _SUBPOPBENCH),  # vrex: DomainBed's penalty
+}  # fmt: skip
+
 
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
@@ -24,4 +55,5 @@ def get_config(method='ule'):
   config.train.eval_batch_size = 256
   config.train.eval_every = 190  # 5 epochs
   config.loader.threads = 8
+  config.update_from_flattened_dict(RECIPES.get(method, {}))
   return config

@@ -12,9 +12,10 @@ ALLOWED = {
   'cli': {'workdir'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'check', 'workdir', 'console',
+    'check', 'workdir', 'console', 'stages',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
+  'stages': {'methods', 'data'},
   'prepare': {'cli', 'data'},
   'data': {'cli'},  # its command, data/__main__.py
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},

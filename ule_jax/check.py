@@ -10,7 +10,7 @@ import jax
 from ule_jax.data import DATASETS
 from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.errors import UserError, unknown
-from ule_jax.methods import CHOICES, METHODS
+from ule_jax.methods import CHOICES, METHODS, PREPARATIONS
 from ule_jax.models import MODELS
 from ule_jax.models.norm import BATCH_NORMS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
@@ -31,6 +31,7 @@ def check(config: Any) -> None:
     'optim.schedule': SCHEDULES,
     **{f'method.{option}': table for option, table in CHOICES.items()},
     'model.batch_norm': BATCH_NORMS,
+    'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
     'data.on_bad_image': ('fail', 'skip'),
   }
@@ -44,6 +45,12 @@ def check(config: Any) -> None:
     'method.a': 0,
     'method.noise': 0,
     'method.student_noise': 0,
+    'method.step_size': 0,
+    'method.adjustment': 0,
+    'method.penalty_weight': 0,
+    'method.anneal_steps': 0,
+    'method.gamma': 0,
+    'method.domains': 0,
     'train.batch_size': 1,
     'train.eval_batch_size': 1,
     'train.eval_every': 1,
@@ -56,6 +63,19 @@ def check(config: Any) -> None:
     'optim.clip': 0,
     'loader.threads': 0,
     'loader.workers': 0,
+    'first.steps': 0,
+    'first.epochs': 0,
+    'first.lr': 0,
+    'first.jtt.up_weight': 0,
+    'first.eiil.steps': 1,
+    'first.eiil.lr': 0,
+    'first.spare.max_clusters': 2,
+    'first.spare.high_power': 0,
+    'first.dfr.fits': 1,
+    'first.afr.gamma': 0,
+    'first.afr.strength': 0,
+    'first.afr.steps': 1,
+    'first.afr.lr': 0,
     'seed': 0,
     'model.width': 1,
     'model.depth': 0,
@@ -67,6 +87,16 @@ def check(config: Any) -> None:
       raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
   if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
     raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
+  for field in ('method.alpha', 'method.temperature'):
+    if field in fields and not fields[field] > 0:
+      raise UserError(f'{field} is {fields[field]}: give a number above 0.')
+  if not fields['train.holdout'] < 1:
+    raise UserError(f'train.holdout is {fields["train.holdout"]}: give a share of train, from 0 to below 1.')
+  if not fields['first.dfr.strengths'] or min(fields['first.dfr.strengths']) <= 0:
+    raise UserError('first.dfr.strengths needs numbers above 0.')
+  for field in ('method.decay', 'method.p_sel', 'method.contrast', 'train.holdout'):
+    if field in fields and not 0 <= fields[field] <= 1:
+      raise UserError(f'{field} is {fields[field]}: give a number from 0 to 1.')
   try:
     re.compile(config.optim.trainable)
   except re.error as error:

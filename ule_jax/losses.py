@@ -80,6 +80,36 @@ def is_static_zero(value: Any) -> bool:
   return isinstance(value, (int, float)) and value == 0
 
 
+def example_ids(index: Int[Array, 'b'], weight: PerExample, n: int) -> Int[Array, 'b']:
+  """Number the examples of a batch by what they are, not by where they stand; each repeat has its own number.
+
+  To draw by these numbers makes a draw independent of the order in the batch and of its padding.
+
+  Args:
+    n: the size of the data set that `index` counts in.
+
+  >>> example_ids(jnp.array([3, 1, 3]), jnp.ones(3), n=10).tolist()
+  [3, 1, 13]
+  """
+  same = (index[:, None] == index[None, :]) & (weight > 0)[None, :]
+  return index + n * jnp.sum(jnp.tril(same, -1), axis=1, dtype=index.dtype)
+
+
+def group_membership(group: Int[Array, 'b'], weight: PerExample, g: int) -> Float[Array, 'b g']:
+  """Spread the weights over one column for each group; examples of unknown group are in none."""
+  return jax.nn.one_hot(group, g, dtype=weight.dtype) * weight[:, None]
+
+
+def group_means(values: PerExample, membership: Float[Array, 'b g']) -> Float[Array, 'g']:
+  """Average over the examples of each group; 0 for a group without any.
+
+  >>> group_means(jnp.array([1.0, 3.0, 100.0]), group_membership(jnp.array([1, 1, -1]), jnp.ones(3), 2)).tolist()
+  [0.0, 2.0]
+  """
+  kept = jnp.where(membership > 0, values[:, None], 0)
+  return jnp.sum(kept * membership, axis=0) / jnp.maximum(jnp.sum(membership, axis=0), EPS)
+
+
 # --- Classification losses -----------------------------------------------------------------------
 
 
@@ -107,6 +137,15 @@ def generalized_cross_entropy(logits: Logits, label: Label, q: float | Float[Arr
   0.5
   """
   return (1 - jnp.exp(-q * cross_entropy(logits, label))) / q
+
+
+def soft_cross_entropy(logits: Logits, target: Float[Array, 'b k']) -> PerExample:
+  """Compute the cross entropy to a distribution over the classes.
+
+  >>> round(float(soft_cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.5, 0.5, 0, 0]]))[0]), 4)
+  1.3863
+  """
+  return -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
 
 
 def classification_loss(name: str, q) -> Callable[[Logits, Label], PerExample]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -21,13 +21,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import console, data, sharding, workdir
+from ule_jax import console, data, sharding, stages, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
-from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE, Counts, summarize
 from ule_jax.models import make_model
 from ule_jax.optim import make_optimizer
@@ -149,23 +149,28 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
   rules = selection_rules(dataset, config.select)
-  refuse_empty_groups(config, dataset)
+  if config.first.prepare == 'none':
+    refuse_empty_groups(config, dataset)
   directory = Path(directory)
   unchanged = workdir.claim(directory, config.to_dict(), force)
   if unchanged and (directory / 'done').exists():
     results = workdir.read_json(directory / 'results.json')
-    if results['last']['step'] == total_steps(config, dataset):
+    if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
   (directory / 'done').unlink(missing_ok=True)
+  start_state, prepared = None, Prepared()
+  if config.first.prepare != 'none':
+    start_state, prepared = run_first(config, directory, dataset, force)
+  training = stages.training(config, dataset, prepared)
   with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
     start = checkpoints.latest or 0
-    if start > total_steps(config, dataset):
+    if start > total_steps(config, training):
       raise UserError(
-        f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, dataset)} steps asked for: '
+        f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, training)} steps asked for: '
         'raise train.steps, or choose another --workdir.'
       )
     batches = pipeline.train_batches(
-      dataset,
+      training,
       batch_size=config.train.batch_size,
       seed=config.seed,
       sampling=config.train.sampling,
@@ -175,34 +180,73 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
       **sharding.hosts(),
     )
     with closing(workdir.MetricsLog(directory, start)) as log, closing(batches):
-      return _train(config, directory, dataset, batches, checkpoints, log)
+      return _train(config, directory, dataset, training, prepared, start_state, batches, checkpoints, log)
+
+
+class Built(NamedTuple):
+  """What a config makes of a data set before anything is trained."""
+
+  method: Method
+  model: Any
+  tx: optax.GradientTransformation
+  preprocess: Preprocess
+  key: Array
+  state: TrainState
+
+
+def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
+  """Make the networks of a config and their initial state, on every device."""
+  counts = training.group_counts()
+  sizes = Sizes(training.splits['train'].count, len(training.classes), len(training.groups), counts)
+  method = make_method(config, sizes)
+  model = make_model(SimpleNamespace(**config.model), len(training.classes))
+  tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, max(total_steps(config, training), 1))
+  preprocess = make_preprocess(training.mean, training.std)
+  key = jax.random.key(config.seed)
+  sample = preprocess(jnp.zeros((1, *training.image_shape), jnp.uint8))
+  state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
+  return Built(method, model, tx, preprocess, key, state)
+
+
+def run_first(config: Any, directory: Path, dataset: Dataset, force: bool) -> tuple[TrainState, Prepared]:
+  """Do the first of two runs, or find it done; return its last state and what it gives to the second.
+
+  Raises:
+    UserError: as `run`; or its predictions are of no use to the method.
+  """
+  first = stages.first_config(config)
+  place = Path(config.first.workdir or directory / 'first')
+  console.say(f'first run of {config.method.name}, in {place}:')
+  run(first, place, force)
+  state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
+  with closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
+    state = checkpoints.restore(checkpoints.latest, state)
+  return state, stages.prepare(config, dataset, place, state.params['model']['head'])
 
 
 def _train(
   config: Any,
   directory: Path,
   dataset: Dataset,
+  training: Dataset,
+  prepared: Prepared,
+  start_state: TrainState | None,
   batches: Iterator[dict[str, Any]],
   checkpoints: Checkpoints,
   log: workdir.MetricsLog,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
   workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
-  train = dataset.splits['train']
-  steps, batch_size = total_steps(config, dataset), config.train.batch_size
-
-  method = make_method(config, Sizes(train.count, len(dataset.classes), len(dataset.groups), dataset.group_counts()))
-  model = make_model(SimpleNamespace(**config.model), len(dataset.classes))
-  tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, steps)
-  preprocess = make_preprocess(dataset.mean, dataset.std)
-  key = jax.random.key(config.seed)
-  sample = preprocess(jnp.zeros((1, *dataset.image_shape), jnp.uint8))
-  state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
+  train = training.splits['train']
+  steps, batch_size = total_steps(config, training), config.train.batch_size
+  method, model, tx, preprocess, key, state = build(config, training, mesh)
+  if prepared.head is not None:
+    state = with_head(state, start_state, prepared.head)
   train_step = jax.jit(make_train_step(method, model, tx, key, preprocess), donate_argnums=0)
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
   first = checkpoints.latest or 0
-  if first:
+  if checkpoints.latest is not None:
     state = checkpoints.restore(first, state)
   progress = console.Progress(steps, first, batch_size)
   console.say(
@@ -218,7 +262,7 @@ def _train(
     return evaluate(eval_step, state, batches, mesh, collect)
 
   def summary(counts: Counts) -> dict[str, Any]:
-    shares = None if (train.group < 0).any() else dataset.group_counts()
+    shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
     return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
 
   def report(pending) -> None:
@@ -236,7 +280,8 @@ def _train(
   pending = None
   for number in range(first, steps + 1):
     due = number % config.train.eval_every == 0 or number == steps
-    if due and number != first:  # the untrained network is no candidate, a restored one was scored
+    # The untrained network is no candidate, unless its last layer was fitted; a restored one was scored.
+    if due and (number != first or (prepared.head is not None and checkpoints.latest is None)):
       if pending:
         report(pending)
         pending = None
@@ -265,7 +310,8 @@ def _train(
     'seed': config.seed,
     'select': config.select,
     'sampling': config.train.sampling,
-    'needs_groups': needs_groups(config, method),
+    'needs_groups': needs_groups(config, method, prepared),
+    'first': {'prepare': config.first.prepare, **prepared.notes},
     'data': dict(dataset.notes),
     'model': config.model.name,
     'classes': list(dataset.classes),
@@ -281,7 +327,7 @@ def _train(
 def conclude(config, directory, dataset, checkpoints, state, roles, run_split, summary) -> dict[str, Any]:
   """Evaluate the last and every selected checkpoint; write the predictions of the one that is deployed."""
   best = checkpoints.best()
-  chosen = best[config.select]
+  chosen = int(state.step) if config.select == 'last' else best[config.select]
 
   def at(step: int) -> dict[str, Any]:
     """Evaluate the checkpoint of a step: role -> split -> metrics."""
@@ -321,7 +367,7 @@ def selection_rules(dataset: Dataset, wanted: str) -> tuple[str, ...]:
   """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow.
 
   Args:
-    wanted: the rule that the config selects by.
+    wanted: the rule that the config selects by; `last` is the last step.
 
   Raises:
     UserError: `wanted` is not one of them; says why.
@@ -344,8 +390,8 @@ def selection_rules(dataset: Dataset, wanted: str) -> tuple[str, ...]:
         rules.append(f'{name}/{metric}')
   if wanted in refused:
     raise UserError(f'select {wanted} is not possible, as {refused[wanted]}: choose one of {", ".join(rules)}.')
-  if wanted not in rules:
-    raise unknown('selection rule', wanted, rules)
+  if wanted not in (*rules, 'last'):
+    raise unknown('selection rule', wanted, [*rules, 'last'])
   return tuple(rules)
 
 
@@ -355,28 +401,43 @@ def refuse_empty_groups(config: Any, dataset: Dataset) -> None:
   Raises:
     UserError: names the group.
   """
-  if config.train.sampling != 'group_balanced':
+  if not config.train.sampling.startswith('group'):
     return
   for name in filter(is_validation, dataset.splits):
     lacking = np.flatnonzero((dataset.group_counts(name) > 0) & (dataset.group_counts() == 0))
     if len(lacking):
       raise UserError(
-        f'train.sampling is group_balanced, but train has no example of the group {dataset.groups[lacking[0]]!r}, '
-        f'which {name} has: add some, or use class_balanced.'
+        f'train.sampling is {config.train.sampling}, but train has no example of the group '
+        f'{dataset.groups[lacking[0]]!r}, which {name} has: add some, or use class_balanced.'
       )
 
 
 def total_steps(config: Any, dataset: Dataset) -> int:
-  """Convert `train.epochs` to steps where `train.steps` is 0."""
+  """Convert `train.epochs` to steps where `train.steps` is 0; a fitted last layer takes none."""
+  if stages.is_fit(config):
+    return 0
   if config.train.steps:
     return config.train.steps
   return math.ceil(config.train.epochs * dataset.splits['train'].count / config.train.batch_size)
 
 
-def needs_groups(config: Any, method: Method) -> dict[str, bool]:
-  """Tell where group labels were used: in training, and in validation by the selection rule."""
-  from_groups = config.train.sampling == 'group_balanced' or LABEL_FREE not in method.properties
-  return {'train': from_groups, 'validation': 'group' in config.select}
+def needs_groups(config: Any, method: Method, prepared: Prepared) -> dict[str, bool]:
+  """Tell where group labels were used: in training, and in validation by the selection rule or the method."""
+  uses = config.train.sampling.startswith('group') or LABEL_FREE not in method.properties
+  return {
+    'train': uses and prepared.group is None,
+    'validation': 'group' in config.select or config.first.prepare == 'dfr',
+  }
+
+
+def with_head(state: TrainState, first: TrainState, head: tuple[np.ndarray, np.ndarray]) -> TrainState:
+  """Take a first run's network, with another last layer."""
+  params = dict(first.params['model'])
+  params['head'] = {
+    name: jax.device_put(jnp.asarray(value, params['head'][name].dtype), params['head'][name].sharding)
+    for name, value in zip(('kernel', 'bias'), head, strict=True)
+  }
+  return state.replace(params={'model': params}, batch_stats=first.batch_stats)
 
 
 def make_method(config: Any, sizes: Sizes) -> Method:

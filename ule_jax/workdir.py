@@ -24,6 +24,7 @@ MAY_CHANGE = (
   'train.log_every',
   'loader.threads',
   'loader.workers',
+  'first.workdir',
 )
 
 PACKAGES = ('ule_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml_collections', 'clu', 'numpy')

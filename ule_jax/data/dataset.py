@@ -21,7 +21,8 @@ class Split(NamedTuple):
   """One split. `load(i)` reads and decodes image `i`; labels and groups are in memory.
 
   `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
-  set has them, reads what is known about image `i`'s pixels: name -> mask.
+  set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
+  training, relative to the others.
   """
 
   label: Int32[np.ndarray, 'n']
@@ -29,6 +30,7 @@ class Split(NamedTuple):
   load: Callable[[int], Image]
   name: Callable[[int], str]
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
+  chance: Float[np.ndarray, 'n'] | None = None
 
   @property
   def count(self) -> int:
@@ -43,6 +45,7 @@ class Split(NamedTuple):
       load=lambda i: self.load(ids[i]),
       name=lambda i: self.name(ids[i]),
       masks=masks and (lambda i: masks(ids[i])),
+      chance=None if self.chance is None else self.chance[ids],
     )
 
 

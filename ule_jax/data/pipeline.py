@@ -20,7 +20,7 @@ from jaxtyping import Int
 from ule_jax.data.dataset import Dataset, Split, Transform
 from ule_jax.errors import UserError
 
-SAMPLINGS = ('uniform', 'class_balanced', 'group_balanced')
+SAMPLINGS = ('uniform', 'class_balanced', 'group_balanced', 'class_subsampled', 'group_subsampled')
 
 Arrays = dict[str, Any]  # image, label, group, index, weight: arrays of one batch
 
@@ -32,25 +32,34 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
   groups of a few dozen, which is more than reading a small image.
 
   Args:
-    sampling: `uniform` goes through a new permutation each epoch; `class_balanced` and
-      `group_balanced` take the classes or groups in turn, each through its own permutations.
+    sampling: `uniform` goes through a new permutation each epoch, or draws by the split's `chance`
+      if it has one; `class_balanced` and `group_balanced` take the classes or groups in turn, each
+      through its own permutations; `class_subsampled` and `group_subsampled` leave as many examples
+      of each class or group as the smallest has, and go through those.
 
   Raises:
     UserError: a group that sampling needs is not known.
   """
   everyone = np.arange(split.count)
+  if sampling == 'uniform' and split.chance is not None:
+    share = np.cumsum(split.chance)
+    share /= share[-1]
+    return lambda step: share.searchsorted(np.random.default_rng((seed, step)).random(batch_size), side='right')
   if sampling == 'uniform':
     members = [everyone]
-  elif sampling == 'class_balanced':
+  elif sampling.startswith('class'):
     members = [everyone[split.label == k] for k in np.unique(split.label)]
   else:
     if (split.group < 0).any():
       missing = int((split.group < 0).sum())
       raise UserError(
-        f'train.sampling is group_balanced, but {missing} training examples have no group: '
+        f'train.sampling is {sampling}, but {missing} training examples have no group: '
         'label them or use class_balanced.'
       )
     members = [everyone[split.group == g] for g in np.unique(split.group)]
+  if sampling.endswith('subsampled'):
+    least = min(len(m) for m in members)
+    members = [np.concatenate([np.random.default_rng((seed, i)).permutation(m)[:least] for i, m in enumerate(members)])]
 
   def block(step: int) -> Int[np.ndarray, 'b']:
     place, stream = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(members))

@@ -1,15 +1,66 @@
 """Every method, by the name that configs use."""
 
 from ule_jax import losses
-from ule_jax.methods import erm, gradient_penalty, shuffled_student, ule
+from ule_jax.methods import (
+  afr,
+  cnc,
+  coral,
+  dfr,
+  eiil,
+  erm,
+  gradient_penalty,
+  group_dro,
+  irm,
+  jtt,
+  lff,
+  lisa,
+  mixup,
+  mmd,
+  shuffled_student,
+  spare,
+  ule,
+  vrex,
+)
 from ule_jax.methods.contract import LABEL_FREE, Aux, Batch, Forward, Method, Output, Sizes
+from ule_jax.methods.first import First, Prepared
 
 METHODS = {
   'erm': erm.make_method,
   'ule': ule.make_method,
   'gradient_penalty': gradient_penalty.make_method,
   'shuffled_student': shuffled_student.make_method,
+  'group_dro': group_dro.make_method,
+  'lff': lff.make_method,
+  'irm': irm.make_method,
+  'vrex': vrex.make_method,
+  'coral': coral.make_method,
+  'mmd': mmd.make_method,
+  'mixup': mixup.make_method,
+  'lisa': lisa.make_method,
+  # ERM on other draws: all groups or classes equally often, or as many of each as the smallest has
+  'rwg': erm.make_method,
+  'rwy': erm.make_method,
+  'subg': erm.make_method,
+  'suby': erm.make_method,
+  # the second of two runs; what it takes from the first stands in PREPARATIONS
+  'jtt': erm.make_method,
+  'spare': erm.make_method,
+  'eiil': group_dro.make_method,
+  'cnc': cnc.make_method,
+  'dfr': erm.make_method,
+  'afr': erm.make_method,
 }
+
+# config.first.prepare -> what a second run is given by a first one
+PREPARATIONS = {
+  'jtt': jtt.prepare,
+  'eiil': eiil.prepare,
+  'spare': spare.prepare,
+  'cnc': cnc.prepare,
+  'dfr': dfr.prepare,
+  'afr': afr.prepare,
+}
+HEADS = ('dfr', 'afr')  # those that fit the last layer, and leave nothing to train
 
 # option -> what it may be
 CHOICES = {
@@ -20,4 +71,7 @@ CHOICES = {
   'term': losses.TERMS,
 }
 
-__all__ = ['CHOICES', 'LABEL_FREE', 'METHODS', 'Aux', 'Batch', 'Forward', 'Method', 'Output', 'Sizes']
+__all__ = [
+  'CHOICES', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS',
+  'Aux', 'Batch', 'First', 'Forward', 'Method', 'Output', 'Prepared', 'Sizes',
+]  # fmt: skip

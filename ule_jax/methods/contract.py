@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float, Int, PyTree
 
+from ule_jax.errors import UserError
+
 Params = dict[str, PyTree]  # role -> parameters
 
 
@@ -77,3 +79,13 @@ def stateless(params: Params) -> PyTree:
   """Initialise a method that carries nothing from step to step."""
   del params
   return {}
+
+
+def require_groups(sizes: Sizes) -> None:
+  """Refuse training data in which no example has a group.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not sum(sizes.group_counts):
+    raise UserError('no training example has a group, which this method.name trains on: choose one that needs none.')

@@ -1,0 +1,308 @@
+"""Methods of two stages: what is made of a first run, against NumPy, and the two runs as one command."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+from configs import base
+from ule_jax import cli, stages, train
+from ule_jax.errors import UserError
+from ule_jax.methods import PREPARATIONS, First, cnc
+from ule_jax.workdir import read_json
+
+RNG = np.random.default_rng(0)
+
+
+def options(name, **changes):
+  from types import SimpleNamespace
+
+  assert changes.keys() <= base.PREPARATIONS[name].keys()
+  return SimpleNamespace(**base.PREPARATIONS[name] | changes)
+
+
+def first_of(n=400, k=2, d=5, held_out=0.25, strength=3.0):
+  """A first run that follows an attribute more than the label, as ERM does."""
+  rng = np.random.default_rng(1)
+  label = rng.integers(0, k, n).astype(np.int32)
+  attribute = np.where(rng.random(n) < 0.85, label, (label + 1) % k)
+  features = rng.normal(size=(n, d)) * 0.5
+  features[:, 0] += label
+  features[:, 1] += 2.0 * attribute
+  kernel = np.zeros((d, k))
+  kernel[1] = strength * np.arange(k)
+  bias = -strength * np.arange(k) ** 2
+  arrays = {
+    'index': np.arange(n), 'label': label, 'group': (label * k + attribute).astype(np.int32),
+    'features': features.astype(np.float32), 'logits': (features @ kernel + bias).astype(np.float32),
+  }  # fmt: skip
+  mask = rng.random(n) < held_out
+  names = tuple('abc'[:k])
+  return First({'train': arrays, 'val': arrays}, kernel, bias, mask, names, seed=0)
+
+
+def softmax(z):
+  e = np.exp(z - z.max(1, keepdims=True))
+  return e / e.sum(1, keepdims=True)
+
+
+def test_jtt_draws_mistakes_more_often():
+  first = first_of()
+  found = PREPARATIONS['jtt'](options('jtt', up_weight=20.0), first)
+  data = first.splits['train']
+  wrong = data['logits'].argmax(1) != data['label']
+  assert 10 < wrong.sum() < 200
+  np.testing.assert_array_equal(found.chance, np.where(wrong, 21.0, 1.0))
+  assert found.notes == {'error_set': wrong.sum()}
+
+
+@pytest.mark.parametrize(('name', 'message'), [('jtt', 'shorter or weaker'), ('cnc', 'makes no mistake')])
+def test_a_first_run_without_mistakes_is_refused_with_advice(name, message):
+  first = first_of()
+  data = first.splits['train']
+  perfect = data | {'logits': np.eye(2, dtype=np.float32)[data['label']]}
+  with pytest.raises(UserError, match=message):
+    PREPARATIONS[name](None if name == 'cnc' else options(name), first._replace(splits={'train': perfect}))
+
+
+def test_eiil_finds_the_environments_that_violate_invariance_most():
+  """On BigML-CS-UCLA/SpuCo's objective, a plain NumPy ascent from another start ends in the same split."""
+  first = first_of()
+  data = first.splits['train']
+  found = PREPARATIONS['eiil'](options('eiil', steps=3000, lr=1e-2), first)
+  environment, z, y = found.group % 2, data['logits'].astype(float), data['label']
+  step = 1e-5
+
+  def cross_entropy(w):
+    return -np.log(softmax(w * z)[np.arange(len(y)), y])
+
+  slope = (cross_entropy(1 + step) - cross_entropy(1 - step)) / (2 * step)
+  w = np.random.default_rng(5).normal(size=len(y))
+  for _ in range(20_000):
+    q = 1 / (1 + np.exp(-w))
+    gradient = ((q * slope).mean() - ((1 - q) * slope).mean()) * slope * q * (1 - q)
+    w += 2.0 * np.sign(gradient) * 1e-3
+  ours = (environment == 1)[np.abs(slope) > 1e-3]
+  theirs = (w > 0)[np.abs(slope) > 1e-3]
+  assert max((ours == theirs).mean(), (ours != theirs).mean()) > 0.98
+  np.testing.assert_array_equal(found.group // 2, y)
+  assert found.groups == ('a, environment 0', 'a, environment 1', 'b, environment 0', 'b, environment 1')
+  # What EIIL is for: the environments tell the attribute.
+  attribute = data['group'] % 2
+  for k in (0, 1):
+    agree = (environment[y == k] == attribute[y == k]).mean()
+    assert max(agree, 1 - agree) > 0.9
+
+
+def test_spare_clusters_and_weighs_as_its_code():
+  first = first_of(strength=6.0)
+  data = first.splits['train']
+  found = PREPARATIONS['spare'](options('spare', max_clusters=2), first)
+  attribute = data['group'] % 2
+  for k in (0, 1):
+    members = data['label'] == k
+    clusters = found.group[members]
+    agree = ((clusters == clusters.min()) == (attribute[members] == 0)).mean()
+    assert max(agree, 1 - agree) > 0.9
+    assert found.chance[members].sum() == pytest.approx(1)
+    sizes = {c: (clusters == c).sum() for c in np.unique(clusters)}
+    score = found.notes['silhouettes'][k]
+    power = 1 if score >= 0.9 else 2
+    weight = np.array([1 / sizes[c] ** power for c in clusters])
+    np.testing.assert_allclose(found.chance[members], weight / weight.sum())
+  same = data | {'logits': np.zeros_like(data['logits'])}
+  with pytest.raises(UserError, match='finds no clusters'):
+    PREPARATIONS['spare'](options('spare'), first._replace(splits={'train': same}))
+
+
+def test_cnc_groups_and_loss_against_a_loop():
+  first = first_of()
+  data = first.splits['train']
+  found = PREPARATIONS['cnc'](None, first)
+  np.testing.assert_array_equal(found.group, data['label'] * 2 + data['logits'].argmax(1))
+  f, y, p = RNG.normal(size=(12, 4)), RNG.integers(0, 2, 12), RNG.integers(0, 2, 12)
+  weight = np.r_[np.ones(10), 0, 0].astype(np.float32)
+  losses = []
+  for i in range(10):
+
+    def s(j, i=i):
+      return np.exp(f[i] @ f[j] / np.linalg.norm(f[i]) / np.linalg.norm(f[j]) / 0.3)
+
+    positives = [j for j in range(10) if y[j] == y[i] and p[j] != p[i]]
+    negatives = [j for j in range(10) if y[j] != y[i] and p[j] == p[i]]
+    below = sum(map(s, positives + negatives))
+    losses += [-np.log(s(j) / below) for j in positives]
+  ours = cnc.contrastive(f.astype(np.float32), y, p, weight, 0.3)
+  assert float(ours) == pytest.approx(np.mean(losses), rel=1e-4)
+  alone = cnc.contrastive(f.astype(np.float32), y, y, weight, 0.3)  # nobody has a positive
+  assert float(alone) == 0
+
+
+def test_dfr_is_the_fit_of_its_code():
+  """PolinaKirichenko/deep_feature_reweighting, with one strength: averaged l1 fits on balanced draws."""
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.preprocessing import StandardScaler
+
+  first = first_of(n=2000)
+  data = first.splits['val']
+  kernel, bias = PREPARATIONS['dfr'](options('dfr', strengths=(0.3,), fits=20), first).head
+  x, y, group = data['features'].astype(float), data['label'], data['group']
+  least, rng, weights = np.bincount(group).min(), np.random.default_rng(7), []
+  for _ in range(20):
+    ids = np.concatenate([rng.permutation(np.flatnonzero(group == g))[:least] for g in range(4)])
+    scaler = StandardScaler().fit(x[ids])
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      model = LogisticRegression(l1_ratio=1, C=0.3, solver='liblinear').fit(scaler.transform(x[ids]), y[ids])
+    weights.append(
+      np.r_[model.coef_[0] / scaler.scale_, model.intercept_ - (model.coef_ / scaler.scale_) @ scaler.mean_]
+    )
+  theirs = np.mean(weights, 0)
+  ours = np.r_[kernel[:, 1] - kernel[:, 0], bias[1] - bias[0]]
+  np.testing.assert_allclose(ours, theirs, atol=0.1)
+  right = (x @ kernel + bias).argmax(1) == y
+  worst = min(right[group == g].mean() for g in range(4))
+  erm = data['logits'].argmax(1) == y
+  assert worst > min(erm[group == g].mean() for g in range(4)) + 0.3
+
+
+def test_dfr_of_three_classes_and_what_it_needs():
+  first = first_of(n=1500, k=3, d=8)
+  found = PREPARATIONS['dfr'](options('dfr', strengths=(1.0, 0.1), fits=2), first)
+  assert found.head[0].shape == (8, 3)
+  assert found.notes['strength'] in (1.0, 0.1)
+  with pytest.raises(UserError, match=r"first\.dfr\.split is 'vall'"):
+    PREPARATIONS['dfr'](options('dfr', split='vall'), first)
+  data = first.splits['val']
+  blind = data | {'group': np.where(data['index'] < 5, -1, data['group'])}
+  with pytest.raises(UserError, match='5 have none'):
+    PREPARATIONS['dfr'](options('dfr'), first._replace(splits={'val': blind}))
+
+
+def test_afr_is_the_descent_of_its_code():
+  """AndPotap/afr, losses.get_exp_weights, rebalance_weights and take_step, in NumPy."""
+  first = first_of()
+  found = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
+  data = {name: values[first.held_out] for name, values in first.splits['train'].items()}
+  x, y = data['features'].astype(float), data['label']
+  mu = np.exp(-3.0 * softmax(data['logits'].astype(float))[np.arange(len(y)), y])
+  for k in (0, 1):
+    mu[y == k] *= len(y) / (y == k).sum()
+  mu /= mu.sum()
+  kernel, bias = first.kernel.copy(), first.bias.astype(float).copy()
+  for _ in range(50):
+    error = mu[:, None] * (softmax(x @ kernel + bias) - np.eye(2)[y])
+    gradient = x.T @ error + 0.2 * (kernel - first.kernel), error.sum(0) + 0.2 * (bias - first.bias)
+    kernel, bias = kernel - 0.05 * gradient[0], bias - 0.05 * gradient[1]
+  np.testing.assert_allclose(found.head[0], kernel, atol=1e-4)
+  np.testing.assert_allclose(found.head[1], bias, atol=1e-4)
+  with pytest.raises(UserError, match=r'train.holdout'):
+    PREPARATIONS['afr'](options('afr'), first._replace(held_out=np.zeros(400, bool)))
+
+
+FAST = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.data.crops=1', '--config.first.steps=10']
+FAST += ['--config.first.eiil.steps=50', '--config.first.spare.max_clusters=2', '--config.first.dfr.fits=2']
+FAST += ['--config.first.dfr.split=val_balanced', '--config.first.dfr.strengths=(1.0,)', '--config.first.lr=1e-4']
+
+
+def config_of(method, *changes):
+  return cli.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+
+
+@pytest.mark.parametrize('method', PREPARATIONS)
+def test_two_runs_in_one_command(method, tmp_path):
+  results = train.run(config_of(method), tmp_path / 'w')
+  assert (tmp_path / 'w' / 'done').exists()
+  assert (tmp_path / 'w' / 'first' / 'done').exists()
+  assert results['method'] == method
+  assert results['first']['prepare'] == method
+  assert results['needs_groups'] == {'train': False, 'validation': method == 'dfr'}
+  fitted = method in ('dfr', 'afr')
+  assert results['last']['step'] == (0 if fitted else 20)
+  first = read_json(tmp_path / 'w' / 'first' / 'results.json')
+  assert first['method'] == 'erm'
+  assert first['select'] == 'last'
+  assert first['step'] == first['last']['step'] == 10
+  assert train.run(config_of(method), tmp_path / 'w') == json.loads(json.dumps(results))
+
+
+@pytest.mark.parametrize('method', ['jtt', 'dfr'])
+def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp_path, monkeypatch):
+  whole = train.run(config_of(method), tmp_path / 'a')
+  shared = f'--config.first.workdir={tmp_path}/a/first'
+  before = (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns
+  conclude, broken = train.conclude, []
+
+  def interrupt(config, *args):
+    if config.method.name == method and not broken:
+      broken.append(True)
+      raise KeyboardInterrupt
+    return conclude(config, *args)
+
+  monkeypatch.setattr(train, 'conclude', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    train.run(config_of(method, shared), tmp_path / 'b')
+  assert train.run(config_of(method, shared), tmp_path / 'b') == whole
+  assert not (tmp_path / 'b' / 'first').exists()
+  assert (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns == before
+  with pytest.raises(UserError, match='holds a run with another config'):
+    train.run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
+
+
+def test_group_inference_feeds_any_method(tmp_path):
+  changes = ['--config.first.prepare=spare', '--config.train.sampling=group_subsampled']
+  results = train.run(config_of('vrex', *changes), tmp_path / 'w')
+  assert results['needs_groups']['train'] is False
+  assert len(results['first']['clusters']) == 4
+  assert len(results['test']['groups']) == 4
+  assert 'below five, cold' in results['test']['groups']  # it is evaluated on the groups that are known
+
+
+def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
+  train.run(config_of('jtt'), tmp_path / 'w')
+  (tmp_path / 'w' / 'first' / 'predictions' / 'train.npz').write_bytes(b'x')
+  shutil.rmtree(tmp_path / 'w' / 'checkpoints')
+  (tmp_path / 'w' / 'done').unlink()
+  with pytest.raises(UserError, match=r'train.npz of the first run cannot be read'):
+    train.run(config_of('jtt'), tmp_path / 'w')
+
+
+def test_held_out_examples_are_not_trained_on():
+  config = config_of('afr')
+  from ule_jax.data import load
+  from ule_jax.methods import Prepared
+
+  data = dict(config.data)
+  dataset = load(data.pop('name'), data)
+  mask = stages.held_out(config, dataset)
+  assert mask.mean() == pytest.approx(0.2, abs=0.01)
+  kept = stages.training(config, dataset, Prepared()).splits['train']
+  names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask)]
+  assert [kept.name(i) for i in range(kept.count)] == names
+
+
+@pytest.mark.parametrize('sampling', ['class_subsampled', 'group_subsampled'])
+def test_subsampling_leaves_as_many_of_each(sampling):
+  from ule_jax.data import digits, pipeline
+
+  split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
+  codes = split.label if sampling.startswith('class') else split.group
+  least = np.bincount(codes).min()
+  kinds = len(np.unique(codes))
+  block = pipeline.order(split, seed=0, sampling=sampling, batch_size=least * kinds)
+  assert (np.bincount(codes[block(0)]) == least).all()
+  assert sorted(block(0)) == sorted(block(1)) != list(block(1))
+
+
+def test_draws_follow_the_chance():
+  from ule_jax.data import digits, pipeline
+
+  split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
+  chance = np.where(split.group == 1, 20.0, 1.0)
+  block = pipeline.order(split._replace(chance=chance), seed=0, sampling='uniform', batch_size=20_000)
+  share = (split.group[block(3)] == 1).mean()
+  assert share == pytest.approx(chance[split.group == 1].sum() / chance.sum(), abs=0.02)
+  np.testing.assert_array_equal(block(3), block(3))
+  assert (block(3) != block(4)).any()

@@ -1,0 +1,64 @@
+"""Deep CORAL: features with the same mean and covariance in every environment.
+
+Paper: Sun and Saenko, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", arXiv
+1607.01719. Code: DomainBed.
+
+  L = mean_g R_g + gamma * mean_{g<h} (mean_j (m_gj - m_hj)^2 + mean_jk (C_gjk - C_hjk)^2)
+
+  g, h  groups with at least two examples in the batch
+  m, C  mean and covariance of the features over a group
+  j, k  features
+  gamma `gamma`
+
+Departs from the paper: as DomainBed does, the means are matched too, the squares are averaged and
+not divided by 4, and every pair of training environments is matched, none of them unlabelled.
+DomainBed sends each environment through the network on its own, which BatchNorm would tell from this.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ule_jax.losses import EPS
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
+from ule_jax.methods.environments import Membership, penalized, present
+
+EXACT = jax.lax.Precision.HIGHEST  # accelerators round the factors of a matrix product otherwise
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make CORAL; the options are `method.*` of configs/base.py."""
+  properties = frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
+  return penalized(sizes, moment_differences, lambda step: options.gamma, properties)
+
+
+def moment_differences(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+  """Average the squared differences of means and covariances over the pairs of groups."""
+  del batch
+  marks = present(membership, least=2)
+  share = shares(membership)
+  count = jnp.sum(membership > 0, axis=0)
+  unbiased = count / jnp.maximum(count - 1, 1)
+
+  def moments(share, unbiased):
+    mean = jnp.matmul(share, out.features, precision=EXACT)
+    centred = out.features - mean[None, :]
+    return mean, unbiased * jnp.matmul(centred.T, share[:, None] * centred, precision=EXACT)
+
+  means, covariances = jax.vmap(moments, in_axes=(1, 0))(share, unbiased)
+  return pairwise(marks, means) + pairwise(marks, covariances.reshape(len(marks), -1))
+
+
+def shares(membership: Membership) -> Membership:
+  """Scale each group's weights so that they sum to 1; to 0 where the batch lacks the group."""
+  return membership / jnp.maximum(jnp.sum(membership, axis=0, keepdims=True), EPS)
+
+
+def pairwise(marks: Float[Array, 'g'], values: Float[Array, 'g m']) -> Float[Array, '']:
+  """Average the mean squared difference over the pairs of marked groups: twice the variance over groups."""
+  count = jnp.sum(marks)
+  centre = jnp.sum(marks[:, None] * values, axis=0) / jnp.maximum(count, 1)
+  spread = jnp.sum(marks * jnp.mean((values - centre[None, :]) ** 2, axis=1))
+  return 2 * spread / jnp.maximum(count - 1, 1)

@@ -1,0 +1,77 @@
+"""Deep feature reweighting: ERM's features are good enough; fit its last layer again on balanced groups.
+
+Paper: Kirichenko et al. 2023, arXiv 2204.02937.
+
+  z = penultimate features of a finished ERM run, standardised on the data of the fit
+  head = mean over `fits` of the l1-regularised logistic regression on random group-balanced subsets
+
+  the data of the fit -> first.dfr.split (a validation split with group labels),
+  inverse strength C -> chosen from first.dfr.strengths: fit on one half of the split, worst group of the other
+
+Departs from the paper: nothing known; follows PolinaKirichenko/deep_feature_reweighting (dfr_evaluate_spurious.py).
+scikit-learn's solver, liblinear for two classes, saga for more.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ule_jax.errors import UserError
+from ule_jax.methods.first import First, Prepared
+
+
+def prepare(options, first: First) -> Prepared:
+  """Fit the last layer.
+
+  Raises:
+    UserError: the split does not exist, or has a group that is unknown or empty.
+  """
+  if options.split not in first.splits:
+    raise UserError(f'first.dfr.split is {options.split!r}, but the data set has {", ".join(first.splits)}.')
+  data = first.splits[options.split]
+  x, y, group = data['features'].astype(np.float64), data['label'], data['group']
+  if (group < 0).any():
+    raise UserError(f'DFR needs the group of every example of {options.split}, and {int((group < 0).sum())} have none.')
+  rng = np.random.default_rng(first.seed)
+  half = np.zeros(len(y), bool)
+  half[rng.permutation(len(y))[: len(y) // 2]] = True
+  k = len(first.classes)
+  scores = {}
+  for strength in options.strengths:
+    head = _fit(x, y, _balanced(group, half, rng), strength, k)
+    right = (x[~half] @ head[0] + head[1]).argmax(1) == y[~half]
+    scores[strength] = min(right[group[~half] == g].mean() for g in np.unique(group[~half]))
+  best = max(scores, key=scores.__getitem__)
+  everyone = np.ones(len(y), bool)
+  heads = [_fit(x, y, _balanced(group, everyone, rng), best, k) for _ in range(options.fits)]
+  kernel, bias = (np.mean([head[i] for head in heads], axis=0) for i in (0, 1))
+  return Prepared(head=(kernel, bias), notes={'strength': best, 'split': options.split})
+
+
+def _balanced(group: Int[np.ndarray, 'n'], among: Bool[np.ndarray, 'n'], rng) -> Int[np.ndarray, 'm']:
+  """Draw as many examples of each group as the smallest has."""
+  members = [np.flatnonzero(among & (group == g)) for g in np.unique(group)]
+  least = min(len(m) for m in members)
+  if not least:
+    raise UserError('half of the split that DFR fits on has no example of some group: it needs a larger one.')
+  return np.concatenate([rng.permutation(m)[:least] for m in members])
+
+
+def _fit(x, y, ids, strength: float, k: int) -> tuple[Float[np.ndarray, 'd k'], Float[np.ndarray, 'k']]:
+  """Fit on some examples; return kernel and bias for the features as they are, not standardised."""
+  from sklearn.linear_model import LogisticRegression
+
+  mean, scale = x[ids].mean(0), x[ids].std(0)
+  scale[scale == 0] = 1
+  solver = 'liblinear' if k == 2 else 'saga'
+  model = LogisticRegression(C=strength, l1_ratio=1, solver=solver, random_state=0)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # at the last iteration the fit is what the authors use, too
+    model.fit((x[ids] - mean) / scale, y[ids])
+  weights, intercept = model.coef_ / scale, model.intercept_ - (model.coef_ / scale) @ mean
+  if k == 2:  # scikit-learn has one logit for two classes
+    weights, intercept = np.r_[0 * weights, weights], np.r_[0 * intercept, intercept]
+  return weights.T, intercept

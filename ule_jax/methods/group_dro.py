@@ -1,0 +1,56 @@
+"""Group DRO: the average over the groups, weighted online towards those with a high loss.
+
+Paper: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", arXiv 1911.08731.
+Code: kohpangwei/group_DRO.
+
+  l_g = mean of CE(f(x_i), y_i) over the examples of group g in the batch, + C / sqrt(n_g)
+  q_g <- q_g exp(eta l_g) / sum_h q_h exp(eta l_h)
+  L   = sum_g q_g l_g
+
+  eta  `step_size`
+  C    `adjustment`: an exact 0 for none
+  n_g  examples of group g in train
+  q    carried from step to step; at first the same for every group that train has, 0 for the others
+
+Departs from the paper: as the code does, every q_g moves at every step and the batch holds many
+groups (the paper's algorithm draws one group a step), a group that the batch lacks counts with a
+mean loss of 0, and C is part of the loss too, where it has no gradient. The code's greedy variant
+(`btl`) and its normalised losses are left out. It is meant for `train.sampling: group_balanced`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ule_jax import losses
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Aux, Method, Sizes, require_groups
+
+MODEL = 'model'
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make group DRO; the options are `method.*` of configs/base.py."""
+  require_groups(sizes)
+  counts = np.asarray(sizes.group_counts)
+  occurs = counts > 0
+  extra = np.where(occurs, options.adjustment / np.sqrt(np.maximum(counts, 1)), 0.0)
+
+  def init(params):
+    del params
+    return {'q': jnp.asarray(occurs / occurs.sum())}
+
+  def loss(params, forward, state, batch, step, key):
+    del params, step, key
+    out = forward(MODEL, batch.image)
+    each = losses.cross_entropy(out.logits, batch.label)
+    membership = losses.group_membership(batch.group, batch.weight, sizes.g)
+    of_group = losses.group_means(each, membership) + jnp.asarray(extra, each.dtype)
+    q = state['q'] * jnp.exp(options.step_size * jax.lax.stop_gradient(of_group))
+    q = q / jnp.sum(q)
+    value = jnp.sum(q * of_group)
+    metrics = {f'q/{i}': q[i] for i in range(sizes.g)}
+    return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, {'q': q}, metrics)
+
+  return Method((MODEL,), init, loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))

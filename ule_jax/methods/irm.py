@@ -1,0 +1,42 @@
+"""Invariant risk minimisation: the same classifier has to be the best one in every environment.
+
+Paper: Arjovsky et al., "Invariant Risk Minimization", arXiv 1907.02893. Code: DomainBed.
+
+  L = mean_g R_g + weight(step) * mean_g d_g1 d_g2
+  d_gh = d/ds mean of CE(s f(x_i), y_i) over half h of group g, at s = 1
+
+  g       groups: the environments
+  h       every other example of the group in the batch: two halves make the squared slope unbiased
+  weight  1 before step `anneal_steps`, then `penalty_weight`
+
+Departs from the paper: as in DomainBed, means over the environments stand in for sums, the weight
+jumps, and the loss is not divided by it afterwards as it is in the authors' code. DomainBed also
+resets Adam at the jump, which a loss cannot do. A group with one example in the batch has no second
+half and is left out of the penalty.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ule_jax import losses
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Batch, Method, Output, Sizes
+from ule_jax.methods.environments import Membership, annealed, penalized, present
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make IRM; the options are `method.*` of configs/base.py."""
+  # Which half an example is in follows from its place in the batch: not invariant to permutations.
+  return penalized(sizes, squared_slopes, annealed(options), frozenset({IGNORES_WEIGHT_ZERO}))
+
+
+def squared_slopes(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+  """Estimate the mean over groups of the squared slope of the risk along the scale of the logits."""
+  one = jnp.ones((), out.logits.dtype)
+  _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * out.logits, batch.label), (one,), (one,))
+  is_first = jnp.cumsum(membership > 0, axis=0) % 2 == 1
+  first = losses.group_means(slope, jnp.where(is_first, membership, 0))
+  second = losses.group_means(slope, jnp.where(is_first, 0, membership))
+  return losses.weighted_mean(first * second, present(membership, least=2))

@@ -1,0 +1,33 @@
+"""Just train twice: train again, with the examples that a first, short run gets wrong drawn more often.
+
+Paper: Liu et al. 2021, arXiv 2107.09044.
+
+  E = {i : argmax f_1(x_i) != y_i}        the error set of the first run
+  chance_i = 1 + up_weight * [i in E]     the second run is ERM on the training set with E added up_weight times
+
+  f_1 -> config.first (ERM, `first.epochs` long), up_weight -> first.jtt.up_weight
+
+Departs from the paper: draws follow `chance` with replacement; the authors' code (anniesch/jtt) goes
+through the enlarged set in epochs, which is the same in expectation.
+"""
+
+from __future__ import annotations
+
+from ule_jax.errors import UserError
+from ule_jax.methods.first import First, Prepared
+
+
+def prepare(options, first: First) -> Prepared:
+  """Find the error set.
+
+  Raises:
+    UserError: the first run makes no mistake on train, or nothing else.
+  """
+  train = first.splits['train']
+  wrong = train['logits'].argmax(1) != train['label']
+  if not wrong.any() or wrong.all():
+    raise UserError(
+      f'the error set of JTT has {int(wrong.sum())} of {len(wrong)} training examples: make the first run '
+      f'{"shorter or weaker (first.steps, first.epochs, a smaller first.lr)" if not wrong.any() else "longer"}.'
+    )
+  return Prepared(chance=1.0 + options.up_weight * wrong, notes={'error_set': int(wrong.sum())})

@@ -1,0 +1,74 @@
+"""Learning from Failure: what a biased network finds hard weighs more for the debiased one.
+
+Paper: Nam et al., "Learning from Failure: Training Debiased Classifier from Biased Classifier",
+arXiv 2007.02561. Code: alinlab/LfF.
+
+  L_biased   = mean_i q p_i^q CE(b(x_i), y_i)
+  L_debiased = mean_i w_i CE(d(x_i), y_i),  w_i = B_i / (B_i + D_i + 1e-8)
+  e_i       <- decay e_i + (1 - decay) CE_i, and e_i <- CE_i when example i is seen for the first time
+  B_i, D_i   e_i of the biased and the debiased network over the largest e_j of the examples with i's label
+
+  p_i    probability of the label under the biased network, without a gradient of its own
+  e_i    moving averages, one for each example of train and network: `biased` and `debiased` of the state
+  q      `q`
+  decay  `decay`
+
+Departs from the paper: as the code does, the losses are averaged over time and normalised within
+the class, and the biased loss has the gradient of generalised cross entropy times q. An example
+that stands in a batch twice enters its average once, with the mean of both; the code keeps either.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ule_jax import losses
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, Aux, Method, Sizes
+
+BIASED, DEBIASED = 'biased', 'debiased'
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make LfF; the options are `method.*` of configs/base.py."""
+  n, k = sizes.n, sizes.k
+
+  def init(params):
+    del params
+    # The label of an example that was not seen yet is k, which is no class.
+    return {BIASED: jnp.zeros(n), DEBIASED: jnp.zeros(n), 'label': jnp.full(n, k, jnp.int32)}
+
+  def loss(params, forward, state, batch, step, key):
+    del params, step, key
+    real = (batch.weight > 0) & (batch.index >= 0)
+    weight = jnp.where(real, batch.weight, 0)
+    place = jnp.where(real, batch.index, n)  # out of range: writes are dropped, reads are clipped and then unused
+    times = jnp.zeros(n, weight.dtype).at[place].add(1, mode='drop')
+    label = state['label'].at[place].set(batch.label, mode='drop')
+
+    def follow(role, each):
+      """Average the losses over time; return the averages and the batch's, normalised within the class."""
+      mean = jnp.zeros(n, each.dtype).at[place].add(each, mode='drop') / jnp.maximum(times, 1)
+      seen = (state['label'] < k).astype(each.dtype)
+      average = options.decay * state[role] + (1 - options.decay * seen) * mean
+      average = jnp.where(times > 0, average, state[role])
+      largest = jnp.zeros(k, each.dtype).at[label].max(average, mode='drop')
+      own = average.at[place].get(mode='clip')
+      return average, own / jnp.maximum(largest[batch.label], losses.EPS)
+
+    biased, debiased = forward(BIASED, batch.image), forward(DEBIASED, batch.image)
+    of_biased, of_debiased = (losses.cross_entropy(out.logits, batch.label) for out in (biased, debiased))
+    averages_b, relative_b = follow(BIASED, jax.lax.stop_gradient(of_biased))
+    averages_d, relative_d = follow(DEBIASED, jax.lax.stop_gradient(of_debiased))
+    difficulty = relative_b / (relative_b + relative_d + 1e-8)
+    easiness = jax.lax.stop_gradient(jnp.exp(-options.q * of_biased))
+    value_b = losses.weighted_mean(options.q * easiness * of_biased, weight)
+    value_d = losses.weighted_mean(difficulty * of_debiased, weight)
+    return value_b + value_d, Aux(
+      losses={BIASED: value_b, DEBIASED: value_d},
+      batch_stats={BIASED: biased.batch_stats, DEBIASED: debiased.batch_stats},
+      method_state={BIASED: averages_b, DEBIASED: averages_d, 'label': label},
+      metrics={'difficulty': losses.weighted_mean(difficulty, weight)},
+    )
+
+  return Method((BIASED, DEBIASED), init, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))

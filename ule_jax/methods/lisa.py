@@ -1,0 +1,96 @@
+"""LISA: mixup between examples of one label and different groups, or of one domain and different labels.
+
+Paper: Yao et al., "Improving Out-of-Distribution Robustness via Selective Augmentation", arXiv
+2201.00299. Code: huaxiuyao/LISA.
+
+  L = mean_i CE(f(a_i x_i + (1 - a_i) x_p(i)), a_i y_i + (1 - a_i) y_p(i)),  a_i ~ Beta(alpha, alpha)
+
+  p(i)   a random example of the batch, with i's label and another group (LISA-L), or with i's domain
+         and another label (LISA-D); which of the two is drawn for the whole batch, LISA-L with
+         probability `p_sel`
+  y      labels as one-hot vectors
+  alpha  `alpha`
+
+A domain cannot be told from a group in general. With `domains` > 0 it is the group's number modulo
+`domains`, as where group = label * domains + domain; with 0 it is LISA-L at every step.
+
+Departs from the paper: as in the code, the rule is drawn for the batch and a_i for each example. The
+code pairs one batch of each group and trains on one mixed example a pair; here every example is
+mixed with a partner of its own, and one without a partner in the batch, or of unknown group, stays
+as it is. CutMix, the code's choice for CelebA, is left out. It is meant for `train.sampling:
+group_balanced`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from ule_jax import losses
+from ule_jax.errors import UserError
+from ule_jax.methods.contract import (
+  IGNORES_WEIGHT_ZERO,
+  PERMUTATION_INVARIANT,
+  Aux,
+  Batch,
+  Method,
+  Sizes,
+  require_groups,
+  stateless,
+)
+
+MODEL = 'model'
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make LISA; the options are `method.*` of configs/base.py.
+
+  Raises:
+    UserError: `domains` does not fit the groups.
+  """
+  require_groups(sizes)
+  if options.domains and options.domains * sizes.k != sizes.g:
+    raise UserError(
+      f'method.domains is {options.domains}, but {sizes.k} classes have {sizes.g} groups: '
+      'give the number of groups in each class, or 0 to mix within labels only.'
+    )
+
+  def loss(params, forward, state, batch, step, key):
+    del params, step
+    for_rule, for_partner, for_share = jax.random.split(key, 3)
+    within_label = not options.domains or jax.random.bernoulli(for_rule, options.p_sel)
+    allowed = eligible(batch, within_label, options.domains or sizes.g)
+    ids = losses.example_ids(batch.index, batch.weight, sizes.n)
+
+    def draw(i, allowed):
+      """Choose among the allowed with equal chances, and how much to keep of one's own."""
+      scores = jax.vmap(lambda j: jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(for_partner, i), j)))(ids)
+      share = jax.random.beta(jax.random.fold_in(for_share, i), options.alpha, options.alpha, dtype=batch.image.dtype)
+      return jnp.argmax(jnp.where(allowed, scores, -jnp.inf)), jnp.where(jnp.any(allowed), share, 1)
+
+    partner, share = jax.vmap(draw)(ids, allowed)
+
+    def mix(values):
+      part = share.reshape(-1, *(1 for _ in values.shape[1:]))
+      return part * values + (1 - part) * values[partner]
+
+    out = forward(MODEL, mix(batch.image))
+    target = mix(jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype))
+    value = losses.weighted_mean(losses.soft_cross_entropy(out.logits, target), batch.weight)
+    mixed = losses.weighted_mean(jnp.any(allowed, axis=1).astype(value.dtype), batch.weight)
+    return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, state, {'mixed': mixed})
+
+  return Method((MODEL,), stateless, loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+
+
+def eligible(batch: Batch, within_label: bool | Bool[Array, ''], domains: int) -> Bool[Array, 'b b']:
+  """Tell which example may be the partner of which."""
+
+  def same(values):
+    return values[:, None] == values[None, :]
+
+  real = (batch.weight > 0) & (batch.group >= 0)
+  one_label, one_domain = same(batch.label), same(batch.group % domains)
+  pairs = jnp.where(within_label, one_label & ~same(batch.group), one_domain & ~one_label)
+  return pairs & real[:, None] & real[None, :]

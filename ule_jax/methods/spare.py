@@ -1,0 +1,57 @@
+"""SPARE: clusters of what an early network says, class by class; small clusters are drawn more often.
+
+Paper: Yang et al. 2024 (Identifying spurious biases early in training), arXiv 2305.18761.
+
+  clusters c of softmax f_1(x) within each class: k-means, the number of clusters by silhouette
+  chance_i = 1 / |c_i|^power, normalised to the same mass in each class
+  power = 1 where the clusters are clear (silhouette >= threshold), high_power elsewhere
+
+  f_1 -> config.first (ERM, very short), first.spare.{max_clusters,threshold,high_power}
+
+The groups (class, cluster) also feed any method that uses groups, with `first.prepare=spare`.
+Departs from the paper: nothing known; follows BigML-CS-UCLA/SpuCo (spare_inference.py, spare_train.py), with
+silhouettes from at most 5,000 examples of a class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ule_jax.errors import UserError
+from ule_jax.methods.first import First, Prepared, probabilities
+
+SAMPLE = 5000  # of a class, for the silhouette, which is quadratic
+
+
+def prepare(options, first: First) -> Prepared:
+  """Cluster each class."""
+  from sklearn.cluster import KMeans
+  from sklearn.metrics import silhouette_score
+
+  train = first.splits['train']
+  outputs, label = probabilities(train['logits'].astype(np.float64)), train['label']
+  group, chance, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
+  for k, title in enumerate(first.classes):
+    members = np.flatnonzero(label == k)
+    found = {}
+    for clusters in range(2, options.max_clusters + 1):
+      if len(np.unique(outputs[members], axis=0)) <= clusters:
+        break
+      parts = KMeans(clusters, n_init=10, random_state=first.seed).fit_predict(outputs[members])
+      score = silhouette_score(outputs[members], parts, sample_size=min(SAMPLE, len(members)), random_state=first.seed)
+      found[clusters] = (score, parts)
+    if not found:
+      raise UserError(
+        f'SPARE finds no clusters in the class {title!r}: the first run says the same of all its examples; '
+        'make it longer (first.steps, first.epochs).'
+      )
+    score, parts = max(found.values(), key=lambda pair: pair[0])
+    sizes = np.bincount(parts)
+    power = 1 if score >= options.threshold else options.high_power
+    weight = sizes[parts] ** -float(power)
+    chance[members] = weight / weight.sum()
+    group[members] = len(names) + parts
+    names += [f'{title}, cluster {c}' for c in range(len(sizes))]
+    clear.append(round(float(score), 4))
+  notes = {'clusters': np.bincount(group).tolist(), 'silhouettes': clear}
+  return Prepared(group=group, groups=tuple(names), chance=chance, notes=notes)

@@ -1,0 +1,32 @@
+"""V-REx: a penalty on the variance of the loss over environments.
+
+Paper: Krueger et al., "Out-of-Distribution Generalization via Risk Extrapolation (REx)", arXiv
+2003.00688. Code: DomainBed.
+
+  L = mean_g R_g + weight(step) * mean_g (R_g - mean_h R_h)^2
+
+  g, h    groups: the environments
+  weight  1 before step `anneal_steps`, then `penalty_weight`
+
+Departs from the paper: as DomainBed does, the mean risk stands in for the sum, and the weight jumps.
+DomainBed also resets Adam at the jump, which a loss cannot do.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Float
+
+from ule_jax import losses
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
+from ule_jax.methods.environments import Membership, annealed, penalized, present, risks
+
+
+def make_method(options, sizes: Sizes) -> Method:
+  """Make V-REx; the options are `method.*` of configs/base.py."""
+  return penalized(sizes, variance, annealed(options), frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+
+
+def variance(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+  """Compute the variance of the risk over the groups of the batch."""
+  values, marks = risks(out, batch, membership), present(membership)
+  return losses.weighted_mean((values - losses.weighted_mean(values, marks)) ** 2, marks)
