@@ -85,10 +85,11 @@ NEEDS = {
   'rwy': {'train.sampling': 'class_balanced'},
   'subg': {'train.sampling': 'group_subsampled'},
   'suby': {'train.sampling': 'class_subsampled'},
-  'jtt': {'first.prepare': 'jtt'},
-  'spare': {'first.prepare': 'spare'},
-  'eiil': {'first.prepare': 'eiil', 'train.sampling': 'group_balanced'},
-  'cnc': {'first.prepare': 'cnc', 'train.sampling': 'group_balanced'},
+  # one epoch: ours, where a data set's recipe does not say
+  'jtt': {'first.prepare': 'jtt', 'first.epochs': 1.0},
+  'spare': {'first.prepare': 'spare', 'first.epochs': 1.0},
+  'eiil': {'first.prepare': 'eiil', 'first.epochs': 1.0, 'train.sampling': 'group_balanced'},
+  'cnc': {'first.prepare': 'cnc', 'first.epochs': 1.0, 'train.sampling': 'group_balanced'},
   'dfr': {'first.prepare': 'dfr'},
   'afr': {'first.prepare': 'afr', 'train.holdout': 0.2},  # afr: 80/20
 }
@@ -226,7 +227,7 @@ def make(data: str, method: str) -> ConfigDict:
         workdir='',  # of a first run to share; <workdir>/first if empty
         method=dict(name='erm', **METHODS['erm']),
         steps=0,  # 0: from first.epochs
-        epochs=0.0,  # 0, and first.steps too: as long as this run
+        epochs=0.0,  # 0, and first.steps too: as long as this run (dfr, afr)
         lr=0.0,  # 0: as in this run
         weight_decay=-1.0,  # below 0: as in this run
         **copy.deepcopy(PREPARATIONS),

@@ -216,6 +216,14 @@ def test_urbancars_groups_masks_and_metrics(trees, tmp_path):
   )
 
 
+def test_urbancars_names_the_cell_although_val_and_test_have_the_same_counts(tmp_path):
+  dataset = load('urbancars', write_urbancars(tmp_path))
+  found = checks.differences(dataset._replace(official=dataset.official | {'val': (2,) * 8, 'test': (3,) * 8}))
+  assert found[0].startswith('train / urban car, urban bg, urban obj has 12 instead of 3,610')
+  same = dataset._replace(official={'train': (9,) * 8, 'val': (2,) * 8, 'test': (2,) * 8})
+  assert not [text for text in checks.differences(same) if 'swap' in text]
+
+
 def test_urbancars_official_counts():
   assert sum(urbancars.OFFICIAL['train']) == 8000
   assert urbancars.OFFICIAL['train'] == (3610, 190, 190, 10, 10, 190, 190, 3610)
@@ -323,6 +331,11 @@ DAMAGE = [
   ('folder', 'windows', rewrite(META, 'a/0.jpg', r'a\0.jpg'), r'which is not below'),
   ('folder', 'missing image', remove('a/3.jpg'), r'a/3.jpg'),
   ('folder', 'no row', lambda r: shutil.copy(r / 'a/3.jpg', r / 'a/4.PNG'), r'have no row .*a/4.PNG'),
+  ('folder', 'no name', rewrite(META, 'a/0.jpg', ''), "names '', which is no plain path"),
+  ('folder', 'two spellings', rewrite(META, 'a/0.jpg', './a/1.jpg'), r"names './a/1.jpg', which is no plain path"),
+  ('folder', 'long name', rewrite(META, 'a/0.jpg', 'a' * 300 + '.jpg'), r'images of metadata.csv are missing'),
+  ('celeba', 'one column', lambda r: (r / PART).write_text('image_id\n000001.jpg\n'), 'only the column image_id'),
+  ('urbancars', 'some masks', lambda r: next(r.rglob('*_mask.png')).unlink(), '1 masks in .* are missing'),
   ('folder', 'two columns', rewrite(META, 'split,attribute', 'split,split'), 'two columns of the same name'),
 ]  # fmt: skip
 
@@ -356,6 +369,10 @@ def test_files_without_a_row_can_be_ignored(trees, tmp_path):
     ('folder', {'scale': (0.0, 1.0)}, 'data.scale'),
     ('folder', {'ratio': (2.0, 1.0)}, 'data.ratio'),
     ('folder', {'jitter': 0.7}, 'data.jitter'),
+    ('folder', {'scale': 'abc'}, 'data.scale'),
+    ('folder', {'scale': (0.5,)}, 'data.scale'),
+    ('folder', {'on_bad_image': 'Skip'}, 'data.on_bad_image'),
+    ('spawrious', {'val_fraction': 0.001}, 'no example for val'),
     ('folder', {'size': 0}, 'data.size is 0'),
     ('celeba', {'size': 0}, 'data.size is 0'),
     ('spawrious', {'challenge': 'o2o_esay'}, "did you mean 'o2o_easy'"),

@@ -100,6 +100,12 @@ def test_a_group_that_the_rule_or_sampling_needs_is_named(data, changes, message
 def test_skipped_images_are_in_the_results(tmp_path):
   root = write_folder(tmp_path / 'data', rows(), HEADER)
   (root / 'train' / '3.png').write_bytes(b'no image')
+  whole = (root / 'test' / '1.png').read_bytes()
+  (root / 'test' / '1.png').write_bytes(whole[:100])  # read at the end of a run, and found before its start
+  with pytest.raises(UserError, match=r'test/1.png cannot be decoded'):
+    run(tmp_path / 'c', 'folder', root)
+  assert not (tmp_path / 'c' / 'run' / 'checkpoints' / '2').exists()
+  (root / 'test' / '1.png').write_bytes(whole)
   with pytest.raises(UserError, match=r'train/3.png cannot be decoded'):
     run(tmp_path / 'a', 'folder', root, '--config.train.steps=4')
   results = run(tmp_path / 'b', 'folder', root, '--config.data.on_bad_image=skip')

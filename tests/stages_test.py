@@ -152,7 +152,7 @@ def test_dfr_is_the_fit_of_its_code():
   least, rng, weights = np.bincount(group).min(), np.random.default_rng(7), []
   for _ in range(20):
     ids = np.concatenate([rng.permutation(np.flatnonzero(group == g))[:least] for g in range(4)])
-    scaler = StandardScaler().fit(x[ids])
+    scaler = StandardScaler().fit(first.splits['train']['features'].astype(float))
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
       model = LogisticRegression(l1_ratio=1, C=0.3, solver='liblinear').fit(scaler.transform(x[ids]), y[ids])
@@ -175,7 +175,16 @@ def test_dfr_of_three_classes_and_what_it_needs():
   assert found.notes['strength'] in (1.0, 0.1)
   with pytest.raises(UserError, match=r"first\.dfr\.split is 'vall'"):
     PREPARATIONS['dfr'](options('dfr', split='vall'), first)
+  with pytest.raises(UserError, match='test is for testing'):
+    PREPARATIONS['dfr'](
+      options('dfr', split='test'), first._replace(splits={**first.splits, 'test': first.splits['val']})
+    )
   data = first.splits['val']
+  for name, gone, message in (('group', 4, 'no example of group 4'), ('label', 2, "no example of the class 'c'")):
+    kept = {key: values[data[name] != gone] for key, values in data.items()}
+    splits = {'train': data if name == 'group' else data | {'group': kept['group'][:1].repeat(1500)}, 'val': kept}
+    with pytest.raises(UserError, match=message):
+      PREPARATIONS['dfr'](options('dfr'), first._replace(splits=splits))
   blind = data | {'group': np.where(data['index'] < 5, -1, data['group'])}
   with pytest.raises(UserError, match='5 have none'):
     PREPARATIONS['dfr'](options('dfr'), first._replace(splits={'val': blind}))
@@ -225,7 +234,8 @@ def test_two_runs_in_one_command(method, tmp_path):
   assert first['method'] == 'erm'
   assert first['select'] == 'last'
   assert first['step'] == first['last']['step'] == 10
-  assert train.run(config_of(method), tmp_path / 'w') == json.loads(json.dumps(results))
+  again = train.run(config_of(method), tmp_path / 'w')
+  assert json.loads(json.dumps(again)) == json.loads(json.dumps(results))
 
 
 @pytest.mark.parametrize('method', ['jtt', 'dfr'])
@@ -247,6 +257,9 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
   assert train.run(config_of(method, shared), tmp_path / 'b') == whole
   assert not (tmp_path / 'b' / 'first').exists()
   assert (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns == before
+  # Options of what is made of it do not matter to a first run; its seed does.
+  other = '--config.first.jtt.up_weight=3' if method == 'jtt' else '--config.first.dfr.fits=3'
+  train.run(config_of(method, shared, other), tmp_path / 'd')
   with pytest.raises(UserError, match='holds a run with another config'):
     train.run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
 
@@ -306,3 +319,42 @@ def test_draws_follow_the_chance():
   assert share == pytest.approx(chance[split.group == 1].sum() / chance.sum(), abs=0.02)
   np.testing.assert_array_equal(block(3), block(3))
   assert (block(3) != block(4)).any()
+
+
+def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
+  train.run(config_of('jtt'), tmp_path / 'a')
+  place = tmp_path / 'a' / 'first'
+  with np.load(place / 'predictions' / 'train.npz') as file:
+    arrays = dict(file)
+  np.savez(place / 'predictions' / 'train.npz', **arrays | {'label': 1 - arrays['label']})
+  shared = config_of('jtt', f'--config.first.workdir={place}')
+  with pytest.raises(UserError, match='first run on other data'):
+    train.run(shared, tmp_path / 'b')
+  shutil.rmtree(place / 'checkpoints')
+  with pytest.raises(UserError, match='has no checkpoint of the first run'):
+    train.run(shared, tmp_path / 'c')
+
+
+@pytest.mark.parametrize(
+  ('method', 'changes', 'message'),
+  [
+    ('jtt', ['--config.first.prepare=none'], 'made by first.prepare=jtt'),
+    ('jtt', ['--config.train.sampling=class_balanced'], 'would undo what jtt says'),
+    ('jtt', ['--config.first.steps=0', '--config.first.epochs=0'], 'say how long the first run'),
+    ('ule', ['--config.first.prepare=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
+    ('afr', ['--config.train.holdout=0'], 'set train.holdout'),
+    ('afr', ['--config.train.holdout=1'], 'train.holdout is 1'),
+    ('dfr', ['--config.first.dfr.split=test'], 'test is for testing'),
+    ('dfr', ['--config.first.dfr.strengths=abc'], 'give numbers above 0'),
+    ('eiil', ['--config.first.method.name=ule'], 'a first run is erm'),
+  ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    train.run(config_of(method, *changes), tmp_path / 'w')
+  assert not (tmp_path / 'w' / 'first').exists()
+
+
+def test_dfr_says_where_it_needs_groups(tmp_path):
+  results = train.run(config_of('dfr', '--config.first.dfr.split=train'), tmp_path / 'w')
+  assert results['needs_groups'] == {'train': True, 'validation': False}

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.errors import UserError, unknown
-from ule_jax.methods import CHOICES, METHODS, PREPARATIONS
+from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
 from ule_jax.models import MODELS
 from ule_jax.models.norm import BATCH_NORMS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
@@ -33,7 +33,7 @@ def check(config: Any) -> None:
     'model.batch_norm': BATCH_NORMS,
     'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
-    'data.on_bad_image': ('fail', 'skip'),
+    'data.on_bad_image': ON_BAD_IMAGE,
   }
   fields = flatten(config.to_dict())
   for field, table in tables.items():
@@ -77,6 +77,7 @@ def check(config: Any) -> None:
     'first.afr.steps': 1,
     'first.afr.lr': 0,
     'seed': 0,
+    'data.seed': 0,
     'model.width': 1,
     'model.depth': 0,
     'model.heads': 1,
@@ -87,13 +88,28 @@ def check(config: Any) -> None:
       raise UserError(f'{field} is {fields[field]}: give a number from {low} on.')
   if 'method.q' in fields and not 0 < fields['method.q'] <= 1:
     raise UserError(f'method.q is {fields["method.q"]}: give a number above 0 and up to 1.')
+  prepare, sampling = config.first.prepare, config.train.sampling
+  if config.method.name in PREPARATIONS and prepare != config.method.name:
+    raise UserError(f'method {config.method.name} is made by first.prepare={config.method.name}, not {prepare}.')
+  if prepare in HEADS and config.method.name != prepare:
+    raise UserError(f'first.prepare={prepare} leaves nothing to train: choose the method {prepare}.')
+  if (prepare == 'jtt' and sampling != 'uniform') or (prepare == 'spare' and sampling.startswith('class')):
+    raise UserError(f'train.sampling={sampling} would undo what {prepare} says of how often to draw: use uniform.')
+  if prepare not in ('none', *HEADS) and not (config.first.steps or config.first.epochs):
+    raise UserError(f'first.steps and first.epochs are both 0: say how long the first run of {prepare} is.')
+  if prepare == 'afr' and not config.train.holdout:
+    raise UserError('AFR fits on data that the first run did not see: set train.holdout, for example to 0.2.')
+  if config.first.method.name != 'erm':
+    raise UserError(f'first.method.name is {config.first.method.name!r}: a first run is erm.')
   for field in ('method.alpha', 'method.temperature'):
     if field in fields and not fields[field] > 0:
       raise UserError(f'{field} is {fields[field]}: give a number above 0.')
   if not fields['train.holdout'] < 1:
     raise UserError(f'train.holdout is {fields["train.holdout"]}: give a share of train, from 0 to below 1.')
-  if not fields['first.dfr.strengths'] or min(fields['first.dfr.strengths']) <= 0:
-    raise UserError('first.dfr.strengths needs numbers above 0.')
+  strengths = fields.get('first.dfr.strengths', (1.0,))
+  numbers = isinstance(strengths, (tuple, list)) and all(isinstance(s, (int, float)) and s > 0 for s in strengths)
+  if not numbers or not strengths:
+    raise UserError(f'first.dfr.strengths is {strengths}: give numbers above 0, as (1.0, 0.1).')
   for field in ('method.decay', 'method.p_sel', 'method.contrast', 'train.holdout'):
     if field in fields and not 0 <= fields[field] <= 1:
       raise UserError(f'{field} is {fields[field]}: give a number from 0 to 1.')

@@ -101,6 +101,8 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   # A method brings its own options with it, so that it has to be chosen when the config is made.
   method = next((value for name, value in overrides if name == 'config.method.name'), method)
   overrides = [(name, value) for name, value in overrides if name != 'config.method.name']
+  if any(name == 'config.data.name' for name, _ in overrides):
+    raise UserError('data.name is what a config is for: choose another --config=FILE.')
   path = _find(file)
   try:
     config = _import(path).get_config(*[method] if method else [])

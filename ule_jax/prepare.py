@@ -89,6 +89,8 @@ def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
   def attempt(i: int) -> str:
     try:
       decode(rows.read(i), rows.names[i])
+      for mask, read in rows.masks.items():
+        decode(read(i), f'{mask} of {rows.names[i]}')
     except UserError as error:
       return str(error)
     return ''
@@ -98,6 +100,8 @@ def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
   bad = [i for i, reason in enumerate(reasons) if reason]
   if bad and not skip:
     raise UserError(f'{reasons[bad[0]]}' + (f' {len(bad) - 1} more of {part} cannot.' if len(bad) > 1 else ''))
+  if len(bad) == len(reasons):
+    raise UserError(f'no image of {part} can be decoded: {reasons[0]}')
   if bad:
     _say(f'warning: {len(bad)} of {len(reasons):,} images of {part} are left out, the first: {reasons[bad[0]]}')
   return rows.take(np.flatnonzero([not reason for reason in reasons]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from jaxtyping import Bool
 
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError
-from ule_jax.methods import HEADS, PREPARATIONS, First, Prepared
+from ule_jax.methods import HEADS, PREPARATIONS, First, Prepared, dfr
 
 
 def first_config(config: Any) -> Any:
@@ -21,7 +22,8 @@ def first_config(config: Any) -> Any:
   first = copy.deepcopy(config)
   with first.unlocked():
     first.method = copy.deepcopy(config.first.method)
-    first.first.prepare = 'none'
+    # What is made of it later is not the first run's business, so that several second runs can share it.
+    first.first = type(config)(dict(prepare='none', workdir='', steps=0, epochs=0.0, method=config.first.method))
     first.train.sampling = 'uniform'
     first.select = 'last'
     if config.first.steps or config.first.epochs:
@@ -61,8 +63,26 @@ def prepare(config: Any, dataset: Dataset, directory: Path, head: dict[str, np.n
     classes=dataset.classes,
     seed=config.seed,
   )
-  options = config.first[name].to_dict() if name in config.first else {}
-  return PREPARATIONS[name](SimpleNamespace(**options), first)
+  for split, found in first.splits.items():
+    if not np.array_equal(found['label'], dataset.splits[split].label):
+      raise UserError(f'{directory} is a first run on other data: its labels of {split} differ. Choose another one.')
+  return PREPARATIONS[name](_options(config), first)
+
+
+def check_first(config: Any, dataset: Dataset) -> None:
+  """Check before a first run what the second one will need of the data.
+
+  Raises:
+    UserError: a split, a group or a class is missing.
+  """
+  if config.first.prepare == 'dfr':
+    splits = {name: (split.label, split.group) for name, split in dataset.splits.items()}
+    dfr.check(_options(config), splits, dataset.classes)
+
+
+def _options(config: Any) -> SimpleNamespace:
+  name = config.first.prepare
+  return SimpleNamespace(**config.first[name].to_dict() if name in config.first else {})
 
 
 def training(config: Any, dataset: Dataset, prepared: Prepared) -> Dataset:
@@ -75,6 +95,8 @@ def training(config: Any, dataset: Dataset, prepared: Prepared) -> Dataset:
     train = train._replace(chance=np.asarray(prepared.chance, np.float64))
   if config.train.holdout:
     train = train.take(np.flatnonzero(~held_out(config, dataset)))
+    if not train.count:
+      raise UserError(f'train.holdout {config.train.holdout} leaves nothing to train on: lower it.')
   return dataset._replace(splits={**dataset.splits, 'train': train})
 
 
@@ -87,5 +109,5 @@ def _predictions(path: Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
       return {name.removesuffix('_model'): file[name] for name in file.files}
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise UserError(f'{path} of the first run cannot be read ({error}): remove its folder, to run it again.') from None

@@ -7,6 +7,7 @@ and any Flax module that returns `(logits, features)`. `run` is everything that 
 from __future__ import annotations
 
 import math
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -153,7 +154,10 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     refuse_empty_groups(config, dataset)
   directory = Path(directory)
   unchanged = workdir.claim(directory, config.to_dict(), force)
-  if unchanged and (directory / 'done').exists():
+  # The length of a fit is that of its first run: it is fitted again, which takes seconds.
+  if stages.is_fit(config):
+    shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
+  elif unchanged and (directory / 'done').exists():
     results = workdir.read_json(directory / 'results.json')
     if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
@@ -164,6 +168,8 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   training = stages.training(config, dataset, prepared)
   with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
     start = checkpoints.latest or 0
+    if checkpoints.latest is None and start_state is None:
+      data.check_images(dataset, config.data, console.say)
     if start > total_steps(config, training):
       raise UserError(
         f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, training)} steps asked for: '
@@ -214,12 +220,15 @@ def run_first(config: Any, directory: Path, dataset: Dataset, force: bool) -> tu
   Raises:
     UserError: as `run`; or its predictions are of no use to the method.
   """
+  stages.check_first(config, dataset)
   first = stages.first_config(config)
   place = Path(config.first.workdir or directory / 'first')
   console.say(f'first run of {config.method.name}, in {place}:')
   run(first, place, force)
   state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
   with closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
+    if checkpoints.latest is None:
+      raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
     state = checkpoints.restore(checkpoints.latest, state)
   return state, stages.prepare(config, dataset, place, state.params['model']['head'])
 
@@ -281,7 +290,7 @@ def _train(
   for number in range(first, steps + 1):
     due = number % config.train.eval_every == 0 or number == steps
     # The untrained network is no candidate, unless its last layer was fitted; a restored one was scored.
-    if due and (number != first or (prepared.head is not None and checkpoints.latest is None)):
+    if due and (number != first or prepared.head is not None):
       if pending:
         report(pending)
         pending = None
@@ -423,10 +432,11 @@ def total_steps(config: Any, dataset: Dataset) -> int:
 
 def needs_groups(config: Any, method: Method, prepared: Prepared) -> dict[str, bool]:
   """Tell where group labels were used: in training, and in validation by the selection rule or the method."""
+  fits_on_train = config.first.prepare == 'dfr' and config.first.dfr.split == 'train'
   uses = config.train.sampling.startswith('group') or LABEL_FREE not in method.properties
   return {
-    'train': uses and prepared.group is None,
-    'validation': 'group' in config.select or config.first.prepare == 'dfr',
+    'train': (uses and prepared.group is None) or fits_on_train,
+    'validation': 'group' in config.select or (config.first.prepare == 'dfr' and not fits_on_train),
   }
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, without_bad_images
+from ule_jax.data.checks import differences, refuse_bad_images, without_bad_images
 from ule_jax.data.dataset import Dataset, Split
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, unknown
 
+ON_BAD_IMAGE = ('fail', 'skip')
 DATASETS = {
   'digits': digits.load,
   'waterbirds': waterbirds.load,
@@ -33,7 +34,14 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   """
   options = dict(options)
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
+  if on_bad_image not in ON_BAD_IMAGE:
+    raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
   dataset = DATASETS[name](**options)
+  for part, split in dataset.splits.items():
+    if not split.count:
+      raise UserError(
+        f'{name} has no example for {part}: give it more images, or change the share that becomes {part}.'
+      )
   if found := differences(dataset):
     more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
     text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
@@ -45,4 +53,16 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   return dataset
 
 
-__all__ = ['DATASETS', 'Dataset', 'Split', 'load']
+def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None) -> None:
+  """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
+
+  Prepared data were decoded when they were written.
+
+  Raises:
+    UserError: an image that is not of train cannot be decoded.
+  """
+  if dataset.table is not None and not dataset.table.prepared and options['on_bad_image'] == 'fail':
+    refuse_bad_images(dataset, say)
+
+
+__all__ = ['DATASETS', 'ON_BAD_IMAGE', 'Dataset', 'Split', 'check_images', 'load']

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ule_jax import cli
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.checks import bad_images, differences
 from ule_jax.data.dataset import Dataset
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, unknown
 
 USAGE = """\
 Check a data set: its counts against the release, every image, and a picture of each group.
@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> None:
   options = dict(flags.config.data)
   name = options.pop('name')
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
+  if on_bad_image not in ON_BAD_IMAGE:
+    raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
   dataset = DATASETS[name](**options)
   print(counts_table(dataset))
   wrong = []
@@ -56,7 +58,10 @@ def main(argv: Sequence[str]) -> None:
     if problems and on_bad_image == 'fail':
       wrong.append(f'{len(problems)} images cannot be decoded (--config.data.on_bad_image=skip leaves them out)')
   out = Path(flags.values['out'] or f'sheets/{flags.name}')
-  sheets = contact_sheets(dataset, out, bad)
+  try:
+    sheets = contact_sheets(dataset, out, bad)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
   print(f'\n{len(sheets)} contact sheets in {out}')
   if wrong:
     raise UserError(f'{name} is not as it should be: {"; ".join(wrong)}.')

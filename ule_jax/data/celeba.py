@@ -107,6 +107,8 @@ def _list(root: Path, stem: str) -> tuple[Path, list[str], dict[str, list[str]]]
     table = records.read_csv(path, ('image_id',))
     files = table.pop('image_id')
     header, rows = list(table), list(zip(*table.values(), strict=True))
+    if not header:
+      raise UserError(f'{path} has only the column image_id: restore the original.')
   else:
     try:
       lines = [line.split() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]

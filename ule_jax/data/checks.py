@@ -23,9 +23,10 @@ def differences(dataset: Dataset) -> list[str]:
     whole = len(counts) == 1  # only the total is known
     found[split] = (dataset.splits[split].count,) if whole else tuple(dataset.group_counts(split).tolist())
   if official and found != official:
-    if found['val'] == official['test'] and found['test'] == official['val']:
+    if official['val'] != official['test'] == found['val'] and found['test'] == official['val']:
       return ['val has the images of test, and test those of val: swap them back']
-    if sum(found['val']) == sum(official['test']) and sum(found['test']) == sum(official['val']):
+    sizes = {name: (sum(found[name]), sum(official[name])) for name in ('val', 'test')}
+    if sizes['val'][1] != sizes['test'][1] and sizes['val'] == sizes['test'][::-1]:
       return ["val and test have each other's sizes: swap them back"]
   different = []
   for split, counts in official.items():
@@ -59,6 +60,18 @@ def bad_images(split: Split, say: Callable[[str], None]) -> dict[int, str]:
         say(f'{i + 1:,} of {split.count:,} images read, {rate:,.0f} a second, {(split.count - i) / rate:.0f} s left')
         told = now
   return bad
+
+
+def refuse_bad_images(dataset: Dataset, say: Callable[[str], None]) -> None:
+  """Decode the images that are read only at the end of a run: all but those of train.
+
+  Raises:
+    UserError: the first that cannot be decoded.
+  """
+  for name, split in dataset.splits.items():
+    if name != 'train' and (bad := bad_images(split, say)):
+      more = f' {len(bad) - 1} more of {name} cannot.' if len(bad) > 1 else ''
+      raise UserError(f'{next(iter(bad.values()))}{more}')
 
 
 def without_bad_images(dataset: Dataset, say: Callable[[str], None]) -> Dataset:

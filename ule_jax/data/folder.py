@@ -63,9 +63,10 @@ def load(
     raise unknown('data.fit', fit, FITS)
   if unlisted not in ('fail', 'ignore'):
     raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
-  for field, (low, high), most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
-    if not 0 < low <= high <= most:
-      raise UserError(f'data.{field} is ({low}, {high}): give two numbers, 0 < low <= high <= {most:g}.')
+  for field, found, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
+    numbers = isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(v, (int, float)) for v in found)
+    if not numbers or not 0 < found[0] <= found[1] <= most:
+      raise UserError(f'data.{field} is {found}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
   if not 0 <= jitter <= 0.5:
     raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
   check_size(size)

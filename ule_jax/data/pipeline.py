@@ -44,7 +44,7 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
   if sampling == 'uniform' and split.chance is not None:
     share = np.cumsum(split.chance)
     share /= share[-1]
-    return lambda step: share.searchsorted(np.random.default_rng((seed, step)).random(batch_size), side='right')
+    return lambda step: share.searchsorted(np.random.default_rng((seed, step, 0, 1)).random(batch_size), side='right')
   if sampling == 'uniform':
     members = [everyone]
   elif sampling.startswith('class'):
@@ -59,7 +59,9 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
     members = [everyone[split.group == g] for g in np.unique(split.group)]
   if sampling.endswith('subsampled'):
     least = min(len(m) for m in members)
-    members = [np.concatenate([np.random.default_rng((seed, i)).permutation(m)[:least] for i, m in enumerate(members)])]
+    members = [
+      np.concatenate([np.random.default_rng((seed, i, 0, 2)).permutation(m)[:least] for i, m in enumerate(members)])
+    ]
 
   def block(step: int) -> Int[np.ndarray, 'b']:
     place, stream = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(members))

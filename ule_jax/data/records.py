@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ class Table(NamedTuple):
 
   parts: Mapping[str, Rows]
   names: Mapping[str, tuple[str, ...]] = {}
+  prepared: bool = False
 
 
 def open_table(
@@ -77,8 +79,14 @@ def open_table(
 
 
 def _open(dir: str, title: str, scan: Callable[[Path], Table]) -> Table:
-  root = epath.Path(dir)
-  if not root.is_dir():
+  try:
+    root = epath.Path(dir)
+    found = root.is_dir()
+  except ImportError as error:
+    raise UserError(
+      f'{dir} needs a package to be read ({error}): install it, or mount the bucket as a folder.'
+    ) from None
+  if not found:
     raise UserError(f'data.dir {dir} is not a folder: point --config.data.dir at {title}.')
   if (root / 'dataset_info.json').exists():
     return _prepared(root)
@@ -222,13 +230,15 @@ def match_files(path: Path, names: Sequence[str], root: Path, unlisted: str = 'f
   """
   for name in names:
     parts = PurePosixPath(name)
+    if not parts.parts or (parts.as_posix() != name and '..' not in parts.parts):
+      raise UserError(f'{path} names {name!r}, which is no plain path of a file: write it as folder/file.jpg.')
     if parts.is_absolute() or '..' in parts.parts or '\\' in name or ':' in parts.parts[0]:
       raise UserError(f'{path} names {name}, which is not below {root}: images must lie in that folder.')
   refuse_twice(path, names)
   found = set(list_images(root))
   listed = set(names)
   missing = listed - found
-  missing = {name for name in missing if not (root / name).is_file()}  # suffixes of their own
+  missing = {name for name in missing if not _is_file(root / name)}  # suffixes of their own
   if missing:
     raise UserError(
       f'{len(missing)} images of {path.name} are missing, the first is {root / min(missing)}: '
@@ -239,6 +249,13 @@ def match_files(path: Path, names: Sequence[str], root: Path, unlisted: str = 'f
       f'{len(extra)} images in {root} have no row in {path.name}, the first is {min(extra)}: '
       'add their rows, or move the files away.'
     )
+
+
+def _is_file(path: Path) -> bool:
+  try:
+    return path.is_file()
+  except OSError:  # a name that is too long for a file system
+    return False
 
 
 def list_images(root: Path) -> list[str]:
@@ -280,7 +297,10 @@ def _prepared(root: epath.Path) -> Table:
   known = _load_columns(root, {name: len(source) for name, source in splits.items()})
   parts = {}
   for split, source in splits.items():
-    columns = known.get(split) or _read_columns(source, wanted)
+    try:
+      columns = known.get(split) or _read_columns(source, wanted)
+    except Exception as error:  # array_record, protobuf and TFDS share no type
+      raise UserError(f'the records of {split} in {root} cannot be read ({error}): prepare them again.') from None
     part = {'validation': 'val'}.get(split, split)
     found = columns.pop('name', None)
     parts[part] = Rows(
@@ -289,7 +309,7 @@ def _prepared(root: epath.Path) -> Table:
       read=_Record(source, 'image'),
       masks={name: _Record(source, name) for name in images if name != 'image'},
     )
-  return Table(parts, names)
+  return Table(parts, names, prepared=True)
 
 
 class _Record(NamedTuple):
@@ -334,7 +354,7 @@ def _load_columns(root: epath.Path, counts: Mapping[str, int]) -> dict[str, dict
       for key in file.files:
         split, column = key.split('/', 1)
         parts[split][column] = file[key]
-  except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+  except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise UserError(f'{path} is damaged ({error}): prepare the data set again.') from None
   for split, columns in parts.items():
     if not columns or any(len(values) != counts[split] for values in columns.values()):

@@ -38,7 +38,7 @@ def decode(encoded: bytes, name: str) -> Pixels:
   """
   # An EXIF block may turn the image, and an unusual colour space needs converting: PIL knows how. It also
   # has the last word on a JPEG that libjpeg has doubts about, so that we read what its users read.
-  if encoded[:2] == b'\xff\xd8' and b'Exif\0' not in encoded[:4096]:
+  if encoded[:2] == b'\xff\xd8' and b'Exif\0' not in encoded:
     try:
       if simplejpeg.decode_jpeg_header(encoded)[2] in ('YCbCr', 'Gray'):
         return simplejpeg.decode_jpeg(encoded)

@@ -3,7 +3,7 @@
 Layout, as its generator writes it: `bg-0.95_co_occur_obj-0.95/train/` and
 `bg-0.5_co_occur_obj-0.5/{val,test}/`, in each `obj-X_bg-Y_co_occur_obj-Z/NNN.jpg` with X, Y, Z one of
 urban and country, and beside each image `NNN_mask.png` (the car) and `NNN_co_occur_obj_mask.png`. The
-masks are readable by `Split.masks` where every image has both.
+masks are readable by `Split.masks`; a split has all of them or none.
 
 Group = obj * 4 + bg * 2 + co_occur_obj. The field's metrics are linear in the group accuracies: the
 accuracy at the shares of train (I.D.), and how much of it is lost where the background, the object, or
@@ -111,7 +111,11 @@ def scan(root: Path) -> Table:
           f'{root / below} has the folder {folder}, which is no obj-X_bg-Y_co_occur_obj-Z of urban and country: '
           'move it away.'
         )
-      files = sorted(entry.name for entry in (root / below / folder).iterdir() if entry.suffix == '.jpg')
+      files = sorted(
+        entry.name
+        for entry in (root / below / folder).iterdir()
+        if entry.suffix.lower() in records.SUFFIXES and not entry.name.endswith(tuple(MASKS.values()))
+      )
       names += [f'{below}/{folder}/{name}' for name in files]
       part += [code] * len(files)
       for column, value in zip(COLUMNS, known[folder], strict=True):
@@ -124,7 +128,12 @@ def scan(root: Path) -> Table:
 
 def _with_masks(root: Path, rows: Rows) -> Rows:
   """Add the masks where every image has all of them."""
-  paths = {m: [name.removesuffix('.jpg') + suffix for name in rows.names] for m, suffix in MASKS.items()}
-  if not all((root / path).is_file() for found in paths.values() for path in found):
+  paths = {m: [name.rpartition('.')[0] + suffix for name in rows.names] for m, suffix in MASKS.items()}
+  missing = [path for found in paths.values() for path in found if not (root / path).is_file()]
+  if len(missing) == len(MASKS) * len(rows.names):
     return rows
+  if missing:
+    raise UserError(
+      f'{len(missing)} masks in {root} are missing, the first is {min(missing)}: complete them, or remove all masks.'
+    )
   return records.files_rows(root, rows.names, rows.columns, paths)

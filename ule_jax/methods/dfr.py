@@ -2,14 +2,15 @@
 
 Paper: Kirichenko et al. 2023, arXiv 2204.02937.
 
-  z = penultimate features of a finished ERM run, standardised on the data of the fit
+  z = penultimate features of a finished ERM run, standardised
   head = mean over `fits` of the l1-regularised logistic regression on random group-balanced subsets
 
   the data of the fit -> first.dfr.split (a validation split with group labels),
   inverse strength C -> chosen from first.dfr.strengths: fit on one half of the split, worst group of the other
 
-Departs from the paper: nothing known; follows PolinaKirichenko/deep_feature_reweighting (dfr_evaluate_spurious.py).
-scikit-learn's solver, liblinear for two classes, saga for more.
+Follows PolinaKirichenko/deep_feature_reweighting (dfr_evaluate_spurious.py): the strength is chosen on one draw,
+standardised on itself; the averaged fits are standardised on the features of train.
+Departs from the paper: scikit-learn's liblinear for two classes, its saga for more.
 """
 
 from __future__ import annotations
@@ -29,26 +30,49 @@ def prepare(options, first: First) -> Prepared:
   Raises:
     UserError: the split does not exist, or has a group that is unknown or empty.
   """
-  if options.split not in first.splits:
-    raise UserError(f'first.dfr.split is {options.split!r}, but the data set has {", ".join(first.splits)}.')
+  check(options, {name: (data['label'], data['group']) for name, data in first.splits.items()}, first.classes)
   data = first.splits[options.split]
   x, y, group = data['features'].astype(np.float64), data['label'], data['group']
-  if (group < 0).any():
-    raise UserError(f'DFR needs the group of every example of {options.split}, and {int((group < 0).sum())} have none.')
-  rng = np.random.default_rng(first.seed)
+  rng = np.random.default_rng((first.seed, 0, 0, 3))
   half = np.zeros(len(y), bool)
   half[rng.permutation(len(y))[: len(y) // 2]] = True
   k = len(first.classes)
-  scores = {}
+  scores, drawn = {}, _balanced(group, half, rng)
   for strength in options.strengths:
-    head = _fit(x, y, _balanced(group, half, rng), strength, k)
+    head = _fit(x, y, drawn, strength, k, like=x[drawn])
     right = (x[~half] @ head[0] + head[1]).argmax(1) == y[~half]
     scores[strength] = min(right[group[~half] == g].mean() for g in np.unique(group[~half]))
   best = max(scores, key=scores.__getitem__)
   everyone = np.ones(len(y), bool)
-  heads = [_fit(x, y, _balanced(group, everyone, rng), best, k) for _ in range(options.fits)]
+  like = first.splits['train']['features'].astype(np.float64)
+  heads = [_fit(x, y, _balanced(group, everyone, rng), best, k, like) for _ in range(options.fits)]
   kernel, bias = (np.mean([head[i] for head in heads], axis=0) for i in (0, 1))
   return Prepared(head=(kernel, bias), notes={'strength': best, 'split': options.split})
+
+
+def check(options, splits, classes: tuple[str, ...]) -> None:
+  """Check what can be checked before a first run: the split, its groups and its classes.
+
+  Args:
+    splits: split -> (label, group).
+
+  Raises:
+    UserError: the split does not exist or may not be used, or lacks a class, or a group that train has.
+  """
+  allowed = [name for name in splits if name != 'test']
+  if options.split not in allowed:
+    raise UserError(f'first.dfr.split is {options.split!r}: choose one of {", ".join(allowed)}; test is for testing.')
+  label, group = splits[options.split]
+  if (group < 0).any():
+    raise UserError(f'DFR needs the group of every example of {options.split}, and {int((group < 0).sum())} have none.')
+  lacking = set(splits['train'][1].tolist()) - set(group.tolist()) - {-1}
+  if lacking:
+    raise UserError(
+      f'DFR balances groups, and {options.split} has no example of group {min(lacking)}, which train has.'
+    )
+  for k, name in enumerate(classes):
+    if not (label == k).any():
+      raise UserError(f'DFR cannot be fitted: {options.split} has no example of the class {name!r}.')
 
 
 def _balanced(group: Int[np.ndarray, 'n'], among: Bool[np.ndarray, 'n'], rng) -> Int[np.ndarray, 'm']:
@@ -60,11 +84,11 @@ def _balanced(group: Int[np.ndarray, 'n'], among: Bool[np.ndarray, 'n'], rng) ->
   return np.concatenate([rng.permutation(m)[:least] for m in members])
 
 
-def _fit(x, y, ids, strength: float, k: int) -> tuple[Float[np.ndarray, 'd k'], Float[np.ndarray, 'k']]:
-  """Fit on some examples; return kernel and bias for the features as they are, not standardised."""
+def _fit(x, y, ids, strength: float, k: int, like) -> tuple[Float[np.ndarray, 'd k'], Float[np.ndarray, 'k']]:
+  """Fit on some examples, standardised as `like` is; return kernel and bias for features as they are."""
   from sklearn.linear_model import LogisticRegression
 
-  mean, scale = x[ids].mean(0), x[ids].std(0)
+  mean, scale = like.mean(0), like.std(0)
   scale[scale == 0] = 1
   solver = 'liblinear' if k == 2 else 'saga'
   model = LogisticRegression(C=strength, l1_ratio=1, solver=solver, random_state=0)

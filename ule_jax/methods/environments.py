@@ -2,7 +2,9 @@
 
   L = mean_g R_g + weight(step) * penalty,  R_g = mean of CE(f(x_i), y_i) over the examples of group g
 
-The groups are the environments, and means over groups are over those that the batch has: with as
+Departs from the papers: the groups are the environments. Where a group is (label, attribute), an environment
+has one class; DomainBed's and SubpopBench's environments are domains or attributes with all classes, so that their
+penalty weights are starting points here and no more. Means over groups are over those that the batch has: with as
 many examples of each group, mean_g R_g is the average loss. Examples of unknown group are in none.
 """
 

@@ -7,8 +7,9 @@ Paper: Liu et al. 2021, arXiv 2107.09044.
 
   f_1 -> config.first (ERM, `first.epochs` long), up_weight -> first.jtt.up_weight
 
-Departs from the paper: draws follow `chance` with replacement; the authors' code (anniesch/jtt) goes
-through the enlarged set in epochs, which is the same in expectation.
+Departs from the paper: draws follow `chance` with replacement, and an epoch has as many examples as the training
+set; the authors' code (anniesch/jtt) goes through the enlarged set, of n + up_weight |E| examples, in epochs.
+The mixture is the same, the number of steps is not: raise `train.epochs` to match theirs.
 """
 
 from __future__ import annotations

@@ -38,8 +38,10 @@ def prepare(options, first: First) -> Prepared:
       if len(np.unique(outputs[members], axis=0)) <= clusters:
         break
       parts = KMeans(clusters, n_init=10, random_state=first.seed).fit_predict(outputs[members])
-      score = silhouette_score(outputs[members], parts, sample_size=min(SAMPLE, len(members)), random_state=first.seed)
-      found[clusters] = (score, parts)
+      some = np.random.default_rng((first.seed, k, 0, 4)).permutation(len(members))[:SAMPLE]
+      # A small cluster may not be in the sample: one of each is put there.
+      some = np.union1d(some, np.unique(parts, return_index=True)[1])
+      found[clusters] = (silhouette_score(outputs[members][some], parts[some]), parts)
     if not found:
       raise UserError(
         f'SPARE finds no clusters in the class {title!r}: the first run says the same of all its examples; '
