@@ -88,7 +88,7 @@ def best(rows: list[dict], method: str) -> dict:
   """Choose a method's setting on the tuning seeds."""
   found: dict[str, list[float]] = {}
   for r in rows:
-    if r.get('method') == method and r['seed'] in TUNING:
+    if r.get('method') == method and r.get('seed') in TUNING:
       found.setdefault(json.dumps(r['setting']), []).append(r['val_balanced'])
   return json.loads(max(found, key=lambda s: statistics.mean(found[s])))
 
@@ -178,7 +178,7 @@ def markdown(path: Path) -> str:
       name: 100 * statistics.mean(r[name] for r in fresh) for name in fresh[0] if name.startswith(('worst', 'acc'))
     }
     spread = 100 * statistics.stdev(r['worst_last'] for r in fresh)
-    price = f'{cost[method]["cost"]:.1f}, {cost[method]["flops"]:.1f}' if method in cost else '-'
+    price = f'{cost[method]["cost"]:.1f}, {cost[method]["flops"]:.1f}' if method not in ('dfr', 'afr') else 'a fit'
     worst = ' | '.join(f'{mean[f"worst_{rule}"]:.1f}' for rule in ('label_free', 'oracle'))
     lines.append(
       f'| `{method}` | {", ".join(needs) or "-"} | {len(settings(method))} | {mean["accuracy"]:.1f} '
