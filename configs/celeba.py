@@ -47,6 +47,8 @@ def get_config(method='ule'):
   config = base.make('celeba', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
+  # Augmented for every method, as DFR's and AFR's base runs are; group_DRO, JTT and SubpopBench do not augment:
+  # --config.data.augment=False.
   # kohpangwei/group_DRO README, CelebA: SGD 0.9, lr 1e-4, weight decay 1e-4, batch 128, 50 epochs
   config.optim.name = 'sgd'
   config.optim.lr = 1e-4

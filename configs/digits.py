@@ -9,24 +9,39 @@ to 19 (benchmarks/results/digits_grid.jsonl): erm 42.0, ule 90.6, shuffled_stude
 
 from configs import base
 
-# The best setting of each method on val_balanced's worst group, seeds 0 to 2 (stage `methods` of
+# ULE and its controls: the best setting of each on val_balanced's worst group, seeds 0 to 2 (stage `methods` of
 # benchmarks/digits_grid.py). The composition was frozen before; how it was chosen stands in the README.
-TUNED = {
-  'erm': {},
-  'ule': dict(term='project', weight=30.0, q=0.3, student_noise=2.0),
-  'shuffled_student': dict(term='project', weight=10.0, q=0.2, student_noise=2.0),
-  'gradient_penalty': dict(weight=0.1, q=0.3, student_noise=1.0, mistakes='class_balanced_weight'),
-}
+# The others: the best of at most four, by the same rule and seeds (benchmarks/results/family.jsonl).
+RECIPES = {
+  'ule': {'method.term': 'project', 'method.weight': 30.0, 'method.q': 0.3, 'method.student_noise': 2.0},
+  'shuffled_student': {'method.term': 'project', 'method.weight': 10.0, 'method.q': 0.2, 'method.student_noise': 2.0},
+  'gradient_penalty': {
+    'method.weight': 0.1, 'method.q': 0.3, 'method.student_noise': 1.0, 'method.mistakes': 'class_balanced_weight',
+  },
+  'lff': {'method.q': 0.3},
+  'jtt': {'first.jtt.up_weight': 50.0, 'first.steps': 200},
+  'eiil': {'method.step_size': 0.01, 'first.steps': 200},
+  'spare': {'first.spare.max_clusters': 2, 'first.steps': 50},
+  'cnc': {'method.contrast': 0.25, 'first.steps': 200},
+  'afr': {'first.afr.gamma': 4.0, 'first.afr.lr': 0.01},
+  'dfr': {'first.dfr.split': 'val_balanced'},
+  'group_dro': {'method.step_size': 0.1, 'method.adjustment': 2.0},
+  'rwg': {'optim.weight_decay': 0.1},
+  'subg': {'optim.weight_decay': 0.01},
+  'irm': {'method.penalty_weight': 1.0, 'method.anneal_steps': 200},
+  'vrex': {'method.penalty_weight': 1.0, 'method.anneal_steps': 200},
+  'lisa': {'method.alpha': 0.5, 'method.domains': 2},
+}  # fmt: skip
 
 
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
   config = base.make('digits', method)
-  config.method.update(TUNED.get(method, {}))
   config.model.name = 'mlp'
   config.model.width = 64
   config.model.depth = 1
   config.optim.schedule = 'cosine'
   config.train.steps = 600
   config.train.log_every = 100
+  config.update_from_flattened_dict(RECIPES.get(method, {}))
   return config

@@ -52,6 +52,13 @@ def test_the_results_table_is_generated(root):
     assert table in (root / 'README.md').read_text()
 
 
+def test_the_family_table_is_generated(root):
+  command = [sys.executable, root / 'benchmarks' / 'family.py', '--markdown']
+  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+  assert len(made.splitlines()) > 20
+  assert made in (root / 'README.md').read_text()
+
+
 def test_the_options_table_names_every_option_of_ule(root):
   from configs import base
 
