@@ -172,7 +172,12 @@ def main() -> None:
   print(table(found))
   if args.out:
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+      ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty'],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     with args.out.open('a') as file:
       for name, values in found.items():
         row = {'row': name, 'images_per_second': values, 'threads': args.threads, 'commit': commit.stdout.strip()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ import numpy as np
 
 from ule_jax import cli
 from ule_jax.data import load
+from ule_jax.data.checks import bad_images
+from ule_jax.data.files import split_of
 from ule_jax.data.records import COLUMNS, Rows, Table
-from ule_jax.data.transforms import decode
 from ule_jax.errors import UserError
 
 USAGE = """\
@@ -85,26 +84,16 @@ def prepare(name: str, table: Table, out: Path, skip: bool) -> int:
 
 def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
   """Decode every image once; return the rows whose images can be decoded."""
-
-  def attempt(i: int) -> str:
-    try:
-      decode(rows.read(i), rows.names[i])
-      for mask, read in rows.masks.items():
-        decode(read(i), f'{mask} of {rows.names[i]}')
-    except UserError as error:
-      return str(error)
-    return ''
-
-  with ThreadPoolExecutor(os.cpu_count()) as pool:
-    reasons = list(pool.map(attempt, range(len(rows.names))))
-  bad = [i for i, reason in enumerate(reasons) if reason]
+  count, unknown = len(rows.names), np.full(len(rows.names), -1)
+  bad = bad_images(split_of(rows, unknown, unknown), _say)
+  first = next(iter(bad.values()), '')
   if bad and not skip:
-    raise UserError(f'{reasons[bad[0]]}' + (f' {len(bad) - 1} more of {part} cannot.' if len(bad) > 1 else ''))
-  if len(bad) == len(reasons):
-    raise UserError(f'no image of {part} can be decoded: {reasons[0]}')
+    raise UserError(first + (f' {len(bad) - 1} more of {part} cannot.' if len(bad) > 1 else ''))
+  if len(bad) == count:
+    raise UserError(f'no image of {part} can be decoded: {first}')
   if bad:
-    _say(f'warning: {len(bad)} of {len(reasons):,} images of {part} are left out, the first: {reasons[bad[0]]}')
-  return rows.take(np.flatnonzero([not reason for reason in reasons]))
+    _say(f'warning: {len(bad)} of {count:,} images of {part} are left out, the first: {first}')
+  return rows.take(np.setdiff1d(np.arange(count), list(bad)))
 
 
 def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[str, ...]], folder: Path) -> Path:
