@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict ranks, and checked shapes for every test."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -28,6 +29,23 @@ def real_data() -> Path:
   if not REAL.is_dir():
     pytest.skip('no folder of real data: set ULE_TEST_DATA')
   return REAL
+
+
+@pytest.fixture(scope='session')
+def torchvision():
+  torch = pytest.importorskip('torch')
+  try:
+    import torchvision
+  except RuntimeError:  # its compiled part is for another build of torch; nothing here needs it
+    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+      del sys.modules[name]
+    library = torch.library.Library('torchvision', 'DEF')
+    for name in ('nms', 'qnms'):
+      library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    import torchvision
+  except ImportError:
+    pytest.skip('no torchvision')
+  return torchvision
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ ALLOWED = {
   'cli': {'workdir'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'check', 'workdir', 'console', 'stages',
+    'check', 'workdir', 'console', 'stages', 'encoder',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
   'stages': {'methods', 'data'},
   'prepare': {'cli', 'data'},
   'data': {'cli'},  # its command, data/__main__.py
+  'encoder': {'data'},
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},
   'methods': {'losses'},
 }  # fmt: skip

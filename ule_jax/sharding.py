@@ -25,6 +25,11 @@ def make_mesh() -> Mesh:
   return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def local_mesh() -> Mesh:
+  """Put the devices of this host on one axis, for work that every host does for itself."""
+  return jax.make_mesh((jax.local_device_count(),), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   """Put a copy of every array on every device."""
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,15 +23,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import console, data, sharding, stages, workdir
+from ule_jax import console, data, encoder, sharding, stages, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
-from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Prepared, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE, Counts, summarize
-from ule_jax.models import make_model
+from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
 
 
@@ -50,16 +51,20 @@ Preprocess = Callable[[Array], Float[Array, 'b *shape']]
 
 
 def make_preprocess(mean, std) -> Preprocess:
-  """Make the part of the step that turns uint8 pixels into normalised float32.
+  """Make the part of the step that turns uint8 pixels, or float32 features, into normalised float32.
 
   It is in the step because uint8 is a quarter of the traffic to the device, and normalising on the
   host costs most of its throughput.
+
+  Args:
+    mean: of pixels in [0, 1], or of features as they are; `std` likewise.
   """
   mean, std = (jnp.asarray(v, jnp.float32) for v in (mean, std))
 
   def preprocess(image):
     offset, scale = (jnp.broadcast_to(v, (1,) * (image.ndim - 1) + v.shape) for v in (mean, std))
-    return (image.astype(jnp.float32) / 255 - offset) / scale
+    unit = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+    return (unit - offset) / scale
 
   return preprocess
 
@@ -85,7 +90,12 @@ def create_state(method: Method, model, tx: optax.GradientTransformation, x: Arr
 
 
 def make_train_step(
-  method: Method, model, tx: optax.GradientTransformation, key: Array, preprocess: Preprocess = lambda x: x
+  method: Method,
+  model,
+  tx: optax.GradientTransformation,
+  key: Array,
+  preprocess: Preprocess = lambda x: x,
+  accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Make the pure function `(state, batch) -> (state, metrics)` that does everything of one step.
 
@@ -96,22 +106,32 @@ def make_train_step(
     model: as in `create_state`.
     key: of the run; the step folds in its number.
     preprocess: from the batch's images to what the networks see.
+    accumulate: parts of a batch whose gradients are computed one after the other and averaged: the numbers of the
+      whole batch, but for rounding and dropout, in less memory.
+
+  Raises:
+    UserError: the method's loss is not the mean of those of the parts.
   """
+  if accumulate > 1 and SEPARABLE not in method.properties:
+    raise UserError('train.accumulate needs a loss that is a mean over examples, and that of this method.name is not.')
 
   def step(state: TrainState, batch: Batch):
     step_key = jax.random.fold_in(key, state.step)
-    batch = batch._replace(image=preprocess(batch.image))
 
-    def loss(params):
+    def loss(params, batch: Batch, dropout_key: Array):
       def forward(role: str, x: Array, train: bool = True) -> Output:
         variables = {'params': params[role], 'batch_stats': state.batch_stats[role]}
-        rngs = {'dropout': role_key(step_key, role)}
+        rngs = {'dropout': role_key(dropout_key, role)}
         (logits, features), updated = model.apply(variables, x, train=train, mutable=['batch_stats'], rngs=rngs)
         return Output(logits, features, updated.get('batch_stats', {}))
 
+      batch = batch._replace(image=preprocess(batch.image))
       return method.loss(params, forward, state.method_state, batch, state.step, step_key)
 
-    (_, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    if accumulate > 1:
+      differentiate = in_parts(differentiate, accumulate)
+    (_, aux), gradients = differentiate(state.params, batch, step_key)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     bad_step = {
       role: jnp.where(
@@ -130,6 +150,33 @@ def make_train_step(
     ), metrics
 
   return step
+
+
+def in_parts(differentiate: Callable, parts: int) -> Callable:
+  """Make `(params, batch, key) -> ((loss, aux), gradients)` go through a batch in parts, each weighed by its weights.
+
+  A part takes every n-th example: with the batch split over devices, each of them has its share of every part.
+  """
+
+  def through(params, batch: Batch, key: Array):
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    whole = jnp.maximum(jnp.sum(batch.weight), 1e-16)
+
+    def one(sums, turn):
+      number, part = turn
+      share = jnp.sum(part.weight) / whole
+      (value, aux), gradients = differentiate(params, part, jax.random.fold_in(key, number))
+      found = value, aux.losses, aux.metrics, gradients
+      return jax.tree.map(lambda s, f: s + share * f, sums, found), (aux.batch_stats, aux.method_state)
+
+    first = jax.tree.map(lambda x: x[0], split)
+    (value, aux), gradients = jax.eval_shape(differentiate, params, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, aux.losses, aux.metrics, gradients))
+    (value, losses, metrics, gradients), kept = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
+    batch_stats, method_state = jax.tree.map(lambda x: x[-1], kept)  # the same in every part
+    return (value, Aux(losses, batch_stats, method_state, metrics)), gradients
+
+  return through
 
 
 def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
@@ -162,14 +209,23 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
   (directory / 'done').unlink(missing_ok=True)
-  start_state, prepared = None, Prepared()
-  if config.first.prepare != 'none':
-    start_state, prepared = run_first(config, directory, dataset, force)
-  training = stages.training(config, dataset, prepared)
   with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
-    start = checkpoints.latest or 0
-    if checkpoints.latest is None and start_state is None:
+    frozen = config.model.encoder == 'frozen'
+    begin, prepared = lambda state: state, Prepared()
+    if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
+      weights = load_weights(config, dataset, directory)
+      if frozen:
+        dataset = encode(config, dataset, weights)
+      else:
+        begin = partial(with_weights, weights=weights)
+    if config.first.prepare != 'none':
+      first, prepared = run_first(config, directory, dataset, force)
+      if prepared.head is not None:
+        begin = partial(with_head, first=first, head=prepared.head)
+    elif checkpoints.latest is None:
       data.check_images(dataset, config.data, console.say)
+    training = stages.training(config, dataset, prepared)
+    start = checkpoints.latest or 0
     if start > total_steps(config, training):
       raise UserError(
         f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, training)} steps asked for: '
@@ -186,7 +242,7 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
       **sharding.hosts(),
     )
     with closing(workdir.MetricsLog(directory, start)) as log, closing(batches):
-      return _train(config, directory, dataset, training, prepared, start_state, batches, checkpoints, log)
+      return _train(config, directory, dataset, training, prepared, begin, batches, checkpoints, log)
 
 
 class Built(NamedTuple):
@@ -207,11 +263,69 @@ def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
   method = make_method(config, sizes)
   model = make_model(SimpleNamespace(**config.model), len(training.classes))
   tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, max(total_steps(config, training), 1))
-  preprocess = make_preprocess(training.mean, training.std)
+  preprocess = make_preprocess(*pixel_scale(config, training))
   key = jax.random.key(config.seed)
-  sample = preprocess(jnp.zeros((1, *training.image_shape), jnp.uint8))
+  sample = preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
   state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
   return Built(method, model, tx, preprocess, key, state)
+
+
+def pixel_scale(config: Any, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
+
+  Features of a frozen encoder were made of such images, and have their own.
+  """
+  wanted = config.model.pixels
+  if wanted == 'default' and config.model.weights == 'default':
+    _, wanted = pretrained.default(config.model.name)
+  if wanted == 'default' or dataset.dtype != np.uint8:
+    return dataset.mean, dataset.std
+  return pretrained.PIXELS[wanted]
+
+
+def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.Pretrained:
+  """Read `model.weights` for the config's network; weights.json says what became of each tensor.
+
+  Raises:
+    UserError: they are not there, or do not fit.
+  """
+  _, template = network_and_shapes(config, dataset)
+  found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
+  rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
+  about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
+  workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
+  return found
+
+
+def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dataset:
+  """Replace images by what the config's frozen encoder makes of them, from the cache where they are in it.
+
+  Raises:
+    UserError: an image cannot be read, or the cache cannot be written.
+  """
+  scale, mesh = pixel_scale(config, dataset), sharding.local_mesh()
+  preprocess = make_preprocess(*scale)
+  network, template = network_and_shapes(config, dataset)
+  unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template['params']['head'])
+  variables = {'params': weights.params | {'head': unused}, 'batch_stats': weights.batch_stats}
+  variables = sharding.replicate(variables, mesh)
+  apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
+  return encoder.encode(
+    dataset,
+    lambda image: apply(variables, sharding.shard_batch(image, mesh)),
+    encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
+    cache=Path(config.model.feature_cache) if config.model.feature_cache else encoder.default_cache(),
+    batch_size=config.train.eval_batch_size,
+    threads=config.loader.threads,
+    say=console.say,
+  )
+
+
+def network_and_shapes(config: Any, dataset: Dataset) -> tuple[Any, PyTree]:
+  """Make the network from the image on, and the shapes of its parameters and statistics."""
+  network = make_network(SimpleNamespace(**config.model), len(dataset.classes))
+  sample = jnp.zeros((1, *dataset.image_shape))
+  return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
 
 
 def run_first(config: Any, directory: Path, dataset: Dataset, force: bool) -> tuple[TrainState, Prepared]:
@@ -239,7 +353,7 @@ def _train(
   dataset: Dataset,
   training: Dataset,
   prepared: Prepared,
-  start_state: TrainState | None,
+  begin: Callable[[TrainState], TrainState],
   batches: Iterator[dict[str, Any]],
   checkpoints: Checkpoints,
   log: workdir.MetricsLog,
@@ -249,14 +363,12 @@ def _train(
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
-  if prepared.head is not None:
-    state = with_head(state, start_state, prepared.head)
-  train_step = jax.jit(make_train_step(method, model, tx, key, preprocess), donate_argnums=0)
+  step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
+  train_step = jax.jit(step, donate_argnums=0)
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
   first = checkpoints.latest or 0
-  if checkpoints.latest is not None:
-    state = checkpoints.restore(first, state)
+  state = begin(state) if checkpoints.latest is None else checkpoints.restore(first, state)
   progress = console.Progress(steps, first, batch_size)
   console.say(
     f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
@@ -443,11 +555,25 @@ def needs_groups(config: Any, method: Method, prepared: Prepared) -> dict[str, b
 def with_head(state: TrainState, first: TrainState, head: tuple[np.ndarray, np.ndarray]) -> TrainState:
   """Take a first run's network, with another last layer."""
   params = dict(first.params['model'])
-  params['head'] = {
-    name: jax.device_put(jnp.asarray(value, params['head'][name].dtype), params['head'][name].sharding)
-    for name, value in zip(('kernel', 'bias'), head, strict=True)
-  }
+  params['head'] = _placed(dict(zip(('kernel', 'bias'), head, strict=True)), params['head'])
   return state.replace(params={'model': params}, batch_stats=first.batch_stats)
+
+
+def with_weights(state: TrainState, weights: pretrained.Pretrained) -> TrainState:
+  """Start every role from the same weights; a last layer that they lack stays as it is."""
+
+  def merged(found: PyTree, tree: PyTree) -> PyTree:
+    return {name: _placed(found[name], own) if name in found else own for name, own in tree.items()}
+
+  return state.replace(
+    params={role: merged(weights.params, own) for role, own in state.params.items()},
+    batch_stats={role: merged(weights.batch_stats, own) for role, own in state.batch_stats.items()},
+  )
+
+
+def _placed(values: PyTree, like: PyTree) -> PyTree:
+  """Copy arrays to where others are, in their types; a copy, as the step donates what it is given."""
+  return jax.tree.map(lambda v, old: jax.device_put(jnp.array(v, old.dtype), old.sharding), values, like)
 
 
 def make_method(config: Any, sizes: Sizes) -> Method:

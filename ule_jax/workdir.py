@@ -25,6 +25,7 @@ MAY_CHANGE = (
   'loader.threads',
   'loader.workers',
   'first.workdir',
+  'model.feature_cache',
 )
 
 PACKAGES = ('ule_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml_collections', 'clu', 'numpy')
