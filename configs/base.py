@@ -256,6 +256,36 @@ def make(data: str, method: str) -> ConfigDict:
   return config
 
 
+# variant -> what it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were not tuned.
+VARIANTS = {
+  # How arXiv 2010.11929 fine-tunes (table 4: SGD 0.9, cosine, clip 1, no weight decay; one of its rates)
+  'vit_b16': {
+    'model.name': 'vit_b16', 'optim.name': 'sgd', 'optim.lr': 3e-3, 'optim.weight_decay': 0.0,
+    'optim.schedule': 'cosine', 'optim.clip': 1.0,
+  },
+  # Heads on features that are computed once take few steps.
+  'frozen': {
+    'model.encoder': 'frozen', 'optim.name': 'adam', 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
+    'train.steps': 0, 'train.epochs': 20.0,
+  },
+}  # fmt: skip
+
+
+def parse(spec: str) -> tuple[str, list[dict]]:
+  """Split what stands behind the colon of --config, `method[,variant...]`, into the method and what variants change."""
+  method, *names = spec.split(',')
+  return method, [_look_up(VARIANTS, 'variant', name) for name in names]
+
+
+def vary(config: ConfigDict, changes: list[dict]) -> ConfigDict:
+  """Apply what variants change; on a frozen encoder, methods that take gradients take them at the features."""
+  for change in changes:
+    config.update_from_flattened_dict(change)
+  if config.model.encoder == 'frozen' and 'at' in config.method:
+    config.method.at = 'features'
+  return config
+
+
 def _look_up(table, kind, name):
   if name not in table:
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)[0]

@@ -165,7 +165,8 @@ def test_running_statistics_differ_from_torchs_by_the_unbiased_variance_alone(to
   for _ in range(3):
     x = rng.normal(size=(4, 32, 32, 3))
     net(torch.tensor(x.transpose(0, 3, 1, 2)))
-    _, updated = model.apply({'params': params, 'batch_stats': stats}, jnp.asarray(x), train=True, mutable=['batch_stats'])
+    seen = {'params': params, 'batch_stats': stats}
+    _, updated = model.apply(seen, jnp.asarray(x), train=True, mutable=['batch_stats'])
     stats = updated['batch_stats']
   _, theirs, *_ = pretrained.fit(tensors_of(net), template, 'resnet18', keep_head=True)
   side = {'norm': 16, 'stage0': 8, 'stage1': 4, 'stage2': 2, 'stage3': 1}

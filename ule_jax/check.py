@@ -11,9 +11,8 @@ from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.errors import UserError, unknown
 from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
-from ule_jax.models import ENCODERS, MODELS
+from ule_jax.models import ENCODERS, MODELS, pretrained
 from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
-from ule_jax.models.pretrained import PIXELS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
 from ule_jax.workdir import flatten
 
@@ -34,7 +33,7 @@ def check(config: Any) -> None:
     'model.batch_norm': BATCH_NORMS,
     'model.precision': PRECISIONS,
     'model.encoder': ENCODERS,
-    'model.pixels': ('default', *PIXELS),
+    'model.pixels': ('default', *pretrained.PIXELS),
     'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
     'data.on_bad_image': ON_BAD_IMAGE,
@@ -152,6 +151,8 @@ def _check_model(config: Any) -> None:
       raise UserError(f'model.{option} is {model[option]}, but {model.name} has no such option.')
   if model.weights != 'none' and model.name.startswith('resnet') and model.batch_norm == 'none':
     raise UserError(f'weights of {model.name} have BatchNorm: set model.batch_norm=frozen or batch.')
+  if model.weights == 'default':
+    pretrained.default(model.name)
   if frozen and model.weights == 'none':
     raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
   if frozen and (model.remat or model.drop_path):

@@ -97,15 +97,18 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   """Load a config file with its argument and apply `config.FIELD=VALUE` overrides."""
   from ule_jax.workdir import flatten
 
-  file, _, method = spec.partition(':')
+  file, _, behind = spec.partition(':')
+  method, *variants = behind.split(',')
   # A method brings its own options with it, so that it has to be chosen when the config is made.
   method = next((value for name, value in overrides if name == 'config.method.name'), method)
+  if variants and not method:
+    raise UserError(f'{spec} names a variant without a method: write it as {file}:ule,{",".join(variants)}.')
   overrides = [(name, value) for name, value in overrides if name != 'config.method.name']
   if any(name == 'config.data.name' for name, _ in overrides):
     raise UserError('data.name is what a config is for: choose another --config=FILE.')
   path = _find(file)
   try:
-    config = _import(path).get_config(*[method] if method else [])
+    config = _import(path).get_config(*[','.join([method, *variants])] if method else [])
   except UserError:
     raise
   except Exception as error:  # whatever a config file does wrong is the user's to mend
@@ -121,7 +124,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
       folder = f'$ULE_DATA/{config.data.name}'
       raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
     config.data.dir = f'{root.rstrip("/")}/{config.data.name}'
-  return config, path.stem
+  return config, '-'.join([path.stem, *variants])
 
 
 def _override(config: Any, overrides: list[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ its file, and the first ones of a split by their prepared pixels.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -98,7 +99,8 @@ def _write(path: Path, features: Float32[np.ndarray, 'n d']) -> None:
       np.save(file, features)
     partial.replace(path)
   except OSError as error:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink()
     raise UserError(
       f'the features cannot be written to {path} ({error.strerror}): choose another --config.model.feature_cache.'
     ) from None

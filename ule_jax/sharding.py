@@ -14,6 +14,15 @@ from jaxtyping import PyTree
 AXIS = 'batch'
 
 
+def compiler_options(remat: bool) -> dict[str, str]:
+  """Return what the compiler of this machine's devices needs to be told.
+
+  Args:
+    remat: of the model; the CPU's compiler drops the barriers that keep it from undoing it, unless told not to.
+  """
+  return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if remat and jax.default_backend() == 'cpu' else {}
+
+
 def hosts() -> dict[str, int]:
   """Tell which host this is, of how many."""
   return {'host': jax.process_index(), 'hosts': jax.process_count()}

@@ -364,7 +364,7 @@ def _train(
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
   step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
-  train_step = jax.jit(step, donate_argnums=0)
+  train_step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options(config.model.remat))
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
   first = checkpoints.latest or 0

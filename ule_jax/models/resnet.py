@@ -7,12 +7,15 @@ every second pixel, zero channels). In the ImageNet bottleneck the stride sits i
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ule_jax.models.layers import PRECISIONS, classify, drop_branch, make_norm, scale_depth
+from ule_jax.models.remat import run_block
 
 
 def _conv(channels: int, kernel: int, stride: int, precision: str, name: str) -> nn.Conv:
@@ -99,10 +102,10 @@ class ResNet(nn.Module):
     else:
       x = jax.nn.relu(norm('norm')(_conv(self.width, 7, 2, self.precision, 'stem')(x)))
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i, count in enumerate(self.stages):
       for j in range(count):
-        x = block(
+        block = partial(
+          Block,
           channels=self.width * 2**i,
           stride=2 if i > 0 and j == 0 else 1,
           bottleneck=self.bottleneck,
@@ -110,6 +113,6 @@ class ResNet(nn.Module):
           batch_norm=self.batch_norm,
           drop_path=scale_depth(self.drop_path, sum(self.stages[:i]) + j, sum(self.stages)),
           precision=self.precision,
-          name=f'stage{i}_block{j}',
-        )(x, train)
+        )
+        x = run_block(self, block, f'stage{i}_block{j}', self.remat, x, train)
     return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train)

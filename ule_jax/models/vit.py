@@ -6,12 +6,15 @@ release, torchvision and timm.
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ule_jax.models.layers import PRECISIONS, classify, drop_branch, scale_depth
+from ule_jax.models.remat import run_block
 
 
 class Block(nn.Module):
@@ -72,9 +75,9 @@ class ViT(nn.Module):
     position = self.param('position', nn.initializers.normal(0.02), (1, *x.shape[1:]))
     x = x + jnp.broadcast_to(position, x.shape).astype(x.dtype)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i in range(self.depth):
-      depth = scale_depth(self.drop_path, i, self.depth)
-      x = block(self.heads, self.dropout, depth, self.precision, name=f'block{i}')(x, train)
+      drop_path = scale_depth(self.drop_path, i, self.depth)
+      block = partial(Block, self.heads, self.dropout, drop_path, self.precision)
+      x = run_block(self, block, f'block{i}', self.remat, x, train)
     features = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm')(x)[:, 0]
     return classify(features, self.classes, 0.0, train)
