@@ -1,7 +1,7 @@
 """How much memory a fused ULE step needs, with and without remat, in float32 and bfloat16.
 
-  python benchmarks/memory.py [--out=NEW.jsonl] [--run]      compile every row; --run also makes a step of the small ones
-  python benchmarks/memory.py --markdown                     the table of benchmarks/results/memory.jsonl
+  python benchmarks/memory.py [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
+  python benchmarks/memory.py --markdown                   the table of benchmarks/results/memory.jsonl
 
 A row is one process: the compiled step's temporary memory (beside parameters, optimiser and batch) and FLOPs as the
 compiler reports them; with --run, the peak memory of the process and the seconds of a second step.
