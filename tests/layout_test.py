@@ -18,6 +18,7 @@ ALLOWED = {
   'stages': {'methods', 'data'},
   'prepare': {'cli', 'data'},
   'data': {'cli'},  # its command, data/__main__.py
+  'models': {'cli'},  # the command of models/pretrained.py
   'encoder': {'data'},
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding'},
   'methods': {'losses'},

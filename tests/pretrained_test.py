@@ -371,3 +371,20 @@ def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
   with pytest.raises(UserError, match=r'hf:timm/resnet18.tv_in1k cannot be fetched .*give the file as model.weights'):
     pretrained.find('default', 'resnet18')
+
+
+def test_the_verb_prints_the_mapping(real_data, capsys):
+  path = real_data / 'weights' / 'resnet20-12fca82f.th'
+  pretrained.main([str(path), '--model=resnet20', '--classes=10', '--size=32'])
+  lines = capsys.readouterr().out.splitlines()
+  (stem,) = [line for line in lines if line.startswith('conv1.weight')]
+  assert stem.split() == ['conv1.weight', '16x3x3x3', 'stem/kernel', '(OIHW', 'to', 'HWIO)']
+  assert '269,722 parameters of resnet20' in lines[-2]
+  for argv, message in (
+    ([str(path)], 'this network'),
+    ([str(path), '--model=resnet21'], "unknown network 'resnet21': did you mean 'resnet20'"),
+    ([str(path), '--model=cnn'], 'sizes of its own'),
+    (['--model=resnet20'], 'give one file'),
+  ):
+    with pytest.raises(UserError, match=message):
+      pretrained.main(argv)

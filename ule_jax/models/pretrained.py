@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, unknown
 
 Tensors = dict[str, np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
@@ -471,3 +472,54 @@ def resample(position: np.ndarray, count: int) -> np.ndarray:
 
 def _first_line(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
+
+
+USAGE = """\
+Show what the tensors of a file of weights become in a network, and what is left out and why.
+
+  python -m ule_jax.models.pretrained FILE --model=resnet50     .safetensors, .pth, .npz, or hf:OWNER/NAME
+  python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
+
+  --model=NAME    the network (default resnet50)
+  --classes=K     of the last layer; with it that is mapped, too
+  --size=PIXELS   of the image (default 224), to which position embeddings are resampled
+
+Exit codes: 0 it fits, 2 it does not."""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Parse the flags and print the mapping."""
+  from types import SimpleNamespace
+
+  from ule_jax import cli
+  from ule_jax.models import MODELS, make_network
+
+  found = cli.read(argv, USAGE, {'model': 'resnet50', 'classes': 0, 'size': 224}, positional=True)
+  name, classes, size = found.values['model'], found.values['classes'], found.values['size']
+  if len(found.positional) != 1:
+    raise UserError('give one file of weights, hf:OWNER/NAME, or default; see --help.')
+  if name not in MODELS:
+    raise unknown('network', name, MODELS)
+  if 'width' in MODELS[name][1]:
+    raise UserError(f'{name} has sizes of its own, and no file of weights to fit: give another --model.')
+  options = SimpleNamespace(
+    name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', remat=False
+  )
+  network = make_network(options, classes or 1)
+  template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
+  weights = load(found.positional[0], name, template, keep_head=bool(classes))
+  width = max(len(row.theirs) for row in weights.rows)
+  for row in sorted(weights.rows, key=lambda row: (not row.ours, row.theirs)):
+    ours = ' '.join(row.ours).replace('params/', '') or '-'
+    note = f'  ({row.note})' if row.note else ''
+    print(f'{row.theirs:<{width}}  {"x".join(map(str, row.shape)) or "scalar":>14}  {ours}{note}')
+  used = [row for row in weights.rows if row.ours]
+  count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+  print(f'{weights.path.name}: {weights.flavour}, {len(used)} tensors become {count:,} parameters of {name} and its')
+  print(f'statistics, {len(weights.rows) - len(used)} are left out. SHA-256 {weights.sha256}')
+
+
+if __name__ == '__main__':
+  from ule_jax.cli import main as run
+
+  run(main)
