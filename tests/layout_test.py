@@ -9,10 +9,10 @@ import pytest
 LEAVES = {'errors'}  # anyone may import these
 ALLOWED = {
   'main': {'cli', 'train', 'console'},
-  'cli': {'workdir'},
+  'cli': {'workdir', 'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'check', 'workdir', 'console', 'stages',
+    'backend', 'check', 'workdir', 'console', 'signals', 'stages',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
   'stages': {'methods', 'data'},

@@ -28,8 +28,6 @@ def run(workdir, *changes, method='ule', force=False):
 
 def final_checkpoint(workdir):
   manager = Checkpoints(workdir / 'checkpoints', ('val/accuracy',))
-  config = config_of()
-  del config
   import orbax.checkpoint as ocp
 
   tree = ocp.StandardCheckpointer().restore(workdir.absolute() / 'checkpoints' / str(manager.latest) / 'state')

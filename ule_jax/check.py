@@ -55,6 +55,7 @@ def check(config: Any) -> None:
     'train.eval_batch_size': 1,
     'train.eval_every': 1,
     'train.log_every': 1,
+    'checkpoint.keep': 1,
     'train.steps': 0,
     'train.epochs': 0,
     'optim.lr': 0,

@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ule_jax.errors import Interrupted, UserError, unknown
-
-DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75
+from ule_jax.errors import DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
+from ule_jax.signals import Signals
 
 
 class Flags(NamedTuple):
@@ -31,14 +30,13 @@ class Flags(NamedTuple):
 def main(verb: Callable[[Sequence[str]], None]) -> None:
   """Run a verb on the command line's arguments and exit with the code that its ending means."""
   try:
-    verb(sys.argv[1:])
+    with Signals():
+      verb(sys.argv[1:])
     code = DONE
   except UserError as error:
     code = _say(USAGE, f'error: {error}')
   except Interrupted as error:
     code = _say(RESUMABLE, f'stopped: {error}')
-  except KeyboardInterrupt:
-    code = _say(RESUMABLE, 'stopped: interrupted; the same command resumes from the last checkpoint.')
   sys.exit(code)
 
 

@@ -1,0 +1,77 @@
+"""SIGTERM and SIGINT end a run so that the same command goes on with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ule_jax.errors import RESUMABLE, Interrupted
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)  # from a scheduler, and from a person
+
+
+class Signals:
+  """While it is entered, the first signal raises `Interrupted`, and a second one exits at once.
+
+  In `deferred()` the first one only becomes the name in `asked`: the code there has something to save.
+  """
+
+  def __init__(self):
+    self.asked = ''
+    self._deferred = False
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> Signals:
+    if threading.current_thread() is threading.main_thread():  # Python refuses handlers to the others
+      self._before = {number: signal.signal(number, self._on_signal) for number in CAUGHT}
+    return self
+
+  def __exit__(self, *exception) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler or signal.SIG_DFL)
+
+  def _on_signal(self, number: int, frame: Any) -> None:
+    del frame
+    if self.asked:
+      os.write(2, b'stopped: a second signal; resumable, the same command goes on from the last checkpoint.\n')
+      os._exit(RESUMABLE)
+    self.asked = signal.Signals(number).name
+    if not self._deferred:
+      self.check()
+
+  def check(self) -> None:
+    """End here if a signal has come.
+
+    Raises:
+      Interrupted: one has.
+    """
+    if self.asked:
+      raise Interrupted(f'{self.asked}; resumable, the same command goes on from the last checkpoint.')
+
+  @contextmanager
+  def deferred(self) -> Iterator[None]:
+    """Let signals wait until somebody looks at `asked`, at the latest until the end of the block.
+
+    Raises:
+      Interrupted: one waited until then.
+    """
+    self._deferred = True
+    try:
+      yield
+    finally:
+      self._deferred = False
+    self.check()
+
+  def heeded(self, items: Iterable[Any]) -> Iterator[Any]:
+    """Iterate until a signal comes.
+
+    Raises:
+      Interrupted: it has come.
+    """
+    for item in items:
+      self.check()
+      yield item
