@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,15 @@ from jaxtyping import PyTree
 
 from ule_jax.errors import UserError
 
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  return 'orbax' not in record.pathname and 'orbax' not in record.getMessage()
+
+
+for _logger in ('absl', 'asyncio'):  # a traceback, often several, of all that orbax raises as well
+  logging.getLogger(_logger).addFilter(_not_of_orbax)
+
+MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays
 Scores = dict[str, float]  # selection rule -> value; empty for a state that was not evaluated
 
 
@@ -73,6 +84,8 @@ class Checkpoints:
       'scores': ocp.args.JsonSave(content | {'checksum': _checksum(content)}),
     }
     with self._told():
+      self._manager.wait_until_finished()  # the save before, which takes room too
+      self._refuse_full_disk(state)
       if step in self.steps:  # saved before it was evaluated, by a run that had to stop there
         self._manager.delete(step)
       self._scores[step] = scores
@@ -144,6 +157,12 @@ class Checkpoints:
     kept = {*steps[-self._keep :], *self._best().values(), *unknown}
     return [checkpoint.step in kept for checkpoint in checkpoints]
 
+  def _refuse_full_disk(self, state: PyTree) -> None:
+    # Before anything is written: threads that run out of room print what nobody can catch.
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + MARGIN
+    if (free := shutil.disk_usage(self._directory).free) < need:
+      raise OSError(f'{free / 1e6:,.1f} MB are free, and {need / 1e6:,.1f} MB needed')
+
   def _best(self) -> dict[str, int]:
     known = {step: scores for step, scores in self._scores.items() if scores}
     return {rule: max(known, key=lambda step, r=rule: (known[step][r], step)) for rule in self.rules if known}
@@ -211,4 +230,4 @@ def _checksum(content: dict[str, Any]) -> int:
 
 def _reason(error: Exception) -> str:
   text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 200 else f'{text[:200]}...'
+  return text if len(text) <= 160 else f'{text[:80]} ... {text[-70:]}'

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ule_jax.errors import RESUMABLE, Interrupted
+from ule_jax.errors import RESUMABLE, Interrupted, UserError
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)  # from a scheduler, and from a person
 
@@ -22,26 +23,39 @@ class Signals:
 
   def __init__(self):
     self.asked = ''
-    self._deferred = False
-    self._before: dict[int, Any] = {}
+    self._deferred = self._lost = False
+    self._handlers: dict[int, Any] = {}
 
   def __enter__(self) -> Signals:
     if threading.current_thread() is threading.main_thread():  # Python refuses handlers to the others
-      self._before = {number: signal.signal(number, self._on_signal) for number in CAUGHT}
+      self._handlers = {number: signal.signal(number, self._on_signal) for number in CAUGHT}
+      self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
     return self
 
-  def __exit__(self, *exception) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler or signal.SIG_DFL)
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    if self._handlers:
+      sys.unraisablehook = self._hook
+      for number, handler in self._handlers.items():
+        signal.signal(number, handler or signal.SIG_DFL)
+    if isinstance(error, Exception) and not isinstance(error, UserError):
+      self.check()  # an import that is interrupted ends with an ImportError
 
   def _on_signal(self, number: int, frame: Any) -> None:
     del frame
-    if self.asked:
+    if self.asked and not self._lost:
       os.write(2, b'stopped: a second signal; resumable, the same command goes on from the last checkpoint.\n')
       os._exit(RESUMABLE)
-    self.asked = signal.Signals(number).name
+    self.asked, self._lost = signal.Signals(number).name, False
     if not self._deferred:
       self.check()
+
+  def _on_unraisable(self, unraisable: Any) -> None:
+    # Python drops what is raised while it collects garbage, of which jax has a callback: raise it again a little later.
+    if isinstance(unraisable.exc_value, Interrupted):
+      self._lost = True
+      threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.asked])).start()
+    else:
+      self._hook(unraisable)
 
   def check(self) -> None:
     """End here if a signal has come.
