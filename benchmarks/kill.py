@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,7 +76,7 @@ class Run:
     else:
       self.wait_for(self.training)
       self.wait_for(self.trained if phase == 'final evaluation' else lambda: True)
-      time.sleep(rng.uniform(0, 2))
+      time.sleep(rng.uniform(0, 1))
       if phase == 'saving':
         self.wait_for(self.saving)
         time.sleep(rng.uniform(0, 0.02))
@@ -135,15 +136,17 @@ def main() -> None:
     finish(Run(root / 'whole', cache))
     whole = outcome(root / 'whole')
     while phases.total() < args.kills:
-      runs += 1
       workdir, here = root / f'run{runs}', 0
       while here < args.each and phases.total() < args.kills:
         if phase := Run(workdir, cache).kill_in(rng.choice(PHASES), rng):
           phases[phase] += 1
           here += 1
-        elif (workdir / 'done').exists():
+        elif here:  # it was done before that moment came
           break
+        else:
+          shutil.rmtree(workdir)
       finish(Run(workdir, cache))
+      runs += 1
       same += equal(outcome(workdir), whole)
       print(f'{phases.total()} kills, {same} of {runs} runs equal {dict(phases)}', file=sys.stderr, flush=True)
   described = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
