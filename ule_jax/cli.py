@@ -37,6 +37,10 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
     code = _say(USAGE, f'error: {error}')
   except Interrupted as error:
     code = _say(RESUMABLE, f'stopped: {error}')
+  except Exception as error:
+    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):  # XLA's word for it
+      raise
+    code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
   sys.exit(code)
 
 
@@ -104,10 +108,11 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   path = _find(file)
   try:
     config = _import(path).get_config(*[method] if method else [])
+    _conform(config)
   except UserError:
     raise
-  except Exception as error:  # whatever a config file does wrong is the user's to mend
-    raise UserError(f'{file}: {_one_line(error)}') from None
+  except (Exception, SystemExit) as error:  # whatever a config file does wrong is the user's to mend
+    raise UserError(f'{file}: {_one_line(error) or type(error).__name__}') from None
   fields = [f'config.{name}' for name in flatten(config.to_dict())]
   for name, _ in overrides:
     if name not in fields:
@@ -120,6 +125,33 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
       raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
     config.data.dir = f'{root.rstrip("/")}/{config.data.name}'
   return config, path.stem
+
+
+def _conform(config: Any) -> None:
+  """Check that a config has the fields of configs/base.py and no others, with values of their types.
+
+  Raises:
+    ValueError: it has not.
+  """
+  from ule_jax.workdir import flatten
+
+  base = importlib.import_module('configs.base')
+  if not hasattr(config, 'to_dict'):
+    raise ValueError(f'get_config returns {type(config).__name__} {config!r:.50}: return what base.make made.')
+  found = flatten(config.to_dict())
+  for name, table in (('data.name', base.DATA), ('method.name', base.METHODS)):
+    if not isinstance(found.setdefault(name), str) or found[name] not in table:
+      raise ValueError(f'{name} is {found[name]!r}: it is one of {", ".join(sorted(table))}.')
+  due = flatten(base.make(found['data.name'], found['method.name']).to_dict())
+  if wrong := sorted(due.keys() ^ found.keys()):
+    raise ValueError(
+      f'the config {"lacks" if wrong[0] in due else "adds"} {wrong[0]}: fields are born in configs/base.py.'
+    )
+  allowed = {float: (float, int), tuple: (tuple, list)}
+  for name, value in found.items():
+    kind = type(due[name])
+    if not isinstance(value, allowed.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+      raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
 
 
 def _override(config: Any, overrides: list[tuple[str, str]]) -> None:

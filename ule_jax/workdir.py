@@ -54,14 +54,17 @@ def write_json(path: Path, content: Any) -> None:
   partial.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
   """Read a JSON file.
 
   Raises:
     UserError: it is not JSON.
   """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8'))
+    if not isinstance(content, dict):
+      raise ValueError(f'a {type(content).__name__} where an object is due')
+    return content
   except (ValueError, OSError) as error:
     raise UserError(f'{path} cannot be read ({error}): choose another --workdir.') from None
 
@@ -85,10 +88,13 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
     UserError: it holds a run with another config and `force` is not set, or something else.
   """
   path = workdir / 'config.json'
-  if not path.exists():
-    if workdir.exists() and (not workdir.is_dir() or _foreign(workdir)):
-      raise UserError(f'{workdir} is not empty and holds no run (no config.json): choose another --workdir.')
-    return False
+  try:
+    if not path.exists():
+      if workdir.exists() and (not workdir.is_dir() or _foreign(workdir)):
+        raise UserError(f'{workdir} is not empty and holds no run (no config.json): choose another --workdir.')
+      return False
+  except (OSError, ValueError) as error:  # a name too long, no permission, a null character
+    raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
   old, new = flatten(read_json(path)), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
   if changed and not force:
