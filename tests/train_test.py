@@ -1,5 +1,6 @@
 """The loop: what a run leaves behind, and that an interrupted one ends as if it had not been."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from common import damage, leaves_equal
+from writers import write_folder
 
 from ule_jax import cli, train
 from ule_jax.checkpoint import Checkpoints
@@ -193,6 +195,31 @@ def test_a_damaged_newest_checkpoint_costs_only_time(finished, tmp_path, capsys)
   same_run(tmp_path / 'w', whole, run(tmp_path / 'w'), results)
   assert 'the checkpoint of step 12 is damaged' in capsys.readouterr().err
   assert (tmp_path / 'w' / 'checkpoints' / '12.damaged').is_dir()
+
+
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monkeypatch):
+  cells = itertools.product(('train', 'val', 'test'), (0, 1), range(4))
+  root = write_folder(tmp_path / 'data', [(f'{k}/{part}{i}.jpg', k, part) for part, k, i in cells])
+  flags = ['--config=folder:erm', f'--config.data.dir={root}', '--config.data.size=8', '--config.model.name=cnn']
+  flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
+  flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
+  config = cli.parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
+  batch, calls = train.Batch, []
+
+  def losing(**arrays):
+    calls.append(1)
+    if len(calls) == 4:
+      shutil.move(root, tmp_path / 'elsewhere')
+    return batch(**arrays)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'Batch', losing)
+    with pytest.raises(UserError, match=rf'image {root}/.* cannot be read'):
+      train.run(config, tmp_path / 'w')
+  assert (tmp_path / 'w' / 'checkpoints' / '2').is_dir()
+  shutil.move(tmp_path / 'elsewhere', root)
+  assert train.run(config, tmp_path / 'w')['last']['step'] == 40
 
 
 def test_a_run_in_use_is_refused(finished):

@@ -188,11 +188,11 @@ def _run_module(name: str, path: Path, locations: list[str] | None = None) -> An
 def _find(file: str) -> Path:
   """Find a config by path, or by bare name among those that ship with the package."""
   given = Path(file)
-  if given.is_file():
+  if os.path.isfile(file):  # False, too, for a name no file can have
     return given
   shipped = configs_folder()
   for name in (given.name, f'{given.name}.py'):
-    if (shipped / name).is_file() and (given.parent in (Path('.'), Path('configs'))):
+    if os.path.isfile(shipped / name) and (given.parent in (Path('.'), Path('configs'))):
       return shipped / name
   known = sorted(p.stem for p in shipped.glob('*.py') if p.stem not in ('__init__', 'base'))
   raise UserError(f'config file {file} does not exist{_near(given.stem, known)} Shipped: {", ".join(known)}.')
