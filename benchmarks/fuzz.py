@@ -296,8 +296,9 @@ def work(pipe) -> None:
   import resource
 
   resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))  # memory that is asked for is no hang
-  while True:
-    pipe.send(attempt(*pipe.recv()))
+  with contextlib.suppress(EOFError):  # there are no more
+    while True:
+      pipe.send(attempt(*pipe.recv()))
 
 
 def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], str]]]:
@@ -308,7 +309,7 @@ def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], s
   for i, case in enumerate(cases):
     if worker is None:
       ours, theirs = context.Pipe()
-      worker = context.Process(target=work, args=(theirs,), daemon=True)
+      worker = context.Process(target=work, args=(theirs,))  # no daemon, which may have no loader.workers
       worker.start()
       theirs.close()
     ours.send(case)
@@ -321,10 +322,12 @@ def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], s
       print(f'{case[0]}:{case[1]} {ended}\n', flush=True)
     if ended.startswith(('no end', 'the process')):
       worker.kill()
+      ours.close()
       worker = None
     found[kind].append((case, ended))
     if (i + 1) % 50 == 0:
       print(f'{i + 1} of {len(cases)}', {k: len(v) for k, v in found.items()}, file=sys.stderr, flush=True)
+  ours.close()
   return found
 
 
