@@ -236,6 +236,9 @@ def make(data: str, method: str) -> ConfigDict:
         threads=2,  # that read and transform; 0: the main thread does
         workers=0,  # processes that do it for training instead, each with that many threads
       ),
+      checkpoint=dict(
+        keep=2,  # newest ones that stay, beside the best by each rule; where one is damaged the one before serves
+      ),
       # A first run, for methods of two: this config with other values in a few places.
       first=dict(
         prepare='none',  # none | jtt | eiil | spare | cnc | dfr | afr: what is made of its predictions
@@ -250,6 +253,8 @@ def make(data: str, method: str) -> ConfigDict:
       # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
       select='val/worst_class_accuracy',
       seed=0,  # of initialisation, dropout and data order
+      # of what XLA compiled: default ($XDG_CACHE_HOME/ule_jax/xla, else below ~/.cache) | off | a folder
+      compilation_cache='default',
     )
   )
   config.update_from_flattened_dict(NEEDS.get(method, {}))

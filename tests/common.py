@@ -66,3 +66,10 @@ def leaves_equal(a, b) -> bool:
 
 def assert_close(a, b, rtol=1e-5, atol=1e-6):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def damage(path) -> None:
+  """Flip a bit in the middle of a file."""
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # the user's is not for tests; theirs are in the tests of it
 
 import jax
 import pytest

@@ -9,10 +9,10 @@ import pytest
 LEAVES = {'errors'}  # anyone may import these
 ALLOWED = {
   'main': {'cli', 'train', 'console'},
-  'cli': {'workdir'},
+  'cli': {'workdir', 'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'check', 'workdir', 'console', 'stages', 'encoder',
+    'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
   'stages': {'methods', 'data'},

@@ -16,6 +16,8 @@ from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
 from ule_jax.workdir import flatten
 
+MOST = 2**31  # steps and seeds are 32-bit numbers on the device; above are infinity and typing errors
+
 
 def check(config: Any) -> None:
   """Check what a config says before anything is read or written.
@@ -42,6 +44,9 @@ def check(config: Any) -> None:
   for field, table in tables.items():
     if field in fields and fields[field] not in table:
       raise unknown(field, str(fields[field]), table)
+  for field, value in fields.items():
+    if isinstance(value, (int, float)) and not abs(value) < MOST:
+      raise UserError(f'{field} is {value}: give a number below {MOST:,}.')
   least = {
     'method.weight': 0,
     'method.warmup_steps': 0,
@@ -58,6 +63,7 @@ def check(config: Any) -> None:
     'train.eval_batch_size': 1,
     'train.eval_every': 1,
     'train.log_every': 1,
+    'checkpoint.keep': 1,
     'train.steps': 0,
     'train.epochs': 0,
     'optim.lr': 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,16 +23,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import console, data, encoder, sharding, stages, workdir
+from ule_jax import backend, console, data, encoder, sharding, stages, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, pipeline
-from ule_jax.errors import UserError, unknown
+from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
 from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE, Counts, summarize
 from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
+from ule_jax.signals import Signals
 
 
 @flax.struct.dataclass
@@ -191,58 +192,49 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     The content of results.json.
 
   Raises:
-    UserError: bad options, bad data, or a loss that is not finite.
+    UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
+    Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
+  with Signals() as signals:
+    return _run(config, Path(directory), force, signals)
+
+
+def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
   check(config)
+  backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
   rules = selection_rules(dataset, config.select)
   if config.first.prepare == 'none':
     refuse_empty_groups(config, dataset)
-  directory = Path(directory)
-  unchanged = workdir.claim(directory, config.to_dict(), force)
+  # Not under a lock: several second runs may look at one first run that is done.
+  unchanged = workdir.compare(directory, config.to_dict(), force)
   # The length of a fit is that of its first run: it is fitted again, which takes seconds.
-  if stages.is_fit(config):
-    shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
-  elif unchanged and (directory / 'done').exists():
+  if unchanged and not stages.is_fit(config) and (directory / 'done').exists():
     results = workdir.read_json(directory / 'results.json')
     if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
-  (directory / 'done').unlink(missing_ok=True)
-  with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
-    frozen = config.model.encoder == 'frozen'
-    begin, prepared = lambda state: state, Prepared()
-    if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
-      weights = load_weights(config, dataset, directory)
-      if frozen:
-        dataset = encode(config, dataset, weights)
-      else:
-        begin = partial(with_weights, weights=weights)
-    if config.first.prepare != 'none':
-      first, prepared = run_first(config, directory, dataset, force)
-      if prepared.head is not None:
-        begin = partial(with_head, first=first, head=prepared.head)
-    elif checkpoints.latest is None:
-      data.check_images(dataset, config.data, console.say)
-    training = stages.training(config, dataset, prepared)
-    start = checkpoints.latest or 0
-    if start > total_steps(config, training):
-      raise UserError(
-        f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, training)} steps asked for: '
-        'raise train.steps, or choose another --workdir.'
-      )
-    batches = pipeline.train_batches(
-      training,
-      batch_size=config.train.batch_size,
-      seed=config.seed,
-      sampling=config.train.sampling,
-      start=start,
-      threads=config.loader.threads,
-      workers=config.loader.workers,
-      **sharding.hosts(),
-    )
-    with closing(workdir.MetricsLog(directory, start)) as log, closing(batches):
-      return _train(config, directory, dataset, training, prepared, begin, batches, checkpoints, log)
+  with workdir.owned(directory, config.to_dict(), force):
+    if stages.is_fit(config):
+      shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
+    (directory / 'done').unlink(missing_ok=True)
+    with closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
+      frozen = config.model.encoder == 'frozen'
+      begin, prepared = lambda state: state, Prepared()
+      if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
+        weights = load_weights(config, dataset, directory)
+        if frozen:
+          dataset = encode(config, dataset, weights)
+        else:
+          begin = partial(with_weights, weights=weights)
+      if config.first.prepare != 'none':
+        first, prepared = run_first(config, directory, dataset, force, signals)
+        if prepared.head is not None:
+          begin = partial(with_head, first=first, head=prepared.head)
+      elif checkpoints.latest is None:
+        data.check_images(dataset, config.data, console.say)
+      training = stages.training(config, dataset, prepared)
+      return _train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
 
 
 class Built(NamedTuple):
@@ -328,22 +320,25 @@ def network_and_shapes(config: Any, dataset: Dataset) -> tuple[Any, PyTree]:
   return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
 
 
-def run_first(config: Any, directory: Path, dataset: Dataset, force: bool) -> tuple[TrainState, Prepared]:
+def run_first(
+  config: Any, directory: Path, dataset: Dataset, force: bool, signals: Signals
+) -> tuple[TrainState, Prepared]:
   """Do the first of two runs, or find it done; return its last state and what it gives to the second.
 
   Raises:
     UserError: as `run`; or its predictions are of no use to the method.
+    Interrupted: as `run`.
   """
   stages.check_first(config, dataset)
   first = stages.first_config(config)
   place = Path(config.first.workdir or directory / 'first')
   console.say(f'first run of {config.method.name}, in {place}:')
-  run(first, place, force)
+  last = _run(first, place, force, signals)['last']['step']
   state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
   with closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
-    if checkpoints.latest is None:
+    if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
-    state = checkpoints.restore(checkpoints.latest, state)
+    state = checkpoints.restore(last, state)
   return state, stages.prepare(config, dataset, place, state.params['model']['head'])
 
 
@@ -354,12 +349,11 @@ def _train(
   training: Dataset,
   prepared: Prepared,
   begin: Callable[[TrainState], TrainState],
-  batches: Iterator[dict[str, Any]],
   checkpoints: Checkpoints,
-  log: workdir.MetricsLog,
+  signals: Signals,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
-  workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
+  workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
@@ -367,8 +361,12 @@ def _train(
   train_step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options(config.model.remat))
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
-  first = checkpoints.latest or 0
-  state = begin(state) if checkpoints.latest is None else checkpoints.restore(first, state)
+  first, state = checkpoints.restore_newest(begin(state), console.say)
+  if first > steps:
+    raise UserError(
+      f'{directory} has a checkpoint of step {first}, beyond the {steps} steps asked for: '
+      'raise train.steps, or choose another --workdir.'
+    )
   progress = console.Progress(steps, first, batch_size)
   console.say(
     f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
@@ -380,11 +378,24 @@ def _train(
     batches = pipeline.eval_batches(
       dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **sharding.hosts()
     )
-    return evaluate(eval_step, state, batches, mesh, collect)
+    return evaluate(eval_step, state, signals.heeded(batches), mesh, collect)
 
   def summary(counts: Counts) -> dict[str, Any]:
     shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
     return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
+
+  def validate() -> dict[str, float]:
+    """Score the state on the validation splits; nothing if a signal comes: what was trained is worth saving first."""
+    scores = {}
+    try:
+      for split in filter(is_validation, dataset.splits):
+        for role, counts in run_split(split, state).counts.items():
+          prefix = '' if role == method.roles[-1] else f'{role}/'
+          found = summary(counts)
+          scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
+    except Interrupted:
+      return {}
+    return scores
 
   def report(pending) -> None:
     """Fetch and log the metrics of a step; called when a later step is already on its way."""
@@ -395,35 +406,46 @@ def _train(
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
     log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
 
+  batches = pipeline.train_batches(
+    training,
+    batch_size=batch_size,
+    seed=config.seed,
+    sampling=config.train.sampling,
+    start=first,
+    threads=config.loader.threads,
+    workers=config.loader.workers,
+    **sharding.hosts(),
+  )
   # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->
   # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
-  # resumed run sees the batch that the interrupted one would have seen.
-  pending = None
-  for number in range(first, steps + 1):
-    due = number % config.train.eval_every == 0 or number == steps
-    # The untrained network is no candidate, unless its last layer was fitted; a restored one was scored.
-    if due and (number != first or prepared.head is not None):
+  # resumed run sees the batch that the interrupted one would have seen. A signal is looked at between two
+  # steps: the state is then saved as it is, and evaluated, where that is due, by the run that goes on.
+  with closing(workdir.MetricsLog(directory, first)) as log, closing(batches), signals.deferred():
+    pending = None
+    # The untrained network is no candidate, unless its last layer was fitted.
+    settled = checkpoints.scored(first) if first else prepared.head is None
+    for number in range(first, steps + 1):
+      due = (number % config.train.eval_every == 0 or number == steps) and not (number == first and settled)
+      if due or (signals.asked and number != first):
+        if pending:
+          report(pending)
+          pending = None
+        refuse_bad(state, checkpoints)
+        if scores := validate() if due else {}:
+          log.write(number, scores)
+        checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules if scores})
+      if signals.asked:
+        checkpoints.wait()
+        raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
+      if number == steps:
+        break
+      batch = sharding.shard_batch(Batch(**next(batches)), mesh)
+      state, metrics = train_step(state, batch)
       if pending:
         report(pending)
         pending = None
-      refuse_bad(state, checkpoints)
-      scores = {}
-      for split in (name for name in dataset.splits if is_validation(name)):
-        for role, counts in run_split(split, state).counts.items():
-          prefix = '' if role == method.roles[-1] else f'{role}/'
-          found = summary(counts)
-          scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
-      log.write(number, scores)
-      checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules})
-    if number == steps:
-      break
-    batch = sharding.shard_batch(Batch(**next(batches)), mesh)
-    state, metrics = train_step(state, batch)
-    if pending:
-      report(pending)
-      pending = None
-    if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
-      pending = (number + 1, metrics)
+      if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
+        pending = (number + 1, metrics)
 
   results = {
     'method': config.method.name,
