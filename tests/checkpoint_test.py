@@ -115,7 +115,7 @@ def test_a_damaged_best_one_is_refused_by_name(tmp_path):
   damage(tmp_path / '10' / 'scores' / 'metadata')
   checkpoints = Checkpoints(tmp_path, RULES, 1)
   with pytest.raises(UserError, match=r'/10, .*its scores cannot be read'):
-    checkpoints.best()
+    checkpoints.restore_newest(state_of(0), print)
   checkpoints.save(40, state_of(40), dict.fromkeys(RULES, 0))
   checkpoints.close()
   assert (tmp_path / '10').is_dir()  # damaged ones are not deleted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -16,7 +17,7 @@ from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
 from ule_jax.workdir import flatten
 
-MOST = 2**31  # steps and seeds are 32-bit numbers on the device; above are infinity and typing errors
+MOST = 2**31  # steps and seeds are 32-bit numbers on the device
 
 
 def check(config: Any) -> None:
@@ -45,7 +46,9 @@ def check(config: Any) -> None:
     if field in fields and fields[field] not in table:
       raise unknown(field, str(fields[field]), table)
   for field, value in fields.items():
-    if isinstance(value, (int, float)) and not abs(value) < MOST:
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'{field} is {value}: give a finite number.')
+    if (isinstance(value, int) or field.endswith('.epochs')) and abs(value) >= MOST:
       raise UserError(f'{field} is {value}: give a number below {MOST:,}.')
   least = {
     'method.weight': 0,

@@ -119,7 +119,7 @@ class Checkpoints:
     Newer ones that are damaged are renamed, which `say` is told, so that their steps can be saved again.
 
     Raises:
-      UserError: there are checkpoints, but none can be read.
+      UserError: there are checkpoints, but none can be read; or as `best`.
     """
     damaged: dict[int, str] = {}
     for step in reversed(self.steps):
@@ -131,6 +131,7 @@ class Checkpoints:
       for bad, reason in damaged.items():
         place = self._set_aside(bad)
         say(f'warning: the checkpoint of step {bad} is damaged ({reason}): it is now {place}; going on from {step}')
+      self.best()  # ends here, rather than after the training, if one has scores that cannot be read
       return step, state
     if damaged:
       newest = max(damaged)
