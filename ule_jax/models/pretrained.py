@@ -258,6 +258,8 @@ def find(source: str, name: str) -> Path:
     return path
   import huggingface_hub  # 0.3 s of import that most runs do not need
 
+  huggingface_hub.utils.logging.set_verbosity_error()  # its retries; what they come to stands in our error
+
   repository, _, revision = source.removeprefix('hf:').partition('@')
   failed = ''
   for file in ('model.safetensors', 'pytorch_model.bin'):
