@@ -257,8 +257,9 @@ def find(source: str, name: str) -> Path:
       raise UserError(f'model.weights {source} is no file: give a .safetensors, .pth or .npz file, or hf:OWNER/NAME.')
     return path
   import huggingface_hub  # 0.3 s of import that most runs do not need
+  from huggingface_hub.utils import logging
 
-  huggingface_hub.utils.logging.set_verbosity_error()  # its retries; what they come to stands in our error
+  logging.set_verbosity_error()  # its retries; what they come to stands in our error
 
   repository, _, revision = source.removeprefix('hf:').partition('@')
   failed = ''
