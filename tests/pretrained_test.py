@@ -366,9 +366,9 @@ def test_weights_that_are_not_there(monkeypatch):
 
 
 def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
-  huggingface_hub = pytest.importorskip('huggingface_hub')
-  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+  constants = pytest.importorskip('huggingface_hub.constants')
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
   with pytest.raises(UserError, match=r'hf:timm/resnet18.tv_in1k cannot be fetched .*give the file as model.weights'):
     pretrained.find('default', 'resnet18')
 

@@ -256,7 +256,7 @@ def find(source: str, name: str) -> Path:
     if not path.is_file():
       raise UserError(f'model.weights {source} is no file: give a .safetensors, .pth or .npz file, or hf:OWNER/NAME.')
     return path
-  import huggingface_hub  # 0.3 s of import that most runs do not need
+  from huggingface_hub import errors, hf_hub_download  # 0.3 s of import that most runs do not need
   from huggingface_hub.utils import logging
 
   logging.set_verbosity_error()  # its retries; what they come to stands in our error
@@ -265,9 +265,9 @@ def find(source: str, name: str) -> Path:
   failed = ''
   for file in ('model.safetensors', 'pytorch_model.bin'):
     try:
-      return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision or None))
-    except huggingface_hub.errors.EntryNotFoundError as error:
-      failed = f'it has no {file}' if not isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError) else ''
+      return Path(hf_hub_download(repository, file, revision=revision or None))
+    except errors.EntryNotFoundError as error:
+      failed = f'it has no {file}' if not isinstance(error, errors.LocalEntryNotFoundError) else ''
       if failed:
         continue
       reason = 'it is not in the cache and the hub cannot be reached'
