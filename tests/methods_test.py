@@ -133,3 +133,16 @@ def test_remat_changes_no_number(model, changes):
   kept, _ = train(method, network(model, **changes), batches, optax.sgd(1e-2))
   again, _ = train(method, network(model, remat=True, **changes), batches, optax.sgd(1e-2))
   assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
+
+
+def test_remat_needs_less_memory_for_the_double_backward():
+  """The compiler must not undo it: at most 0.6 of the temporary memory."""
+  method, batch, tx = method_of('ule'), batch_of(size=32), optax.sgd(1e-2)
+  needed = {}
+  for remat in (False, True):
+    model = network('vit', remat=remat, width=32, depth=4)
+    step = make_train_step(method, model, tx, KEY)
+    state = jax.eval_shape(lambda model=model: create_state(method, model, tx, batch.image[:1], KEY))
+    compiled = jax.jit(step, compiler_options=sharding.compiler_options(remat)).lower(state, batch).compile()
+    needed[remat] = compiled.memory_analysis().temp_size_in_bytes
+  assert needed[True] < 0.6 * needed[False]
