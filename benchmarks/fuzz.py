@@ -35,6 +35,7 @@ LIMIT = 60.0  # seconds for a case
 FAST = ('--config.train.eval_every=1', '--config.data.crops=1', '--config.train.batch_size=16')
 SMALL = (
   '--config.model.name=cnn',
+  '--config.model.weights=none',
   '--config.model.width=2',
   '--config.model.depth=1',
   '--config.model.batch_norm=none',

@@ -201,7 +201,13 @@ def test_a_damaged_newest_checkpoint_costs_only_time(finished, tmp_path, capsys)
 def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monkeypatch):
   cells = itertools.product(('train', 'val', 'test'), (0, 1), range(4))
   root = write_folder(tmp_path / 'data', [(f'{k}/{part}{i}.jpg', k, part) for part, k, i in cells])
-  flags = ['--config=folder:erm', f'--config.data.dir={root}', '--config.data.size=8', '--config.model.name=cnn']
+  flags = [
+    '--config=folder:erm',
+    f'--config.data.dir={root}',
+    '--config.data.size=8',
+    '--config.model.name=cnn',
+    '--config.model.weights=none',
+  ]
   flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
   flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
   config = cli.parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
