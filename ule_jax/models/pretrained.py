@@ -60,7 +60,7 @@ HEADS = Layout(
   lambda t, shapes: [t.T.reshape(shapes[0])], lambda ours: ours[0].reshape(-1, ours[0].shape[-1]).T, 'split into heads'
 )
 POSITION = Layout(lambda t, shapes: [resample(t, shapes[0][1])], lambda ours: ours[0], 'resampled where sizes differ')
-# Sizes of tensors of a released file that are no weights, or that a classifier of this family does not have.
+# Tensors of released files that are no weights, or that a classifier of this family does not have
 IGNORED = re.compile(r'(^|\.)num_batches_tracked$|^pre_logits/')
 
 # Our path (regular expression) -> name in the file, layout. The groups of the expression fill `{0}`, `{1}`, ...; a
