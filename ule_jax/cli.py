@@ -19,6 +19,23 @@ from ule_jax.errors import Interrupted, UserError, unknown
 
 DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75
 
+# verb -> the module that has its `main`
+VERBS = {
+  'main': 'ule_jax.main',
+  'data': 'ule_jax.data.__main__',
+  'prepare': 'ule_jax.prepare',
+  'evaluate': 'ule_jax.evaluate.__main__',
+  'report': 'ule_jax.report.__main__',
+}
+
+
+class Arguments(NamedTuple):
+  """A command line as it was read: the verb's flags, what is no flag, and what it says of a config, in order."""
+
+  values: dict[str, Any]
+  positional: list[str]
+  config: list[tuple[str, str]]
+
 
 class Flags(NamedTuple):
   """A parsed command line: the config with its overrides, the config's name, the other flags."""
@@ -47,50 +64,71 @@ def _say(code: int, text: str) -> int:
   return code
 
 
-def parse(argv: Sequence[str], usage: str, flags: dict[str, Any]) -> Flags:
-  """Read `--config=FILE[:METHOD]`, `--config.FIELD=VALUE` and the verb's own flags.
+def read(
+  argv: Sequence[str], usage: str, flags: dict[str, Any], *, positional: bool = False, config: bool = False
+) -> Arguments:
+  """Read a verb's flags; every error is one sentence.
 
-  absl's own error paths end with a traceback, code 1, or an empty config and code 0; this reads the
-  flags with ml_collections and turns every error into one sentence.
+  absl's own error paths end with a traceback, code 1, or an empty config and code 0.
 
   Args:
-    usage: what --help prints.
-    flags: name -> default; a bool makes `--name`, a string makes `--name=VALUE`.
+    usage: what --help, or nothing at all, prints.
+    flags: name -> default; a bool makes `--name`, a string `--name=VALUE`, an int `--name=NUMBER`.
+    positional: the verb takes arguments that are no flags.
+    config: the verb takes `--config=...` and `--config.FIELD=...`.
 
   Raises:
-    UserError: a flag, field, file or value is not right.
+    UserError: a flag or its value is not right.
   """
   if not argv or any(a in ('--help', '-h', '-help') for a in argv):
     print(usage)
     sys.exit(DONE)
-  values, config_args = dict(flags), []
+  known = [*flags, *(['config'] if config else [])]
+  found = Arguments(dict(flags), [], [])
   rest = list(argv)
   while rest:
-    name, has_value, value = rest.pop(0).partition('=')
+    argument = rest.pop(0)
+    name, has_value, value = argument.partition('=')
     if not name.startswith('--'):
-      raise UserError(f'unexpected argument {name!r}: flags look like --config=FILE and --config.FIELD=VALUE.')
+      if not positional or name.startswith('-'):
+        like = '--config=FILE and --config.FIELD=VALUE' if config else f'--{known[0]}=VALUE'
+        raise UserError(f'unexpected argument {name!r}: flags look like {like}.')
+      found.positional.append(argument)
+      continue
     name = name[2:]
-    if name == 'config' or name.startswith('config.'):
-      if not has_value:
-        if not rest:
-          raise UserError(f'--{name} has no value: write --{name}=VALUE.')
-        value = rest.pop(0)
-      config_args.append((name, value))
-    elif name not in flags:
-      raise UserError(f'unknown flag --{name}{_near(name, [*flags, "config"])}')
-    elif isinstance(flags[name], bool):
+    is_config = config and (name == 'config' or name.startswith('config.'))
+    if not is_config and name not in flags:
+      raise UserError(f'unknown flag --{name}{_near(name, known)}')
+    if not is_config and isinstance(flags[name], bool):
       if has_value and value.lower() not in ('true', 'false'):
         raise UserError(f'--{name} is true or false, not {value!r}.')
-      values[name] = not has_value or value.lower() == 'true'
+      found.values[name] = not has_value or value.lower() == 'true'
+      continue
+    if not has_value:
+      value = rest.pop(0) if rest else ''
+    if not value and not (is_config and has_value):  # a config's text may be empty
+      raise UserError(f'--{name} has no value: write --{name}=VALUE.')
+    if is_config:
+      found.config.append((name, value))
+    elif isinstance(flags[name], int) and not value.isdecimal():
+      raise UserError(f'--{name} is a whole number from 0 on, not {value!r}.')
     else:
-      values[name] = value if has_value else rest.pop(0) if rest else ''
-      if not values[name]:
-        raise UserError(f'--{name} has no value: write --{name}=VALUE.')
-  files = [value for name, value in config_args if name == 'config']
+      found.values[name] = type(flags[name])(value)
+  return found
+
+
+def parse(argv: Sequence[str], usage: str, flags: dict[str, Any]) -> Flags:
+  """Read `--config=FILE[:METHOD]`, `--config.FIELD=VALUE` and the verb's own flags, as `read` does.
+
+  Raises:
+    UserError: a flag, field, file or value is not right.
+  """
+  found = read(argv, usage, flags, config=True)
+  files = [value for name, value in found.config if name == 'config']
   if len(files) != 1 or not files[0]:
     raise UserError('give one --config=FILE[:METHOD], for example --config=configs/digits.py.')
-  config, name = _load(files[0], [(n, v) for n, v in config_args if n != 'config'])
-  return Flags(config, name, values)
+  config, name = _load(files[0], [(n, v) for n, v in found.config if n != 'config'])
+  return Flags(config, name, found.values)
 
 
 def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
@@ -185,12 +223,11 @@ def _near(name: str, known: Sequence[str], prefix: str = '') -> str:
 
 def console() -> None:
   """Run `ule-jax VERB ...`, which is `python -m ule_jax.VERB ...`."""
-  verbs = {'main': 'ule_jax.main', 'data': 'ule_jax.data.__main__', 'prepare': 'ule_jax.prepare'}
   verb = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if verb in ('-h', '--help'):
-    print(f'ule-jax VERB --help tells more. Verbs: {", ".join(verbs)}.')
+    print(f'ule-jax VERB --help tells more. Verbs: {", ".join(VERBS)}.')
     return
-  if verb not in verbs:
-    sys.exit(_say(USAGE, f'error: {unknown("verb", verb, verbs)}'))
+  if verb not in VERBS:
+    sys.exit(_say(USAGE, f'error: {unknown("verb", verb, VERBS)}'))
   sys.argv = [f'ule-jax {verb}', *sys.argv[2:]]
-  main(importlib.import_module(verbs[verb]).main)
+  main(importlib.import_module(VERBS[verb]).main)
