@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -54,3 +56,16 @@ class Checkpoints:
   def close(self) -> None:
     """Wait for the last save."""
     self._manager.close()
+
+
+def read_parts(directory: Path, step: int, like: PyTree) -> PyTree:
+  """Read some parts of a saved state as NumPy arrays: no optimiser, and no devices of the run, are needed.
+
+  Args:
+    directory: the checkpoints of a run.
+    like: the structure of these parts, with shapes and types.
+  """
+  args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    where = directory.absolute() / str(step) / 'state'
+    return reader.restore(where, args=ocp.args.PyTreeRestore(item=like, restore_args=args, partial_restore=True))

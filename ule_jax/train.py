@@ -27,9 +27,9 @@ from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, pipeline
 from ule_jax.errors import UserError, unknown
-from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
+from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
 from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Prepared, Sizes
-from ule_jax.metrics import SELECTABLE, Counts, summarize
+from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model
 from ule_jax.optim import make_optimizer
 
@@ -270,10 +270,6 @@ def _train(
     )
     return evaluate(eval_step, state, batches, mesh, collect)
 
-  def summary(counts: Counts) -> dict[str, Any]:
-    shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
-    return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
-
   def report(pending) -> None:
     """Fetch and log the metrics of a step; called when a later step is already on its way."""
     number, metrics = pending
@@ -299,7 +295,7 @@ def _train(
       for split in (name for name in dataset.splits if is_validation(name)):
         for role, counts in run_split(split, state).counts.items():
           prefix = '' if role == method.roles[-1] else f'{role}/'
-          found = summary(counts)
+          found = summary(counts, dataset)
           scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
       log.write(number, scores)
       checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules})
@@ -327,13 +323,13 @@ def _train(
     'groups': list(dataset.groups),
     'titles': dict(dataset.titles),
   }
-  results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
+  results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split)
   workdir.write_json(directory / 'results.json', results)
   (directory / 'done').touch()
   return results
 
 
-def conclude(config, directory, dataset, checkpoints, state, roles, run_split, summary) -> dict[str, Any]:
+def conclude(config, directory, dataset, checkpoints, state, roles, run_split) -> dict[str, Any]:
   """Evaluate the last and every selected checkpoint; write the predictions of the one that is deployed."""
   best = checkpoints.best()
   chosen = int(state.step) if config.select == 'last' else best[config.select]
@@ -347,9 +343,9 @@ def conclude(config, directory, dataset, checkpoints, state, roles, run_split, s
         continue
       evaluation = run_split(split, restored, collect=step == chosen)
       if step == chosen:
-        write_predictions(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
+        write_arrays(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
       for role in roles:
-        found[role][split] = summary(evaluation.counts[role])
+        found[role][split] = summary(evaluation.counts[role], dataset)
     return found
 
   found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}

@@ -37,16 +37,16 @@ def write_json(path: Path, content: Any) -> None:
   partial.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = 'choose another --workdir') -> Any:
   """Read a JSON file.
 
   Raises:
-    UserError: it is not JSON.
+    UserError: it is not JSON; ends with the advice.
   """
   try:
     return json.loads(path.read_text(encoding='utf-8'))
   except (ValueError, OSError) as error:
-    raise UserError(f'{path} cannot be read ({error}): choose another --workdir.') from None
+    raise UserError(f'{path} cannot be read ({error}): {advice}.') from None
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:

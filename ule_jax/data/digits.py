@@ -69,6 +69,7 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
       group=(label[ids] * 2 + values).astype(np.int32),
       load=images.__getitem__,
       name=lambda i: f'digit {ids[i]}, {SHORTCUTS[shortcut][values[i]]}',
+      masks=lambda i: {'digit': (strokes[ids[i]] * 255).astype(np.uint8)},
     )
 
   def biased(ids: Int[np.ndarray, 'm'], rng: np.random.Generator) -> Split:
