@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ule_jax import cli, console
 from ule_jax.data import pipeline
 from ule_jax.errors import UserError, unknown
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     look = saliency.make_saliency_step(run.model, run.preprocess, run.roles, scalar)
     arrays = saliency.collect(look, run.networks, run.dataset, split, predictions, flags['saliency'])
     path = directory / 'saliency' / f'{split}.npz'
-    write_arrays(path, {**arrays, 'scalar': scalar})
+    write_arrays(path, {**arrays, 'step': np.int32(run.results['step']), 'scalar': np.array(scalar)})
     print(f'saliency of {len(arrays["index"])} examples: {path}')
 
 

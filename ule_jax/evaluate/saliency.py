@@ -12,6 +12,7 @@
   gradient_<role>         int8: the gradient itself, its signs and channels with it, where 127 is its largest value
   prediction_<role>, probability_<role>     the predicted class, the probabilities of all
   cosine                  of two roles' gradients as they are, with signs
+  step                    of the checkpoint
   scalar                  what was differentiated: config.method.scalar, or margin
 """
 
