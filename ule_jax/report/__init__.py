@@ -190,7 +190,7 @@ def caption(series: Sequence[Series]) -> str:
   runs = [run for one in series for run in one.runs]
 
   def common(field: str) -> str:
-    values = list(dict.fromkeys(str(run.config.get(field)) for run in runs))
+    values = list(dict.fromkeys(str(run.fields.get(field)) for run in runs))
     return values[0] if len(values) == 1 else 'several'
 
   steps = list(dict.fromkeys(str(run.results['last']['step']) for run in runs))

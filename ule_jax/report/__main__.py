@@ -29,9 +29,8 @@ def main(argv: Sequence[str]) -> None:
     raise UserError('give the folders of runs, or one that holds them, for example: python -m ule_jax.report runs')
   from ule_jax.report import build
 
-  for text in build(
-    [Path(path) for path in flags.positional], Path(flags.values['out']), not flags.values['no-images']
-  ):
+  paths, out = [Path(path) for path in flags.positional], Path(flags.values['out'])
+  for text in build(paths, out, images=not flags.values['no-images']):
     print(text)
 
 

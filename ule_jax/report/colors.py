@@ -1,6 +1,6 @@
 """One look for each method, everywhere: a colour, and a marker and a dash that tell it apart without colour.
 
-The colours are Okabe and Ito's and Paul Tol's, made for colour-blind readers; yellow is left out, as it is lost on white.
+The colours are Okabe and Ito's and Paul Tol's, made for colour-blind readers, without the yellow that white hides.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ TREATMENT = ('augment', 'size', 'resize', 'fit', 'scale', 'ratio', 'jitter', 'di
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of dictionaries, as it is itself
 class Run:
-  """One finished run; `config` has dotted fields."""
+  """One finished run; `fields` are those of its config, dotted."""
 
   name: str
   directory: Path
-  config: dict[str, Any]
+  fields: dict[str, Any]
   results: dict[str, Any]
   commit: str
 
@@ -109,9 +109,12 @@ def find(paths: Sequence[Path]) -> Found:
       below = folder.relative_to(path)
       # Names on the page are relative: where a run lies on a machine is nobody's business.
       parts = (path.resolve().name, *below.parts) if len(paths) > 1 or not below.parts else below.parts
-      folders.setdefault(folder.resolve(), '/'.join(parts))
+      name = '/'.join(parts)
+      again = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
+      folders.setdefault(folder.resolve(), f'{name} ({again + 1})' if again else name)
   configs = {folder: flatten(_config(folder)) for folder in folders}
-  shared = {Path(config['first.workdir']).resolve() for config in configs.values() if config.get('first.workdir')}
+  elsewhere = {config['first.workdir'] for config in configs.values() if 'first.workdir' in config}
+  shared = {Path(folder).resolve() for folder in elsewhere if folder}
   runs, unfinished = [], []
   for folder, name in folders.items():
     if folder in shared:
@@ -131,11 +134,11 @@ def find(paths: Sequence[Path]) -> Found:
 
 def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   """Gather runs into series, in the order of the page; second copies of a run are left out, in sentences."""
-  datasets = _labels({r.name: (r.config['data.name'], _identity(r)) for r in runs}, 'data.')
+  datasets = _labels({r.name: (r.fields['data.name'], _identity(r)) for r in runs}, 'data.')
   told, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]
-    kept = {f: v for f, v in run.config.items() if f not in FREE and f not in _identity(run)}
+    kept = {f: v for f, v in run.fields.items() if f not in FREE and f not in _identity(run)}
     told[run.name] = ((dataset, run.results['method']), kept)
     key = json.dumps([dataset, kept, run.seed], sort_keys=True)
     if key in members:
@@ -158,7 +161,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
 
 def _identity(run: Run) -> dict[str, Any]:
   """Take what says which data set it is; two folders of one's own may be different ones."""
-  fields = {f: v for f, v in run.config.items() if f.startswith('data.')}
+  fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
   fields = {f: v for f, v in fields.items() if f.removeprefix('data.') not in TREATMENT}
   classes = run.results['test']['classes']
   return fields | {
@@ -196,7 +199,7 @@ def _folders(root: Path) -> Iterator[Path]:
   """Yield the folders of runs, without a look inside of a run."""
   for folder, below, files in os.walk(root):
     below.sort()
-    if 'config.json' in files and (Path(folder) == root or _is_run(_config(Path(folder)))):
+    if 'config.json' in files and _is_run(_config(Path(folder))):
       below.clear()
       yield Path(folder)
 
@@ -205,9 +208,9 @@ def _config(folder: Path) -> dict[str, Any]:
   return read_json(folder / 'config.json', ADVICE)
 
 
-def _is_run(config: Any) -> bool:
+def _is_run(content: Any) -> bool:
   """Tell a config of ours from the many other files of that name."""
-  return isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in ('method', 'data', 'train'))
+  return isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
 
 
 def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:

@@ -1,0 +1,165 @@
+"""A finished run evaluated again: the same numbers, and gradients that are those of its networks."""
+
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from writers import write_urbancars
+
+from ule_jax import cli, data, train
+from ule_jax.errors import UserError
+from ule_jax.evaluate import saliency
+from ule_jax.evaluate.__main__ import main
+from ule_jax.restore import read_run, restore
+
+FAST = ['--config.train.steps=30', '--config.train.eval_every=30', '--config.data.crops=1']
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run') / 'w'
+  train.run(cli.parse(['--config=digits:ule', *FAST], '', {}).config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def written(finished):
+  main([f'--run={finished}', '--saliency=3'])
+  with np.load(finished / 'saliency' / 'test.npz') as file:
+    return dict(file)
+
+
+def test_the_numbers_are_those_of_the_run_or_it_says_which_are_not(finished, tmp_path, capsys):
+  main([f'--run={finished}', '--split=val_balanced'])
+  said = capsys.readouterr().out
+  assert 'val_balanced, %' in said
+  assert 'the same numbers as in results.json' in said
+  shutil.copytree(finished, tmp_path / 'w')
+  results = json.loads((tmp_path / 'w' / 'results.json').read_text())
+  results['roles']['teacher']['test']['accuracy'] = 0.123
+  (tmp_path / 'w' / 'results.json').write_text(json.dumps(results))
+  main([f'--run={tmp_path / "w"}'])
+  assert re.search(
+    r'differ from results.json: teacher accuracy 0\.\d+ \(there 0.123\)$', capsys.readouterr().out.strip()
+  )
+  assert not (tmp_path / 'w' / 'saliency').exists()
+
+
+def test_train_is_compared_by_the_deployed_role(finished, capsys):
+  main(['--run', str(finished), '--split', 'train'])
+  assert 'the same numbers' in capsys.readouterr().out
+
+
+def test_saliency_is_the_gradient_by_finite_differences(finished, written, x64):
+  run = restore(finished)
+  double = jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.float64), run.networks)
+  x = (written['image'].astype(np.float64) / 255 - 0.5) / 0.25
+  row, eps = 2, 1e-5
+  y = int(written['label'][row])
+  for role in run.roles:
+
+    def margin(image, role=role):
+      variables = {'params': double.params[role], 'batch_stats': {}}
+      logits = run.model.apply(variables, jnp.asarray(image[None]), train=False)[0][0]
+      return float(logits[y] - logits[1 - y])
+
+    size, signs = np.zeros(4), np.zeros((4, 3))
+    for n, (i, j) in enumerate(((3, 4), (8, 8), (12, 6), (7, 9))):
+      for c in range(3):
+        step = np.zeros_like(x[row])
+        step[i, j, c] = eps
+        signs[n, c] = (margin(x[row] + step) - margin(x[row] - step)) / (2 * eps)
+      size[n] = np.linalg.norm(signs[n])
+      found = written[f'saliency_{role}'][row, i, j] * written[f'peak_{role}'][row]
+      assert float(found) == pytest.approx(size[n], rel=2e-3, abs=1e-6)
+      ours = written[f'gradient_{role}'][row, i, j] / 127.0
+      scale = np.abs(ours).max() / np.abs(signs[n]).max()
+      np.testing.assert_allclose(ours, signs[n] * scale, atol=1.5 / 127)
+    assert written[f'saliency_{role}'].max() == 1
+    assert written[f'saliency_{role}'].dtype == np.float16
+
+
+def test_rows_say_what_the_predictions_say(finished, written):
+  assert str(written['scalar']) == 'margin'
+  assert written['step'] == 30
+  with np.load(finished / 'predictions' / 'test.npz') as p:
+    rows = written['index']
+    np.testing.assert_array_equal(written['label'], p['label'][rows])
+    right = {}
+    for role in ('student', 'teacher'):
+      np.testing.assert_array_equal(written[f'prediction_{role}'], p[f'logits_{role}'][rows].argmax(1))
+      np.testing.assert_allclose(written[f'probability_{role}'].sum(1), 1, rtol=1e-5)
+      right[role] = written[f'prediction_{role}'] == written['label']
+  only = written['category'] == 'only teacher right'
+  assert only.sum() == 3
+  assert (right['teacher'] & ~right['student'])[only].all()
+  of_groups = written['group'][written['category'] == 'group']
+  assert np.bincount(of_groups).tolist() == [3, 3, 3, 3]
+  a, b = (written[f'gradient_{role}'].reshape(len(rows), -1).astype(float) for role in ('student', 'teacher'))
+  cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+  np.testing.assert_allclose(written['cosine'], cosine, atol=0.02)
+
+
+def test_the_digit_is_where_its_mask_is(written):
+  """Strokes are white before the tint: on them the brightest channel is far above the background."""
+  brightest, mask = written['image'].max(-1).astype(float), written['mask_digit']
+  assert brightest[mask > 230].min() > 200
+  assert brightest[mask == 0].mean() < 120
+
+
+def test_masks_are_cropped_and_resized_as_images_are(tmp_path):
+  options = {'dir': str(write_urbancars(tmp_path)), 'size': 24, 'resize': 'antialias', 'augment': False}
+  dataset = data.load('urbancars', {**options, 'official': False})
+  image, masks = saliency._shown(dataset, dataset.splits['test'], 0)
+  assert image.shape == (24, 24, 3)
+  inside = np.zeros((24, 24), bool)
+  inside[6:18, 4:20] = True  # the box of the writer, halved
+  np.testing.assert_array_equal(masks['car_mask'] > 127, inside)
+
+
+def test_what_is_chosen():
+  label, group = np.array([0, 0, 1, 1, 1]), np.array([0, -1, 1, 1, 1])
+  teacher = np.array([[9, 0], [0, 5], [0, 3], [0, 4], [0, 5]], float)  # example 1 is wrong
+  student = np.array([[0, 9], [9, 0], [0, 3], [0, 3], [0, 3]], float)
+  chosen = saliency.choose(label, group, {'student': student, 'teacher': teacher}, 1)
+  assert dict(chosen[:2]) == {'hardest': 1, 'typical': 4 - 1}
+  assert next(i for category, i in chosen if category == 'group') == 0
+  assert [c for c, _ in chosen].count('group') == 2
+  assert chosen[-2:] == [('only student right', 1), ('only teacher right', 0)]
+  categories = {c for c, _ in saliency.choose(label, np.full(5, -1), {'model': teacher}, 2)}
+  assert categories == {'hardest', 'typical', 'class'}
+
+
+def test_a_config_comes_back_as_it_was(finished):
+  given = cli.parse(['--config=digits:ule', *FAST], '', {}).config
+  assert read_run(finished)[0].to_dict() == given.to_dict()  # tuples, too
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    ([], r'give --run=DIR'),
+    (['--run=nowhere'], r'nowhere holds no run'),
+    (['--run=cut'], r'cut holds a run that is not done'),
+    (['--run=empty'], r'no checkpoint of step 30'),
+    (['--run=torn'], r'config.json cannot be read .* damaged\.$'),
+    (['--run=w', '--split=tests'], r"unknown split 'tests': did you mean 'test'"),
+    (['--run=w', '--saliency=few'], r"--saliency is a whole number from 0 on, not 'few'"),
+    (['--run=w', '--config=digits'], r'unknown flag --config'),
+    (['w'], r"unexpected argument 'w': flags look like --run=VALUE"),
+  ],
+)
+def test_bad_usage_is_one_sentence(flags, message, finished, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('w', 'cut', 'empty', 'torn'):
+    shutil.copytree(finished, name, ignore=shutil.ignore_patterns('tensorboard', 'predictions'))
+  (tmp_path / 'cut' / 'done').unlink()
+  (tmp_path / 'torn' / 'config.json').write_text('{"seed":')
+  shutil.rmtree(tmp_path / 'empty' / 'checkpoints')
+  with pytest.raises(UserError, match=message) as end:
+    main(flags or ['--saliency=1'])
+  assert '\n' not in str(end.value)
