@@ -30,6 +30,19 @@ def real_data() -> Path:
   return REAL
 
 
+@pytest.fixture(scope='session')
+def ule_run(tmp_path_factory) -> Path:
+  """A short run of two networks, done, with saliency of its test split: not to be changed."""
+  from ule_jax import cli, train
+  from ule_jax.evaluate.__main__ import main
+
+  workdir = tmp_path_factory.mktemp('ule') / 'w'
+  steps = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.train.log_every=5']
+  train.run(cli.parse(['--config=digits:ule', *steps, '--config.data.crops=1'], '', {}).config, workdir)
+  main([f'--run={workdir}', '--saliency=3'])
+  return workdir
+
+
 @pytest.fixture
 def x64():
   with jax.enable_x64(True):

@@ -158,7 +158,7 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
 def encode(pixels: np.ndarray) -> tuple[bytes, str]:
   """Compress a picture, as PNG or as JPEG, whichever is smaller; return the MIME type, too."""
   made = []
-  for kind, options in (('png', {'optimize': True}), ('jpeg', {'quality': 85, 'optimize': True})):
+  for kind, options in (('png', {}), ('jpeg', {'quality': 85, 'optimize': True})):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     made.append((buffer.getvalue(), f'image/{kind}'))
@@ -174,7 +174,7 @@ def sheet(made: Sequence[Panel]) -> bytes:
     page[top : top + len(row), : row.shape[1]] = row
     top += len(row) + GAP
   buffer = io.BytesIO()
-  Image.fromarray(page).save(buffer, 'png', optimize=True)
+  Image.fromarray(page).save(buffer, 'png')
   return buffer.getvalue()
 
 
