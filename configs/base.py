@@ -25,6 +25,7 @@ METHODS = {
     noise=0.0,  # standard deviation of Gaussian noise on the normalised input in training
   ),
   'ule': dict(
+    at='image',  # where gradients are taken: image | features (with model.encoder=frozen)
     weight=10.0,  # of the unlearning term; an exact 0 leaves it out of the graph
     warmup_steps=0,  # over which the weight grows from 0
     term='project',  # oppose | oppose_signed | suppress | project | cosine
@@ -33,6 +34,7 @@ METHODS = {
     **_STUDENT,
   ),
   'gradient_penalty': dict(
+    at='image',  # image | features (with model.encoder=frozen)
     weight=0.1,  # of the squared input gradient
     warmup_steps=0,
     scalar='margin',
@@ -191,12 +193,24 @@ def make(data: str, method: str) -> ConfigDict:
       data=dict(name=data, **DATA[data]),
       method=dict(name=method, **_look_up(METHODS, 'method', method)),
       model=dict(
-        name='cnn',  # mlp | cnn | vit | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
+        # mlp | cnn | vit | vit_ti16 | vit_s16 | vit_b16 | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
+        name='cnn',
         width=32,  # mlp: hidden units; cnn: channels of the first block; vit: of a token
         depth=3,  # mlp: hidden layers; cnn, vit: blocks
         heads=4,  # vit
         patch=4,  # vit: pixels
         batch_norm='none',  # cnn, resnets: none | batch | frozen (running statistics that do not move)
+        dropout=0.0,  # in [0, 1): of what the last layer sees; vits: after the positions and in every branch
+        drop_path=0.0,  # resnets, vits: share of examples that skip the last residual branch, from 0 at the first
+        precision='float32',  # float32 | bfloat16: of the layers; parameters, head, losses and terms stay float32
+        remat=False,  # resnets, vits: keep less in memory and compute it again in the backward pass
+        weights='none',  # to start from: none | a file (.safetensors .pth .npz) | hf:OWNER/NAME | default
+        keep_head=False,  # take the last layer from the weights, too
+        pixels='default',  # what weights expect: imagenet | symmetric; default: as the default weights or the data say
+        encoder='trained',  # trained | frozen: train heads only, on features that are computed once and cached
+        feature_cache='',  # folder of these; the user's cache folder if empty
+        head_depth=0,  # hidden layers of a head on a frozen encoder
+        head_width=256,  # their units
       ),
       optim=dict(
         name='adam',  # sgd (momentum 0.9) | adam | adamw
@@ -211,6 +225,7 @@ def make(data: str, method: str) -> ConfigDict:
         steps=0,  # 0: from epochs
         epochs=0.0,
         batch_size=128,
+        accumulate=1,  # parts of a batch that are computed one after the other, for memory
         eval_batch_size=512,
         eval_every=100,  # steps between evaluations, each of which saves a checkpoint
         log_every=50,  # steps between reports of the training loss
@@ -220,6 +235,9 @@ def make(data: str, method: str) -> ConfigDict:
       loader=dict(
         threads=2,  # that read and transform; 0: the main thread does
         workers=0,  # processes that do it for training instead, each with that many threads
+      ),
+      checkpoint=dict(
+        keep=2,  # newest ones that stay, beside the best by each rule; where one is damaged the one before serves
       ),
       # A first run, for methods of two: this config with other values in a few places.
       first=dict(
@@ -235,9 +253,41 @@ def make(data: str, method: str) -> ConfigDict:
       # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
       select='val/worst_class_accuracy',
       seed=0,  # of initialisation, dropout and data order
+      # of what XLA compiled: default ($XDG_CACHE_HOME/ule_jax/xla, else below ~/.cache) | off | a folder
+      compilation_cache='default',
     )
   )
   config.update_from_flattened_dict(NEEDS.get(method, {}))
+  return config
+
+
+# variant -> what it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were not tuned.
+VARIANTS = {
+  # How arXiv 2010.11929 fine-tunes (table 4: SGD 0.9, cosine, clip 1, no weight decay; one of its rates)
+  'vit_b16': {
+    'model.name': 'vit_b16', 'optim.name': 'sgd', 'optim.lr': 3e-3, 'optim.weight_decay': 0.0,
+    'optim.schedule': 'cosine', 'optim.clip': 1.0,
+  },
+  # Heads on features that are computed once take few steps.
+  'frozen': {
+    'model.encoder': 'frozen', 'optim.name': 'adam', 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
+    'train.steps': 0, 'train.epochs': 20.0,
+  },
+}  # fmt: skip
+
+
+def parse(spec: str) -> tuple[str, list[dict]]:
+  """Split what stands behind the colon of --config, `method[,variant...]`, into the method and what variants change."""
+  method, *names = spec.split(',')
+  return method, [_look_up(VARIANTS, 'variant', name) for name in names]
+
+
+def vary(config: ConfigDict, changes: list[dict]) -> ConfigDict:
+  """Apply what variants change; on a frozen encoder, methods that take gradients take them at the features."""
+  for change in changes:
+    config.update_from_flattened_dict(change)
+  if config.model.encoder == 'frozen' and 'at' in config.method:
+    config.method.at = 'features'
   return config
 
 

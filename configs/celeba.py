@@ -42,11 +42,13 @@ RECIPES = {
 }  # fmt: skip
 
 
-def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+def get_config(spec='ule'):
+  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  method, variants = base.parse(spec)
   config = base.make('celeba', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
+  config.model.weights = 'default'
   # Augmented for every method, as DFR's and AFR's base runs are; group_DRO, JTT and SubpopBench do not augment:
   # --config.data.augment=False.
   # kohpangwei/group_DRO README, CelebA: SGD 0.9, lr 1e-4, weight decay 1e-4, batch 128, 50 epochs
@@ -59,4 +61,4 @@ def get_config(method='ule'):
   config.train.eval_every = 1272  # one epoch of the full train split
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return config
+  return base.vary(config, variants)

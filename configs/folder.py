@@ -9,11 +9,13 @@ A start, not a recipe: size, network, learning rate and length are for you to ch
 from configs import base
 
 
-def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+def get_config(spec='ule'):
+  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  method, variants = base.parse(spec)
   config = base.make('folder', method)
   config.model.name = 'resnet18'
   config.model.batch_norm = 'batch'
+  config.model.weights = 'default'
   config.optim.name = 'sgd'
   config.optim.lr = 1e-3
   config.optim.weight_decay = 1e-4
@@ -22,4 +24,4 @@ def get_config(method='ule'):
   config.train.eval_batch_size = 256
   config.train.eval_every = 200
   config.loader.threads = 8
-  return config
+  return base.vary(config, variants)

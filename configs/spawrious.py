@@ -21,11 +21,13 @@ RECIPES = {
 }
 
 
-def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+def get_config(spec='ule'):
+  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  method, variants = base.parse(spec)
   config = base.make('spawrious', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
+  config.model.weights = 'default'
   # aengusl/spawrious, hyper-parameters of ERM: lr 1.663e-4, weight decay 1.198e-6, batch 128, augmented;
   # optimiser and number of steps are DomainBed's
   config.optim.name = 'adam'
@@ -37,4 +39,4 @@ def get_config(method='ule'):
   config.train.eval_every = 300  # facebookresearch/DomainBed's checkpoint frequency for its larger sets
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return config
+  return base.vary(config, variants)

@@ -21,11 +21,13 @@ RECIPES = {
 }
 
 
-def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+def get_config(spec='ule'):
+  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  method, variants = base.parse(spec)
   config = base.make('urbancars', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
+  config.model.weights = 'default'
   # facebookresearch/Whac-A-Mole, all methods: SGD 0.9, lr 1e-3, weight decay 1e-4, batch 128, 300 epochs
   config.optim.name = 'sgd'
   config.optim.lr = 1e-3
@@ -36,4 +38,4 @@ def get_config(method='ule'):
   config.train.eval_every = 315  # 5 epochs
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return config
+  return base.vary(config, variants)

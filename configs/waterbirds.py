@@ -40,11 +40,13 @@ RECIPES = {
 }  # fmt: skip
 
 
-def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+def get_config(spec='ule'):
+  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  method, variants = base.parse(spec)
   config = base.make('waterbirds', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
+  config.model.weights = 'default'
   # kohpangwei/group_DRO, ERM of its grid: SGD 0.9, lr 1e-3, weight decay 1e-4, batch 128, 300 epochs, not
   # augmented. WILDS' default (1e-5 and 1.0) gives ERM a worst group of 0: p-lambda/wilds issue 148.
   config.optim.name = 'sgd'
@@ -56,4 +58,4 @@ def get_config(method='ule'):
   config.train.eval_every = 190  # 5 epochs
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return config
+  return base.vary(config, variants)

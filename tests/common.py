@@ -9,7 +9,7 @@ import optax
 
 from configs import base
 from ule_jax.methods import METHODS, Batch, Sizes
-from ule_jax.models import make_model
+from ule_jax.models import make_model, pretrained
 from ule_jax.train import create_state, make_train_step
 
 SIZES = Sizes(n=100, k=2, g=4, group_counts=np.array([40, 10, 10, 40]))
@@ -27,10 +27,20 @@ def method_of(name: str, k: int = 2, **changes):
 
 
 def network(name: str = 'cnn', k: int = 2, **changes):
-  settings = {'name': name, 'width': 8, 'depth': 2, 'heads': 2, 'patch': 4, 'batch_norm': 'none'} | changes
+  settings = base.make('digits', 'erm').model.to_dict()
+  settings |= {'name': name, 'width': 8, 'depth': 2, 'heads': 2, 'patch': 4, 'batch_norm': 'none'} | changes
   if name.startswith('resnet') and 'batch_norm' not in changes:
     settings['batch_norm'] = 'batch'
   return make_model(SimpleNamespace(**settings), k)
+
+
+def save_network(name: str, path, seed: int = 0) -> None:
+  """Write a network of random weights under its foreign names."""
+  from safetensors.numpy import save_file
+
+  model = network(name, 10)
+  variables = jax.jit(lambda: model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False))()
+  save_file(pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 
 def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:
@@ -65,3 +75,10 @@ def leaves_equal(a, b) -> bool:
 
 def assert_close(a, b, rtol=1e-5, atol=1e-6):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def damage(path) -> None:
+  """Flip a bit in the middle of a file."""
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ule_jax import cli
+from ule_jax.check import check
 from ule_jax.methods import METHODS, Batch, Sizes
-from ule_jax.models import make_model
+from ule_jax.models import make_model, make_network
 from ule_jax.optim import make_optimizer
 from ule_jax.train import create_state, make_method, make_preprocess, make_train_step
 from ule_jax.workdir import flatten
@@ -57,6 +58,32 @@ def test_every_config_and_method_makes_a_step(name, method):
   assert f'loss/{made.roles[-1]}' in metrics
 
 
+@pytest.mark.parametrize(
+  ('name', 'model'),
+  [
+    *((name, 'resnet50') for name in ('waterbirds', 'celeba', 'spawrious', 'urbancars')),
+    *((name, 'vit_b16') for name in ('waterbirds', 'celeba')),
+  ],
+)
+def test_full_recipes_fine_tune_or_train_heads_on_frozen_features(name, model):
+  """ULE at full size: heads on the features of the network, which itself is traced above."""
+  variant = '' if model == 'resnet50' else f',{model}'
+  tuned, frozen = (load(name, f'ule{variant}{more}') for more in ('', ',frozen'))
+  assert tuned.model.name == frozen.model.name == model
+  assert tuned.model.weights == frozen.model.weights == 'default'
+  assert (tuned.method.at, frozen.method.at) == ('image', 'features')
+  assert (tuned.model.encoder, frozen.model.encoder) == ('trained', 'frozen')
+  for config in (tuned, frozen):
+    check(config)
+  width, size = {'resnet50': 2048, 'vit_b16': 768}[model], tuned.data.size
+  network = make_network(SimpleNamespace(**tuned.model), 2)
+  out = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
+  assert out[0][1].shape == (1, width)
+  head = make_model(SimpleNamespace(**frozen.model), 2)
+  logits, _ = jax.eval_shape(lambda: head.init_with_output(jax.random.key(0), jnp.zeros((1, width)), train=False))[0]
+  assert logits.shape == (1, 2)
+
+
 def test_every_field_is_read_somewhere(root):
   source = '\n'.join(p.read_text() for p in (root / 'ule_jax').rglob('*.py'))
   fields = {f for name in CONFIGS for method in METHODS for f in flatten(load(name, method).to_dict())}
@@ -95,6 +122,9 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.train.sampling=balanced'], r"unknown train.sampling 'balanced'"),
     (['--config=digits', '--config.optim.trainable=('], r'optim.trainable'),
     (['--config=digits', '--config.model.name=vit', '--config.model.heads=5'], r'not a multiple of model.heads 5'),
+    (['--config=celeba:ule,frozn', *SOMEWHERE], r"unknown variant 'frozn': did you mean 'frozen'"),
+    (['--config=celeba:,frozen', *SOMEWHERE], r'names a variant without a method'),
+    (['--config=digits', '--config.model.precision=half'], r"unknown model.precision 'half'"),
   ],
 )
 def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsys, tmp_path):

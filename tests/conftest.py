@@ -1,9 +1,11 @@
 """Eight virtual CPU devices, strict ranks, and checked shapes for every test."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # the user's is not for tests; theirs are in the tests of it
 
 import jax
 import pytest
@@ -41,6 +43,43 @@ def ule_run(tmp_path_factory) -> Path:
   train.run(cli.parse(['--config=digits:ule', *steps, '--config.data.crops=1'], '', {}).config, workdir)
   main([f'--run={workdir}', '--saliency=3'])
   return workdir
+
+
+@pytest.fixture(scope='session')
+def frozen_run(tmp_path_factory) -> Path:
+  """A short run of two heads on a frozen CIFAR ResNet, done: not to be changed. Its weights and data lie beside it."""
+  from common import save_network
+  from writers import write_celeba
+
+  from ule_jax import cli, train
+
+  root = tmp_path_factory.mktemp('frozen')
+  save_network('resnet20', root / 'net.safetensors')
+  flags = [
+    '--config=celeba:ule,frozen', f'--config.data.dir={write_celeba(root / "celeba")}', '--config.data.official=False',
+    '--config.data.size=8', '--config.model.name=resnet20', f'--config.model.weights={root}/net.safetensors',
+    '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
+    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache',
+  ]  # fmt: skip
+  train.run(cli.parse(flags, '', {}).config, root / 'w')
+  return root / 'w'
+
+
+@pytest.fixture(scope='session')
+def torchvision():
+  torch = pytest.importorskip('torch')
+  try:
+    import torchvision
+  except RuntimeError:  # its compiled part is for another build of torch; nothing here needs it
+    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+      del sys.modules[name]
+    library = torch.library.Library('torchvision', 'DEF')
+    for name in ('nms', 'qnms'):
+      library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    import torchvision
+  except ImportError:
+    pytest.skip('no torchvision')
+  return torchvision
 
 
 @pytest.fixture

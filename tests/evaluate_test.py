@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import save_network
 from writers import write_urbancars
 
 from ule_jax import cli, data
 from ule_jax.errors import UserError
 from ule_jax.evaluate import saliency
 from ule_jax.evaluate.__main__ import main
-from ule_jax.restore import read_run, restore
+from ule_jax.restore import load_data, read_run, restore
 
 
 @pytest.fixture(scope='module')
@@ -127,6 +128,59 @@ def test_a_config_comes_back_as_it_was(ule_run):
   given = cli.parse(['--config=digits:ule'], '', {}).config.to_dict()
   found = read_run(ule_run)[0].to_dict()
   assert {**found, 'train': given['train'], 'data': given['data']} == given  # tuples, too
+
+
+def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
+  """The images go through the encoder again, in training its features came from the cache."""
+  main([f'--run={frozen_run}', '--saliency=1'])
+  assert 'the same numbers as in results.json' in capsys.readouterr().out
+  with np.load(frozen_run / 'saliency' / 'test.npz') as file:
+    assert file['saliency_teacher'].shape == (len(file['index']), 8, 8)
+    assert file['peak_teacher'].min() > 0
+    logits = {role: file[f'probability_{role}'] for role in ('student', 'teacher')}
+    index = file['index']
+  run, data_set = restore(frozen_run), load_data(restore(frozen_run))
+  images = np.stack([data_set.eval_transform(data_set.splits['test'].load(int(i)), None) for i in index])
+  for role in run.roles:
+    variables = {part: value[role] for part, value in run.networks._asdict().items()}
+    found, _ = run.model.apply(variables, run.preprocess(jnp.asarray(images)), train=False)
+    np.testing.assert_allclose(jax.nn.softmax(found), logits[role], atol=1e-4)
+    with np.load(frozen_run / 'predictions' / 'test.npz') as predictions:
+      np.testing.assert_allclose(found, predictions[f'logits_{role}'][index], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ('harm', 'message'),
+  [
+    ('scores', r'/20 cannot be used \(its scores do not have the checksum'),
+    ('metadata', r'/20 cannot be used'),
+    ('field', r'is a run of another version of ule_jax \(the config lacks optim.clip'),
+    ('weights', r'net.safetensors are other weights than those that'),
+    ('features', r'features.json cannot be read'),
+  ],
+)
+def test_a_damaged_run_is_named(harm, message, ule_run, frozen_run, tmp_path):
+  ours = harm not in ('weights', 'features')
+  shutil.copytree(ule_run if ours else frozen_run, tmp_path / 'w')
+  place, config = tmp_path / 'w' / 'checkpoints' / '20', tmp_path / 'w' / 'config.json'
+  if harm == 'scores':
+    path = place / 'scores' / 'metadata'
+    path.write_text(path.read_text().replace('"arrays": [', '"arrays": [1'))
+  elif harm == 'metadata':
+    (place / 'state' / '_METADATA').write_text('')
+  elif harm == 'field':
+    content = json.loads(config.read_text())
+    del content['optim']['clip']
+    config.write_text(json.dumps(content))
+  elif harm == 'weights':
+    shutil.copy(frozen_run.parent / 'net.safetensors', tmp_path)
+    save_network('resnet20', tmp_path / 'net.safetensors', seed=1)
+    config.write_text(config.read_text().replace(str(frozen_run.parent / 'net'), str(tmp_path / 'net')))
+  else:
+    (tmp_path / 'w' / 'features.json').unlink()
+  with pytest.raises(UserError, match=message) as end:
+    restore(tmp_path / 'w')
+  assert '\n' not in str(end.value)
 
 
 @pytest.mark.parametrize(

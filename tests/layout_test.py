@@ -9,18 +9,22 @@ import pytest
 LEAVES = {'errors'}  # anyone may import these
 ALLOWED = {
   'main': {'cli', 'train', 'console'},
-  'cli': {'workdir'},
+  'cli': {'workdir', 'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'check', 'workdir', 'console', 'stages',
+    'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder',
   },
   'check': {'methods', 'models', 'data', 'optim', 'workdir'},
   'stages': {'methods', 'data'},
   'prepare': {'cli', 'data'},
   'data.__main__': {'cli', 'data'},
+  'models': {'cli'},  # the command of models/pretrained.py
+  'encoder': {'data'},
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding', 'losses'},
   'evaluate.__main__': {'cli', 'console', 'data', 'evaluate', 'restore', 'workdir'},
-  'restore': {'train', 'check', 'checkpoint', 'data', 'models', 'sharding', 'workdir', 'console'},
+  'restore': {'train', 'backend', 'check', 'checkpoint', 'cli', 'console', 'data', 'models', 'sharding', 'workdir'},
+  'predict': {'cli', 'data', 'evaluate', 'report', 'restore', 'sharding'},
+  'export': {'cli', 'models', 'restore', 'train'},
   'report': {'workdir'},
   'report.__main__': {'cli', 'report'},
   'methods': {'losses'},

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import assert_close, batch_of, method_of, network, setup, train
+from common import KEY, assert_close, batch_of, method_of, network, setup, train
 
 from ule_jax import losses, sharding
+from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, SEPARABLE
+from ule_jax.train import create_state, make_train_step
 
 # Every method at its defaults, and the option values that change its graph.
 # Names that share a step (JTT's second run is ERM on other draws) are run through once.
@@ -105,3 +107,42 @@ def test_a_loss_that_is_not_finite_is_dated(name):
   batches[2] = batches[2]._replace(image=batches[2].image.at[0, 0, 0, 0].set(jnp.nan))
   state, _ = train(method_of(name), network(), batches)
   assert all(first == 2 for first in jax.device_get(state.bad_step).values())
+
+
+@each
+def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
+  """Gradient accumulation, where the loss is a mean over examples; refused elsewhere."""
+  method, model, tx = method_of(name, **changes), network(), optax.sgd(1e-2)
+  if SEPARABLE not in method.properties:
+    with pytest.raises(UserError, match='mean over examples'):
+      make_train_step(method, model, tx, KEY, accumulate=4)
+    return
+  batch = batch_of()
+  batch = batch._replace(weight=batch.weight.at[3:7].set(0).at[8].set(2))  # parts of unequal weight
+  state = create_state(method, model, tx, batch.image[:1], KEY)
+  one, expected = jax.jit(make_train_step(method, model, tx, KEY))(state, batch)
+  four, metrics = jax.jit(make_train_step(method, model, tx, KEY, accumulate=4))(state, batch)
+  assert_close(four.params, one.params, rtol=1e-4, atol=1e-6)
+  assert_close(metrics, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(('model', 'changes'), [('resnet20', {}), ('vit', {})])
+def test_remat_changes_no_number(model, changes):
+  """Double backward included, running statistics too."""
+  method, batches = method_of('ule'), [batch_of(seed=s) for s in range(2)]
+  kept, _ = train(method, network(model, **changes), batches, optax.sgd(1e-2))
+  again, _ = train(method, network(model, remat=True, **changes), batches, optax.sgd(1e-2))
+  assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
+
+
+def test_remat_needs_less_memory_for_the_double_backward():
+  """The compiler must not undo it: at most 0.6 of the temporary memory."""
+  method, batch, tx = method_of('ule'), batch_of(size=32), optax.sgd(1e-2)
+  needed = {}
+  for remat in (False, True):
+    model = network('vit', remat=remat, width=32, depth=4)
+    step = make_train_step(method, model, tx, KEY)
+    state = jax.eval_shape(lambda model=model: create_state(method, model, tx, batch.image[:1], KEY))
+    compiled = jax.jit(step, compiler_options=sharding.compiler_options(remat)).lower(state, batch).compile()
+    needed[remat] = compiled.memory_analysis().temp_size_in_bytes
+  assert needed[True] < 0.6 * needed[False]

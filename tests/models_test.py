@@ -8,16 +8,29 @@ import numpy as np
 import pytest
 from common import KEY, network
 
+from configs import base
 from ule_jax import losses
 from ule_jax.models import MODELS, make_model
 
 OPTIONS = {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'batch_norm': 'batch'}
+
+
+def vit(width, mlp, tokens, patch, depth):
+  """Patches, class token, positions, blocks (norms, attention, MLP), norm and head of two classes."""
+  block = 2 * 2 * width + 4 * (width + 1) * width + (width + 1) * mlp + (mlp + 1) * width
+  return (3 * patch**2 + 1) * width + width + tokens * width + depth * block + 2 * width + 2 * (width + 1)
+
+
 # Two classes, 32 x 32 x 3 images, the options above; counted by hand from the layers. The ImageNet
 # bodies are torchvision's; its resnet50 has 25,557,032 with a head of 2,049,000.
 PARAMETERS = {
   'mlp': (3072 + 1) * 64 + (64 + 1) * 64 + 130,
   'cnn': 27 * 64 + 9 * 64 * 128 + 2 * (64 + 128) + 2 * 129,
   'vit': (48 + 1) * 64 + 64 + 65 * 64 + 2 * (256 + 4 * 65 * 64 + 65 * 256 + 257 * 64) + 128 + 130,
+  # 32 x 32 in patches of 16 are 4 tokens and one for the class
+  'vit_ti16': vit(192, 768, 5, 16, 12),
+  'vit_s16': vit(384, 1536, 5, 16, 12),
+  'vit_b16': vit(768, 3072, 5, 16, 12),
   'resnet20': 432 + 6 * 2304 + 4608 + 5 * 9216 + 18432 + 5 * 36864 + 2 * (7 * 16 + 6 * 32 + 6 * 64) + 130,
   'resnet56': 432 + 18 * 2304 + 4608 + 17 * 9216 + 18432 + 17 * 36864 + 2 * (19 * 16 + 18 * 32 + 18 * 64) + 130,
   'resnet18': 11689512 - 513 * 1000 + 2 * 513,
@@ -26,8 +39,9 @@ PARAMETERS = {
 }
 
 
-def made(name, **changes):
-  return make_model(SimpleNamespace(name=name, **OPTIONS | changes), 2)
+def made(name, classes=2, **changes):
+  options = base.make('digits', 'erm').model.to_dict() | OPTIONS | {'name': name} | changes
+  return make_model(SimpleNamespace(**options), classes)
 
 
 def test_no_model_is_missing():
@@ -84,3 +98,53 @@ def test_frozen_statistics_do_not_move(batch_norm, moves):
     (a != b).any() for a, b in zip(*map(jax.tree.leaves, (variables['batch_stats'], after['batch_stats'])), strict=True)
   )
   assert changed == moves
+
+
+@pytest.mark.parametrize(('size', 'expected'), [(224, 86_567_656), (384, 86_859_496)])
+def test_vit_b16_is_as_large_as_the_released_ones(size, expected):
+  """86,567,656 is torchvision's number for vit_b_16; at 384 there are 380 more positions."""
+  model = made('vit_b16', classes=1000)
+  shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, size, size, 3)), train=False))
+  assert sum(p.size for p in jax.tree.leaves(shapes)) == expected
+
+
+def apply(model, x, key=None, **changes):
+  variables = jax.jit(lambda: model.init(KEY, x, train=False))()
+  rngs = {} if key is None else {'dropout': jax.random.key(key)}
+  model = model.clone(**changes)
+  return jax.jit(lambda x: model.apply(variables, x, train=key is not None, mutable=['batch_stats'], rngs=rngs)[0])(x)
+
+
+@pytest.mark.parametrize('name', ['mlp', 'cnn', 'vit'])
+def test_half_precision_keeps_float32_where_it_matters(name):
+  model, x = network(name), jax.random.normal(KEY, (4, 8, 8, 3))
+  whole, half = apply(model, x), apply(model, x, precision='bfloat16')
+  assert [a.dtype for a in half] == [jnp.float32, jnp.float32]
+  for a, b in zip(whole, half, strict=True):
+    assert 0 < jnp.abs(a - b).max() < 0.05 * jnp.abs(a).max()
+  model = model.clone(precision='bfloat16')
+  variables = jax.eval_shape(lambda: model.init(KEY, x, train=False))
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype('float32')}
+  saliency = jax.eval_shape(
+    lambda v: losses.input_gradient(lambda x: model.apply(v, x, train=False), x, lambda out: out[0][:, 0])[1], variables
+  )
+  assert saliency.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('name', ['cnn', 'vit'])
+def test_dropout_is_drawn_in_training_only(name):
+  model, x = network(name, batch_norm='none'), jax.random.normal(KEY, (4, 8, 8, 3))
+  plain = apply(model, x)[0]
+  assert (apply(model, x, dropout=0.5)[0] == plain).all()
+  one, same, other = (apply(model, x, key, dropout=0.5)[0] for key in (1, 1, 2))
+  assert (one == same).all()
+  assert (one != other).any()
+
+
+@pytest.mark.parametrize('name', ['vit', 'resnet20'])
+def test_drop_path_skips_whole_branches_of_some_examples(name):
+  model, x = network(name, batch_norm='none'), jax.random.normal(KEY, (1, 8, 8, 3)).repeat(64, 0)
+  dropped = np.asarray(apply(model, x, 1, drop_path=0.5)[1])
+  kinds = np.unique((dropped / np.abs(dropped).max()).round(3), axis=0)
+  assert 1 < len(kinds) < 64  # a few combinations of branches
+  assert (apply(model, x, drop_path=0.5)[1] == apply(model, x)[1]).all()

@@ -17,7 +17,7 @@ import pytest
 from ule_jax import report
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
-from ule_jax.report import colors, numbers, panels, runs
+from ule_jax.report import colors, numbers, panels, pictures, runs
 
 
 @pytest.fixture(scope='module')
@@ -277,7 +277,7 @@ def test_pictures_and_numbers_of_saliency(real, page):
   assert look.area['digit'].mean == pytest.approx(mask.mean())
   made = list(panels.panels(one.runs[0], 'test', 48, 1))
   assert [panel.category for panel in made].count('group') == 4
-  assert made[0].pixels.shape == (48, 5 * 48 + 4 * panels.GAP, 3)
+  assert made[0].pixels.shape == (48, 5 * 48 + 4 * pictures.GAP, 3)
   np.testing.assert_array_equal(made[0].pixels[::3, :48:3], arrays['image'][0])  # small images keep their pixels
   assert 'rank correlation' in made[0].text
   assert max(look.colour.values()).mean <= 1

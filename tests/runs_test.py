@@ -7,7 +7,7 @@ from ule_jax import cli, console, train
 from ule_jax.errors import UserError
 
 SMALL = [
-  '--config.model.name=mlp', '--config.model.width=8', '--config.model.depth=1', '--config.model.batch_norm=none',
+  '--config.model.name=mlp', '--config.model.width=8', '--config.model.depth=1', '--config.model.weights=none',
   '--config.data.size=8', '--config.train.steps=2', '--config.train.eval_every=2', '--config.train.batch_size=8',
   '--config.train.eval_batch_size=16', '--config.loader.threads=1',
 ]  # fmt: skip

@@ -1,7 +1,9 @@
 """Methods of two stages: what is made of a first run, against NumPy, and the two runs as one command."""
 
 import json
+import os
 import shutil
+import signal
 import warnings
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from configs import base
 from ule_jax import cli, stages, train
-from ule_jax.errors import UserError
+from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import PREPARATIONS, First, cnc
 from ule_jax.workdir import read_json
 
@@ -262,6 +264,24 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
   train.run(config_of(method, shared, other), tmp_path / 'd')
   with pytest.raises(UserError, match='holds a run with another config'):
     train.run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
+
+
+def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
+  batch, calls = train.Batch, []
+
+  def signalling(**arrays):
+    calls.append(1)
+    if len(calls) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return batch(**arrays)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'Batch', signalling)
+    with pytest.raises(Interrupted, match='at step 3 of 10'):
+      train.run(config_of('jtt'), tmp_path / 'w')
+  assert (tmp_path / 'w' / 'first' / 'checkpoints' / '3').is_dir()
+  assert not list(tmp_path.glob('**/lock'))
+  assert train.run(config_of('jtt'), tmp_path / 'w')['last']['step'] == 20
 
 
 def test_group_inference_feeds_any_method(tmp_path):

@@ -1,7 +1,6 @@
 """Decoding whatever a file is, and what happens to images, beside torchvision where it is installed."""
 
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -15,23 +14,6 @@ from ule_jax.errors import UserError
 @pytest.fixture(scope='module')
 def picture():
   return photograph(np.random.default_rng(0), 178, 218)
-
-
-@pytest.fixture(scope='module')
-def torchvision():
-  torch = pytest.importorskip('torch')
-  try:
-    import torchvision
-  except RuntimeError:  # its compiled part is for another build of torch; its transforms do not need it
-    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
-      del sys.modules[name]
-    library = torch.library.Library('torchvision', 'DEF')
-    for name in ('nms', 'qnms'):
-      library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    import torchvision
-  except ImportError:
-    pytest.skip('no torchvision')
-  return torchvision
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:

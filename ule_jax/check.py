@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -11,10 +12,12 @@ from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.errors import UserError, unknown
 from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
-from ule_jax.models import MODELS
-from ule_jax.models.norm import BATCH_NORMS
+from ule_jax.models import ENCODERS, MODELS, pretrained
+from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
 from ule_jax.workdir import flatten
+
+MOST = 2**31  # steps and seeds are 32-bit numbers on the device
 
 
 def check(config: Any) -> None:
@@ -31,6 +34,9 @@ def check(config: Any) -> None:
     'optim.schedule': SCHEDULES,
     **{f'method.{option}': table for option, table in CHOICES.items()},
     'model.batch_norm': BATCH_NORMS,
+    'model.precision': PRECISIONS,
+    'model.encoder': ENCODERS,
+    'model.pixels': ('default', *pretrained.PIXELS),
     'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
     'data.on_bad_image': ON_BAD_IMAGE,
@@ -39,6 +45,11 @@ def check(config: Any) -> None:
   for field, table in tables.items():
     if field in fields and fields[field] not in table:
       raise unknown(field, str(fields[field]), table)
+  for field, value in fields.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'{field} is {value}: give a finite number.')
+    if (isinstance(value, int) or field.endswith('.epochs')) and abs(value) >= MOST:
+      raise UserError(f'{field} is {value}: give a number below {MOST:,}.')
   least = {
     'method.weight': 0,
     'method.warmup_steps': 0,
@@ -55,6 +66,7 @@ def check(config: Any) -> None:
     'train.eval_batch_size': 1,
     'train.eval_every': 1,
     'train.log_every': 1,
+    'checkpoint.keep': 1,
     'train.steps': 0,
     'train.epochs': 0,
     'optim.lr': 0,
@@ -82,6 +94,11 @@ def check(config: Any) -> None:
     'model.depth': 0,
     'model.heads': 1,
     'model.patch': 1,
+    'model.dropout': 0,
+    'model.drop_path': 0,
+    'model.head_width': 1,
+    'model.head_depth': 0,
+    'train.accumulate': 1,
   }
   for field, low in least.items():
     if field in fields and not fields[field] >= low:
@@ -104,6 +121,9 @@ def check(config: Any) -> None:
   for field in ('method.alpha', 'method.temperature'):
     if field in fields and not fields[field] > 0:
       raise UserError(f'{field} is {fields[field]}: give a number above 0.')
+  for field in ('model.dropout', 'model.drop_path'):
+    if not fields[field] < 1:
+      raise UserError(f'{field} is {fields[field]}: give a share from 0 to below 1.')
   if not fields['train.holdout'] < 1:
     raise UserError(f'train.holdout is {fields["train.holdout"]}: give a share of train, from 0 to below 1.')
   strengths = fields.get('first.dfr.strengths', (1.0,))
@@ -117,10 +137,50 @@ def check(config: Any) -> None:
     re.compile(config.optim.trainable)
   except re.error as error:
     raise UserError(f'optim.trainable {config.optim.trainable!r} is no regular expression: {error}.') from None
-  if config.model.name == 'vit' and config.model.width % config.model.heads:
-    raise UserError(f'model.width {config.model.width} is not a multiple of model.heads {config.model.heads}.')
   if not (config.train.steps or config.train.epochs):
     raise UserError('train.steps and train.epochs are both 0: set one of them.')
-  for field in ('train.batch_size', 'train.eval_batch_size'):
-    if fields[field] % jax.device_count():
-      raise UserError(f'{field} {fields[field]} does not divide over {jax.device_count()} devices.')
+  _check_model(config)
+
+
+def check_devices(config: Any) -> None:
+  """Check that batches divide over the devices that are here.
+
+  Raises:
+    UserError: one does not.
+  """
+  for field in ('batch_size', 'eval_batch_size'):
+    if config.train[field] % jax.device_count():
+      raise UserError(f'train.{field} {config.train[field]} does not divide over {jax.device_count()} devices.')
+  if config.train.batch_size % (config.train.accumulate * jax.device_count()):
+    raise UserError(
+      f'train.batch_size {config.train.batch_size} does not divide into train.accumulate={config.train.accumulate} '
+      f'parts over {jax.device_count()} devices.'
+    )
+
+
+def _check_model(config: Any) -> None:
+  """Check what options of a model mean together."""
+  model, frozen = config.model, config.model.encoder == 'frozen'
+  if model.name == 'vit' and model.width % model.heads:
+    raise UserError(f'model.width {model.width} is not a multiple of model.heads {model.heads}.')
+  for option in ('dropout', 'drop_path', 'remat'):
+    if model[option] and option not in MODELS[model.name][1]:
+      raise UserError(f'model.{option} is {model[option]}, but {model.name} has no such option.')
+  if model.weights != 'none' and model.name.startswith('resnet') and model.batch_norm == 'none':
+    raise UserError(f'weights of {model.name} have BatchNorm: set model.batch_norm=frozen or batch.')
+  if model.weights == 'default':
+    pretrained.default(model.name)
+  if frozen and model.weights == 'none':
+    raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
+  if frozen and (model.remat or model.drop_path):
+    raise UserError('model.remat and model.drop_path are of the network, of which model.encoder=frozen trains nothing.')
+  if model.keep_head and (frozen or model.weights == 'none'):
+    raise UserError('model.keep_head takes the last layer from model.weights, for model.encoder=trained.')
+  if 'at' in config.method and (config.method.at == 'features') != frozen:
+    raise UserError(
+      f'method.at is {config.method.at} and model.encoder is {model.encoder}: gradients are taken at features where '
+      'both networks share them, and only there: set method.at=features and model.encoder=frozen, or image and trained.'
+    )
+  has_norm = not frozen and 'batch_norm' in MODELS[model.name][1]
+  if config.train.accumulate > 1 and has_norm and model.batch_norm == 'batch':
+    raise UserError('train.accumulate would change the statistics of BatchNorm: set model.batch_norm=frozen or none.')

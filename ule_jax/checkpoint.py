@@ -1,71 +1,257 @@
-"""Checkpoints through orbax: the newest, and the best one under every selection rule."""
+"""Checkpoints through orbax: the newest ones, and the best one under every selection rule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from ule_jax.errors import UserError
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  return 'orbax' not in record.pathname and 'orbax' not in record.getMessage()
+
+
+for _logger in ('absl', 'asyncio'):  # a traceback, often several, of all that orbax raises as well
+  logging.getLogger(_logger).addFilter(_not_of_orbax)
+
+MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays
+Scores = dict[str, float]  # selection rule -> value; empty for a state that was not evaluated
 
 
 class Checkpoints:
   """The checkpoints of one run; saving is asynchronous and atomic.
 
-  Kept: the newest one, and per rule the one with the largest metric (of equals the newest).
+  Kept: the newest `keep`, and per rule the one with the largest score (of equals the newest). One that is
+  damaged is never deleted, and never passed over without a word: a best one that is gone would change the results.
   """
 
-  def __init__(self, directory: Path, rules: Sequence[str]):
+  def __init__(self, directory: Path, rules: Sequence[str], keep: int = 1):
     self.rules = tuple(rules)
-    keep = [LatestN(n=1), *(BestN(get_metric_fn=lambda m, r=r: m[r], n=1) for r in self.rules)]
-    # best_fn only makes orbax store the metrics; with max_to_keep it would delete the newest.
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=AnyPreservationPolicy(keep), best_fn=lambda m: m[self.rules[0]], create=True
-    )
-    self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    self._directory, self._keep = directory.absolute(), keep
+    options = ocp.CheckpointManagerOptions(preservation_policy=self, create=True)
+    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    # None: the file with the scores is damaged.
+    self._scores: dict[int, Scores | None] = {step: self._read_scores(step) for step in self.steps}
+
+  @property
+  def steps(self) -> list[int]:
+    """The steps of all checkpoints, oldest first."""
+    return sorted(self._manager.all_steps())
 
   @property
   def latest(self) -> int | None:
-    """The step of the newest complete checkpoint."""
-    return self._manager.latest_step()
+    """The step of the newest checkpoint."""
+    return max(self.steps, default=None)
 
-  def metrics(self) -> dict[int, dict[str, float]]:
-    """Return step -> metrics of every checkpoint that is kept."""
-    self._manager.wait_until_finished()
-    return {step: dict(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
+  def scored(self, step: int) -> bool:
+    """Tell whether there is a checkpoint of a step that was evaluated."""
+    return bool(self._scores.get(step))
 
   def best(self) -> dict[str, int]:
-    """Return rule -> step of its best checkpoint."""
-    known = self.metrics()
-    return {rule: max(known, key=lambda step, r=rule: (known[step][r], step)) for rule in self.rules}
+    """Return rule -> step of its best checkpoint.
 
-  def save(self, step: int, state: PyTree, metrics: dict[str, float]) -> None:
-    """Start saving a state with its validation metrics; the step is the position in the data too."""
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state))
-    self._manager.save(step, args=args, metrics=metrics, force=True)
+    Raises:
+      UserError: the scores of a checkpoint cannot be read, so that nobody knows which is the best.
+    """
+    if damaged := [step for step, scores in self._scores.items() if scores is None]:
+      raise self._damaged(damaged[0], 'its scores cannot be read')
+    return self._best()
+
+  def save(self, step: int, state: PyTree, scores: Scores) -> None:
+    """Start saving a state; the step is the position in the data too.
+
+    Args:
+      scores: rule -> value; empty if the state was not evaluated.
+
+    Raises:
+      UserError: this one, or the one before, cannot be written.
+    """
+    content = {'scores': scores, 'arrays': _checksums(state)}
+    items = {
+      'state': ocp.args.StandardSave(state),
+      'scores': ocp.args.JsonSave(content | {'checksum': _checksum(content)}),
+    }
+    with self._told():
+      self._manager.wait_until_finished()  # the save before, which takes room too
+      self._refuse_full_disk(state)
+      if step in self.steps:  # saved before it was evaluated, by a run that had to stop there
+        self._manager.delete(step)
+      self._scores[step] = scores
+      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+    self._scores = {step: self._scores[step] for step in self.steps}
+
+  def wait(self) -> None:
+    """Wait for the last save.
+
+    Raises:
+      UserError: it failed.
+    """
+    with self._told():
+      self._manager.wait_until_finished()
 
   def restore(self, step: int, like: PyTree) -> PyTree:
-    """Read a state; `like` gives the structure, the types and where each array goes."""
-    self._manager.wait_until_finished()
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-    return self._manager.restore(step, args=args)['state']
+    """Read a state; `like` gives the structure, the types and where each array goes.
+
+    Raises:
+      UserError: it is damaged, or of another network.
+    """
+    self.wait()
+    try:
+      return self._restore(step, like)
+    except Exception as error:  # orbax, tensorstore and json share no type
+      raise self._damaged(step, _reason(error)) from None
+
+  def restore_parts(self, step: int, like: PyTree) -> PyTree:
+    """Read some parts of a state as NumPy arrays: no optimiser, and no devices of the run, are needed.
+
+    Args:
+      like: the structure of these parts, with shapes and types.
+
+    Raises:
+      UserError: they are damaged, or of another network.
+    """
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=args, partial_restore=True)
+    try:
+      known = self._read(step)['arrays']
+      parts = self._manager.restore(step, args=ocp.args.Composite(state=args))['state']
+      # The list has no names; a wrong checksum is in it by chance once in ten million times.
+      if None not in known and not set(_checksums(parts)) <= set(known):
+        raise ValueError('its arrays do not have the checksums of when they were saved')
+    except Exception as error:  # orbax, tensorstore and json share no type
+      place = self._directory / str(step)
+      raise UserError(f'{place} cannot be used ({_reason(error)}): restore it, or train again elsewhere.') from None
+    return parts
+
+  def restore_newest(self, like: PyTree, say: Callable[[str], None]) -> tuple[int, PyTree]:
+    """Read the newest state that is not damaged; return its step and the state, or 0 and `like` if there is none.
+
+    Newer ones that are damaged are renamed, which `say` is told, so that their steps can be saved again.
+
+    Raises:
+      UserError: there are checkpoints, but none can be read; or as `best`.
+    """
+    damaged: dict[int, str] = {}
+    for step in reversed(self.steps):
+      try:
+        state = self._restore(step, like)
+      except Exception as error:  # orbax, tensorstore and json share no type
+        damaged[step] = _reason(error)
+        continue
+      for bad, reason in damaged.items():
+        place = self._set_aside(bad)
+        say(f'warning: the checkpoint of step {bad} is damaged ({reason}): it is now {place}; going on from {step}')
+      self.best()  # ends here, rather than after the training, if one has scores that cannot be read
+      return step, state
+    if damaged:
+      newest = max(damaged)
+      raise UserError(
+        f'no checkpoint in {self._directory} can be used, that of step {newest} because of: {damaged[newest]}. If they '
+        'are of another network, choose another --workdir; if they are damaged, remove that folder to train again.'
+      )
+    return 0, like
 
   def close(self) -> None:
-    """Wait for the last save."""
-    self._manager.close()
+    """Wait for the last save and free the threads.
+
+    Raises:
+      UserError: the last save failed.
+    """
+    with self._told():
+      self._manager.close()
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Say which checkpoints stay: orbax asks after every save."""
+    del context
+    steps = sorted(checkpoint.step for checkpoint in checkpoints)
+    unknown = {step for step in steps if self._scores[step] is None}
+    kept = {*steps[-self._keep :], *self._best().values(), *unknown}
+    return [checkpoint.step in kept for checkpoint in checkpoints]
+
+  def _refuse_full_disk(self, state: PyTree) -> None:
+    # Before anything is written: threads that run out of room print what nobody can catch.
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + MARGIN
+    if (free := shutil.disk_usage(self._directory).free) < need:
+      raise OSError(f'{free / 1e6:,.1f} MB are free, and {need / 1e6:,.1f} MB needed')
+
+  def _best(self) -> dict[str, int]:
+    known = {step: scores for step, scores in self._scores.items() if scores}
+    return {rule: max(known, key=lambda step, r=rule: (known[step][r], step)) for rule in self.rules if known}
+
+  def _restore(self, step: int, like: PyTree) -> PyTree:
+    content = self._read(step)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    state = self._manager.restore(step, args=args)['state']
+    # tensorstore's own checksums leave out the arrays' content.
+    for expected, found in zip(content['arrays'], _checksums(state), strict=True):
+      if None not in (expected, found) and expected != found:
+        raise ValueError('its arrays do not have the checksums of when they were saved')
+    return state
+
+  def _read(self, step: int) -> dict[str, Any]:
+    content = dict(self._manager.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))['scores'])
+    if content.pop('checksum') != _checksum(content):
+      raise ValueError('its scores do not have the checksum of when they were saved')
+    return content
+
+  def _read_scores(self, step: int) -> Scores | None:
+    try:
+      return self._read(step)['scores']
+    except Exception:  # orbax, tensorstore and json share no type
+      return None
+
+  def _set_aside(self, step: int) -> Path:
+    place = self._directory / f'{step}.damaged'
+    while place.exists():
+      place = place.with_name(f'{place.name}.damaged')
+    (self._directory / str(step)).rename(place)
+    self._manager.reload()
+    del self._scores[step]
+    return place
+
+  def _damaged(self, step: int, reason: str) -> UserError:
+    place = self._directory / str(step)
+    return UserError(
+      f'the checkpoint {place}, which may be the best by a selection rule, cannot be used ({reason}): '
+      f'remove {self._directory} to train again, or only {place.name} in it to choose among the others.'
+    )
+
+  @contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # orbax, tensorstore and json share no type
+      raise UserError(
+        f'a checkpoint cannot be written in {self._directory} ({_reason(error)}): '
+        'make room there; the same command goes on from the last one that was.'
+      ) from None
 
 
-def read_parts(directory: Path, step: int, like: PyTree) -> PyTree:
-  """Read some parts of a saved state as NumPy arrays: no optimiser, and no devices of the run, are needed.
+def _checksums(state: PyTree) -> list[int | None]:
+  """Make a checksum of every array; None where parts of it are on other hosts."""
 
-  Args:
-    directory: the checkpoints of a run.
-    like: the structure of these parts, with shapes and types.
-  """
-  args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    where = directory.absolute() / str(step) / 'state'
-    return reader.restore(where, args=ocp.args.PyTreeRestore(item=like, restore_args=args, partial_restore=True))
+  def is_here(leaf):
+    return isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+  return [zlib.crc32(np.asarray(leaf).tobytes()) if is_here(leaf) else None for leaf in jax.tree.leaves(state)]
+
+
+def _checksum(content: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _reason(error: Exception) -> str:
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 160 else f'{text[:80]} ... {text[-70:]}'

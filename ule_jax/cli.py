@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ule_jax.errors import Interrupted, UserError, unknown
-
-DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75
+from ule_jax.errors import DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
+from ule_jax.signals import Signals
 
 # verb -> the module that has its `main`
 VERBS = {
@@ -48,14 +47,17 @@ class Flags(NamedTuple):
 def main(verb: Callable[[Sequence[str]], None]) -> None:
   """Run a verb on the command line's arguments and exit with the code that its ending means."""
   try:
-    verb(sys.argv[1:])
+    with Signals():
+      verb(sys.argv[1:])
     code = DONE
   except UserError as error:
     code = _say(USAGE, f'error: {error}')
   except Interrupted as error:
     code = _say(RESUMABLE, f'stopped: {error}')
-  except KeyboardInterrupt:
-    code = _say(RESUMABLE, 'stopped: interrupted; the same command resumes from the last checkpoint.')
+  except Exception as error:
+    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):  # XLA's word for it
+      raise
+    code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
   sys.exit(code)
 
 
@@ -135,19 +137,23 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   """Load a config file with its argument and apply `config.FIELD=VALUE` overrides."""
   from ule_jax.workdir import flatten
 
-  file, _, method = spec.partition(':')
+  file, _, behind = spec.partition(':')
+  method, *variants = behind.split(',')
   # A method brings its own options with it, so that it has to be chosen when the config is made.
   method = next((value for name, value in overrides if name == 'config.method.name'), method)
+  if variants and not method:
+    raise UserError(f'{spec} names a variant without a method: write it as {file}:ule,{",".join(variants)}.')
   overrides = [(name, value) for name, value in overrides if name != 'config.method.name']
   if any(name == 'config.data.name' for name, _ in overrides):
     raise UserError('data.name is what a config is for: choose another --config=FILE.')
   path = _find(file)
   try:
-    config = _import(path).get_config(*[method] if method else [])
+    config = _import(path).get_config(*[','.join([method, *variants])] if method else [])
+    conform(config)
   except UserError:
     raise
-  except Exception as error:  # whatever a config file does wrong is the user's to mend
-    raise UserError(f'{file}: {_one_line(error)}') from None
+  except (Exception, SystemExit) as error:  # whatever a config file does wrong is the user's to mend
+    raise UserError(f'{file}: {_one_line(error) or type(error).__name__}') from None
   fields = [f'config.{name}' for name in flatten(config.to_dict())]
   for name, _ in overrides:
     if name not in fields:
@@ -159,7 +165,35 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
       folder = f'$ULE_DATA/{config.data.name}'
       raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
     config.data.dir = f'{root.rstrip("/")}/{config.data.name}'
-  return config, path.stem
+  return config, '-'.join([path.stem, *variants])
+
+
+def conform(config: Any) -> None:
+  """Check that a config has the fields of configs/base.py and no others, with values of their types.
+
+  Raises:
+    ValueError: it has not.
+  """
+  from ule_jax.workdir import flatten
+
+  _import_configs()
+  base = importlib.import_module('configs.base')
+  if not hasattr(config, 'to_dict'):
+    raise ValueError(f'get_config returns {type(config).__name__} {config!r:.50}: return what base.make made.')
+  found = flatten(config.to_dict())
+  for name, table in (('data.name', base.DATA), ('method.name', base.METHODS)):
+    if not isinstance(found.setdefault(name), str) or found[name] not in table:
+      raise ValueError(f'{name} is {found[name]!r}: it is one of {", ".join(sorted(table))}.')
+  due = flatten(base.make(found['data.name'], found['method.name']).to_dict())
+  if wrong := sorted(due.keys() ^ found.keys()):
+    raise ValueError(
+      f'the config {"lacks" if wrong[0] in due else "adds"} {wrong[0]}: fields are born in configs/base.py.'
+    )
+  allowed = {float: (float, int), tuple: (tuple, list)}
+  for name, value in found.items():
+    kind = type(due[name])
+    if not isinstance(value, allowed.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+      raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
 
 
 def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
@@ -178,10 +212,14 @@ def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
 
 def _import(path: Path) -> Any:
   """Run a config file; `from configs import base` works in it from any folder."""
-  folder = configs_folder()
-  if 'configs' not in sys.modules:
-    _run_module('configs', folder / '__init__.py', [str(folder)])
+  _import_configs()
   return _run_module(f'configs.{path.stem}', path)
+
+
+def _import_configs() -> None:
+  if 'configs' not in sys.modules:
+    folder = configs_folder()
+    _run_module('configs', folder / '__init__.py', [str(folder)])
 
 
 def _run_module(name: str, path: Path, locations: list[str] | None = None) -> Any:
@@ -196,11 +234,11 @@ def _run_module(name: str, path: Path, locations: list[str] | None = None) -> An
 def _find(file: str) -> Path:
   """Find a config by path, or by bare name among those that ship with the package."""
   given = Path(file)
-  if given.is_file():
+  if os.path.isfile(file):  # False, too, for a name no file can have
     return given
   shipped = configs_folder()
   for name in (given.name, f'{given.name}.py'):
-    if (shipped / name).is_file() and (given.parent in (Path('.'), Path('configs'))):
+    if os.path.isfile(shipped / name) and (given.parent in (Path('.'), Path('configs'))):
       return shipped / name
   known = sorted(p.stem for p in shipped.glob('*.py') if p.stem not in ('__init__', 'base'))
   raise UserError(f'config file {file} does not exist{_near(given.stem, known)} Shipped: {", ".join(known)}.')

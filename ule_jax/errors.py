@@ -1,17 +1,22 @@
-"""The two ways a run ends on purpose before it is done; anyone may import this file."""
+"""The two ways a run ends on purpose before it is done, and the exit codes; anyone may import this file."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75  # exit codes
+
 
 class UserError(Exception):
   """Bad usage or bad data: one sentence that names the thing and says what to do (exit code 2)."""
 
 
-class Interrupted(Exception):
-  """The run was stopped from outside and can be resumed by the same command (exit code 75)."""
+class Interrupted(KeyboardInterrupt):
+  """The run was stopped from outside and can be resumed by the same command (exit code 75).
+
+  No `Exception`, so that nobody takes it for one: libraries catch all of those here and there.
+  """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -13,10 +13,11 @@ Train a classifier that avoids a shortcut, evaluate it, and write the results in
   python -m ule_jax.main --config=configs/digits.py                     ULE on the embedded task
   python -m ule_jax.main --config=configs/digits.py:erm                 another method
   python -m ule_jax.main --config=celeba --config.data.dir=DIR          CelebA; configs ship with the package
+  python -m ule_jax.main --config=celeba:ule,frozen ...                 heads on a frozen encoder; also vit_b16
   python -m ule_jax.main --config=digits --config.method.weight=100     any field of configs/base.py
 
-  --config=FILE[:METHOD]  a file, or the name of a shipped config
-  --config.FIELD=VALUE    change a field
+  --config=FILE[:METHOD[,VARIANT...]]  a file, or the name of a shipped config
+  --config.FIELD=VALUE    change a field; configs/base.py says what they mean
   --workdir=DIR           where the run lives (default runs/<config>-<method>-s<seed>); the same
                           command on the same folder goes on where it stopped
   --force                 go on in a folder whose config differs

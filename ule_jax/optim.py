@@ -9,6 +9,8 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from ule_jax.errors import UserError
+
 # name -> (update from gradients, whether weight decay is added to the gradient before it)
 OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {
   'sgd': (lambda: optax.trace(decay=0.9), True),
@@ -43,6 +45,9 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
       `adam`, as in PyTorch, and decoupled for `adamw`. Parameters whose path does not match
       `trainable` stay where they are.
     steps: the length of the schedule.
+
+  Raises:
+    UserError: when it is initialised, if no parameter matches `trainable`.
   """
   update, coupled = OPTIMIZERS[options.name]
   decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
@@ -58,6 +63,10 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
       role, *rest = (key.key for key in path)
       return role if pattern.search('/'.join(rest)) else 'frozen'
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    labels = jax.tree_util.tree_map_with_path(one, params)
+    if set(jax.tree.leaves(labels)) == {'frozen'}:
+      names = ', '.join(sorted({str(name) for role in params.values() for name in role}))
+      raise UserError(f'optim.trainable {options.trainable!r} matches no parameter: their paths begin with {names}.')
+    return labels
 
   return optax.partition(transforms, label)

@@ -14,6 +14,15 @@ from jaxtyping import PyTree
 AXIS = 'batch'
 
 
+def compiler_options(remat: bool) -> dict[str, str]:
+  """Return what the compiler of this machine's devices needs to be told.
+
+  Args:
+    remat: of the model; the CPU's compiler drops the barriers that keep it from undoing it, unless told not to.
+  """
+  return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if remat and jax.default_backend() == 'cpu' else {}
+
+
 def hosts() -> dict[str, int]:
   """Tell which host this is, of how many."""
   return {'host': jax.process_index(), 'hosts': jax.process_count()}
@@ -23,6 +32,11 @@ def make_mesh() -> Mesh:
   """Put all devices of all hosts on one axis."""
   # The default, Explicit axes, rejects ordinary code with a ShardingTypeError.
   return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+  """Put the devices of this host on one axis, for work that every host does for itself."""
+  return jax.make_mesh((jax.local_device_count(),), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.local_devices())
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

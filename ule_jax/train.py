@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,16 +23,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import console, data, sharding, stages, workdir
-from ule_jax.check import check
+from ule_jax import backend, console, data, encoder, sharding, stages, workdir
+from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
-from ule_jax.data import Dataset, pipeline
-from ule_jax.errors import UserError, unknown
+from ule_jax.data import Dataset, Preparation, pipeline
+from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
-from ule_jax.methods import LABEL_FREE, METHODS, Batch, Method, Output, Prepared, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE
-from ule_jax.models import make_model
+from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
+from ule_jax.signals import Signals
 
 
 @flax.struct.dataclass
@@ -50,16 +52,20 @@ Preprocess = Callable[[Array], Float[Array, 'b *shape']]
 
 
 def make_preprocess(mean, std) -> Preprocess:
-  """Make the part of the step that turns uint8 pixels into normalised float32.
+  """Make the part of the step that turns uint8 pixels, or float32 features, into normalised float32.
 
   It is in the step because uint8 is a quarter of the traffic to the device, and normalising on the
   host costs most of its throughput.
+
+  Args:
+    mean: of pixels in [0, 1], or of features as they are; `std` likewise.
   """
   mean, std = (jnp.asarray(v, jnp.float32) for v in (mean, std))
 
   def preprocess(image):
     offset, scale = (jnp.broadcast_to(v, (1,) * (image.ndim - 1) + v.shape) for v in (mean, std))
-    return (image.astype(jnp.float32) / 255 - offset) / scale
+    unit = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+    return (unit - offset) / scale
 
   return preprocess
 
@@ -85,7 +91,12 @@ def create_state(method: Method, model, tx: optax.GradientTransformation, x: Arr
 
 
 def make_train_step(
-  method: Method, model, tx: optax.GradientTransformation, key: Array, preprocess: Preprocess = lambda x: x
+  method: Method,
+  model,
+  tx: optax.GradientTransformation,
+  key: Array,
+  preprocess: Preprocess = lambda x: x,
+  accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Make the pure function `(state, batch) -> (state, metrics)` that does everything of one step.
 
@@ -96,22 +107,32 @@ def make_train_step(
     model: as in `create_state`.
     key: of the run; the step folds in its number.
     preprocess: from the batch's images to what the networks see.
+    accumulate: parts of a batch whose gradients are computed one after the other and averaged: the numbers of the
+      whole batch, but for rounding and dropout, in less memory.
+
+  Raises:
+    UserError: the method's loss is not the mean of those of the parts.
   """
+  if accumulate > 1 and SEPARABLE not in method.properties:
+    raise UserError('train.accumulate needs a loss that is a mean over examples, and that of this method.name is not.')
 
   def step(state: TrainState, batch: Batch):
     step_key = jax.random.fold_in(key, state.step)
-    batch = batch._replace(image=preprocess(batch.image))
 
-    def loss(params):
+    def loss(params, batch: Batch, dropout_key: Array):
       def forward(role: str, x: Array, train: bool = True) -> Output:
         variables = {'params': params[role], 'batch_stats': state.batch_stats[role]}
-        rngs = {'dropout': role_key(step_key, role)}
+        rngs = {'dropout': role_key(dropout_key, role)}
         (logits, features), updated = model.apply(variables, x, train=train, mutable=['batch_stats'], rngs=rngs)
         return Output(logits, features, updated.get('batch_stats', {}))
 
+      batch = batch._replace(image=preprocess(batch.image))
       return method.loss(params, forward, state.method_state, batch, state.step, step_key)
 
-    (_, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    if accumulate > 1:
+      differentiate = in_parts(differentiate, accumulate)
+    (_, aux), gradients = differentiate(state.params, batch, step_key)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     bad_step = {
       role: jnp.where(
@@ -132,6 +153,33 @@ def make_train_step(
   return step
 
 
+def in_parts(differentiate: Callable, parts: int) -> Callable:
+  """Make `(params, batch, key) -> ((loss, aux), gradients)` go through a batch in parts, each weighed by its weights.
+
+  A part takes every n-th example: with the batch split over devices, each of them has its share of every part.
+  """
+
+  def through(params, batch: Batch, key: Array):
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    whole = jnp.maximum(jnp.sum(batch.weight), 1e-16)
+
+    def one(sums, turn):
+      number, part = turn
+      share = jnp.sum(part.weight) / whole
+      (value, aux), gradients = differentiate(params, part, jax.random.fold_in(key, number))
+      found = value, aux.losses, aux.metrics, gradients
+      return jax.tree.map(lambda s, f: s + share * f, sums, found), (aux.batch_stats, aux.method_state)
+
+    first = jax.tree.map(lambda x: x[0], split)
+    (value, aux), gradients = jax.eval_shape(differentiate, params, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, aux.losses, aux.metrics, gradients))
+    (value, losses, metrics, gradients), kept = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
+    batch_stats, method_state = jax.tree.map(lambda x: x[-1], kept)  # the same in every part
+    return (value, Aux(losses, batch_stats, method_state, metrics)), gradients
+
+  return through
+
+
 def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   """Train, evaluate and write the results of one config; go on where an earlier run stopped.
 
@@ -144,49 +192,52 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     The content of results.json.
 
   Raises:
-    UserError: bad options, bad data, or a loss that is not finite.
+    UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
+    Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
+  with Signals() as signals:
+    return _run(config, Path(directory), force, signals)
+
+
+def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
   check(config)
+  check_devices(config)
+  backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
   rules = selection_rules(dataset, config.select)
   if config.first.prepare == 'none':
     refuse_empty_groups(config, dataset)
-  directory = Path(directory)
-  unchanged = workdir.claim(directory, config.to_dict(), force)
+  # Not under a lock: several second runs may look at one first run that is done.
+  unchanged = workdir.compare(directory, config.to_dict(), force)
   # The length of a fit is that of its first run: it is fitted again, which takes seconds.
-  if stages.is_fit(config):
-    shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
-  elif unchanged and (directory / 'done').exists():
+  if unchanged and not stages.is_fit(config) and (directory / 'done').exists():
     results = workdir.read_json(directory / 'results.json')
     if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
-  (directory / 'done').unlink(missing_ok=True)
-  start_state, prepared = None, Prepared()
-  if config.first.prepare != 'none':
-    start_state, prepared = run_first(config, directory, dataset, force)
-  training = stages.training(config, dataset, prepared)
-  with closing(Checkpoints(directory / 'checkpoints', rules)) as checkpoints:
-    start = checkpoints.latest or 0
-    if checkpoints.latest is None and start_state is None:
-      data.check_images(dataset, config.data, console.say)
-    if start > total_steps(config, training):
-      raise UserError(
-        f'{directory} has a checkpoint of step {start}, beyond the {total_steps(config, training)} steps asked for: '
-        'raise train.steps, or choose another --workdir.'
-      )
-    batches = pipeline.train_batches(
-      training,
-      batch_size=config.train.batch_size,
-      seed=config.seed,
-      sampling=config.train.sampling,
-      start=start,
-      threads=config.loader.threads,
-      workers=config.loader.workers,
-      **sharding.hosts(),
-    )
-    with closing(workdir.MetricsLog(directory, start)) as log, closing(batches):
-      return _train(config, directory, dataset, training, prepared, start_state, batches, checkpoints, log)
+  with workdir.owned(directory, config.to_dict(), force):
+    if stages.is_fit(config):
+      shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
+    (directory / 'done').unlink(missing_ok=True)
+    with closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
+      frozen = config.model.encoder == 'frozen'
+      begin, prepared = lambda state: state, Prepared()
+      if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
+        weights = load_weights(config, dataset, directory)
+        if frozen:
+          dataset = encode(config, dataset, weights)
+          # For who has the run and not its data: heads are trained on standardised features.
+          workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
+        else:
+          begin = partial(with_weights, weights=weights)
+      if config.first.prepare != 'none':
+        first, prepared = run_first(config, directory, dataset, force, signals)
+        if prepared.head is not None:
+          begin = partial(with_head, first=first, head=prepared.head)
+      elif checkpoints.latest is None:
+        data.check_images(dataset, config.data, console.say)
+      training = stages.training(config, dataset, prepared)
+      return _train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
 
 
 class Built(NamedTuple):
@@ -207,29 +258,94 @@ def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
   method = make_method(config, sizes)
   model = make_model(SimpleNamespace(**config.model), len(training.classes))
   tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, max(total_steps(config, training), 1))
-  preprocess = make_preprocess(training.mean, training.std)
+  preprocess = make_preprocess(*pixel_scale(config, training))
   key = jax.random.key(config.seed)
-  sample = preprocess(jnp.zeros((1, *training.image_shape), jnp.uint8))
+  sample = preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
   state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
   return Built(method, model, tx, preprocess, key, state)
 
 
-def run_first(config: Any, directory: Path, dataset: Dataset, force: bool) -> tuple[TrainState, Prepared]:
+def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
+
+  Features of a frozen encoder were made of such images, and have their own.
+  """
+  wanted = config.model.pixels
+  if wanted == 'default' and config.model.weights == 'default':
+    _, wanted = pretrained.default(config.model.name)
+  if wanted == 'default' or dataset.dtype != np.uint8:
+    return dataset.mean, dataset.std
+  return pretrained.PIXELS[wanted]
+
+
+def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.Pretrained:
+  """Read `model.weights` for the config's network; weights.json says what became of each tensor.
+
+  Raises:
+    UserError: they are not there, or do not fit.
+  """
+  _, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
+  found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
+  rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
+  about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
+  workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
+  return found
+
+
+def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dataset:
+  """Replace images by what the config's frozen encoder makes of them, from the cache where they are in it.
+
+  Raises:
+    UserError: an image cannot be read, or the cache cannot be written.
+  """
+  scale, mesh = pixel_scale(config, dataset), sharding.local_mesh()
+  preprocess = make_preprocess(*scale)
+  network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
+  variables = sharding.replicate(headless(weights, template), mesh)
+  apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
+  return encoder.encode(
+    dataset,
+    lambda image: apply(variables, sharding.shard_batch(image, mesh)),
+    encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
+    cache=Path(config.model.feature_cache) if config.model.feature_cache else encoder.default_cache(),
+    batch_size=config.train.eval_batch_size,
+    threads=config.loader.threads,
+    say=console.say,
+  )
+
+
+def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
+  """Make the network from the image on, and the shapes of its parameters and statistics."""
+  network = make_network(SimpleNamespace(**config.model), classes)
+  sample = jnp.zeros((1, *image_shape))
+  return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
+
+
+def headless(weights: pretrained.Pretrained, template: PyTree) -> PyTree:
+  """Make the variables of a network of which only the features are used: its last layer is zero."""
+  unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template['params']['head'])
+  return {'params': weights.params | {'head': unused}, 'batch_stats': weights.batch_stats}
+
+
+def run_first(
+  config: Any, directory: Path, dataset: Dataset, force: bool, signals: Signals
+) -> tuple[TrainState, Prepared]:
   """Do the first of two runs, or find it done; return its last state and what it gives to the second.
 
   Raises:
     UserError: as `run`; or its predictions are of no use to the method.
+    Interrupted: as `run`.
   """
   stages.check_first(config, dataset)
   first = stages.first_config(config)
   place = Path(config.first.workdir or directory / 'first')
   console.say(f'first run of {config.method.name}, in {place}:')
-  run(first, place, force)
+  last = _run(first, place, force, signals)['last']['step']
   state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
   with closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
-    if checkpoints.latest is None:
+    if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
-    state = checkpoints.restore(checkpoints.latest, state)
+    state = checkpoints.restore(last, state)
   return state, stages.prepare(config, dataset, place, state.params['model']['head'])
 
 
@@ -239,24 +355,25 @@ def _train(
   dataset: Dataset,
   training: Dataset,
   prepared: Prepared,
-  start_state: TrainState | None,
-  batches: Iterator[dict[str, Any]],
+  begin: Callable[[TrainState], TrainState],
   checkpoints: Checkpoints,
-  log: workdir.MetricsLog,
+  signals: Signals,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
-  workdir.write_json(directory / 'env.json', workdir.environment([str(d) for d in jax.devices()]))
+  workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
-  if prepared.head is not None:
-    state = with_head(state, start_state, prepared.head)
-  train_step = jax.jit(make_train_step(method, model, tx, key, preprocess), donate_argnums=0)
+  step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
+  train_step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options(config.model.remat))
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
 
-  first = checkpoints.latest or 0
-  if checkpoints.latest is not None:
-    state = checkpoints.restore(first, state)
+  first, state = checkpoints.restore_newest(begin(state), console.say)
+  if first > steps:
+    raise UserError(
+      f'{directory} has a checkpoint of step {first}, beyond the {steps} steps asked for: '
+      'raise train.steps, or choose another --workdir.'
+    )
   progress = console.Progress(steps, first, batch_size)
   console.say(
     f'{config.method.name} on {config.data.name}: {train.count:,} training examples, {steps:,} steps of {batch_size}, '
@@ -268,7 +385,20 @@ def _train(
     batches = pipeline.eval_batches(
       dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **sharding.hosts()
     )
-    return evaluate(eval_step, state, batches, mesh, collect)
+    return evaluate(eval_step, state, signals.heeded(batches), mesh, collect)
+
+  def validate() -> dict[str, float]:
+    """Score the state on the validation splits; nothing if a signal comes: what was trained is worth saving first."""
+    scores = {}
+    try:
+      for split in filter(is_validation, dataset.splits):
+        for role, counts in run_split(split, state).counts.items():
+          prefix = '' if role == method.roles[-1] else f'{role}/'
+          found = summary(counts, dataset)
+          scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
+    except Interrupted:
+      return {}
+    return scores
 
   def report(pending) -> None:
     """Fetch and log the metrics of a step; called when a later step is already on its way."""
@@ -279,35 +409,46 @@ def _train(
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
     log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
 
+  batches = pipeline.train_batches(
+    training,
+    batch_size=batch_size,
+    seed=config.seed,
+    sampling=config.train.sampling,
+    start=first,
+    threads=config.loader.threads,
+    workers=config.loader.workers,
+    **sharding.hosts(),
+  )
   # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->
   # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
-  # resumed run sees the batch that the interrupted one would have seen.
-  pending = None
-  for number in range(first, steps + 1):
-    due = number % config.train.eval_every == 0 or number == steps
-    # The untrained network is no candidate, unless its last layer was fitted; a restored one was scored.
-    if due and (number != first or prepared.head is not None):
+  # resumed run sees the batch that the interrupted one would have seen. A signal is looked at between two
+  # steps: the state is then saved as it is, and evaluated, where that is due, by the run that goes on.
+  with closing(workdir.MetricsLog(directory, first)) as log, closing(batches), signals.deferred():
+    pending = None
+    # The untrained network is no candidate, unless its last layer was fitted.
+    settled = checkpoints.scored(first) if first else prepared.head is None
+    for number in range(first, steps + 1):
+      due = (number % config.train.eval_every == 0 or number == steps) and not (number == first and settled)
+      if due or (signals.asked and number != first):
+        if pending:
+          report(pending)
+          pending = None
+        refuse_bad(state, checkpoints)
+        if scores := validate() if due else {}:
+          log.write(number, scores)
+        checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules if scores})
+      if signals.asked:
+        checkpoints.wait()
+        raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
+      if number == steps:
+        break
+      batch = sharding.shard_batch(Batch(**next(batches)), mesh)
+      state, metrics = train_step(state, batch)
       if pending:
         report(pending)
         pending = None
-      refuse_bad(state, checkpoints)
-      scores = {}
-      for split in (name for name in dataset.splits if is_validation(name)):
-        for role, counts in run_split(split, state).counts.items():
-          prefix = '' if role == method.roles[-1] else f'{role}/'
-          found = summary(counts, dataset)
-          scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
-      log.write(number, scores)
-      checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules})
-    if number == steps:
-      break
-    batch = sharding.shard_batch(Batch(**next(batches)), mesh)
-    state, metrics = train_step(state, batch)
-    if pending:
-      report(pending)
-      pending = None
-    if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
-      pending = (number + 1, metrics)
+      if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
+        pending = (number + 1, metrics)
 
   results = {
     'method': config.method.name,
@@ -439,11 +580,25 @@ def needs_groups(config: Any, method: Method, prepared: Prepared) -> dict[str, b
 def with_head(state: TrainState, first: TrainState, head: tuple[np.ndarray, np.ndarray]) -> TrainState:
   """Take a first run's network, with another last layer."""
   params = dict(first.params['model'])
-  params['head'] = {
-    name: jax.device_put(jnp.asarray(value, params['head'][name].dtype), params['head'][name].sharding)
-    for name, value in zip(('kernel', 'bias'), head, strict=True)
-  }
+  params['head'] = _placed(dict(zip(('kernel', 'bias'), head, strict=True)), params['head'])
   return state.replace(params={'model': params}, batch_stats=first.batch_stats)
+
+
+def with_weights(state: TrainState, weights: pretrained.Pretrained) -> TrainState:
+  """Start every role from the same weights; a last layer that they lack stays as it is."""
+
+  def merged(found: PyTree, tree: PyTree) -> PyTree:
+    return {name: _placed(found[name], own) if name in found else own for name, own in tree.items()}
+
+  return state.replace(
+    params={role: merged(weights.params, own) for role, own in state.params.items()},
+    batch_stats={role: merged(weights.batch_stats, own) for role, own in state.batch_stats.items()},
+  )
+
+
+def _placed(values: PyTree, like: PyTree) -> PyTree:
+  """Copy arrays to where others are, in their types; a copy, as the step donates what it is given."""
+  return jax.tree.map(lambda v, old: jax.device_put(jnp.array(v, old.dtype), old.sharding), values, like)
 
 
 def make_method(config: Any, sizes: Sizes) -> Method:

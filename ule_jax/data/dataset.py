@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from ule_jax.data.records import Table
 
-Image = UInt8[np.ndarray, 'h w c']
+Image = UInt8[np.ndarray, 'h w c'] | Float32[np.ndarray, 'd']
 Transform = Callable[[Image, np.random.Generator], Image]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
   `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
   set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
-  training, relative to the others.
+  training, relative to the others. `version(i)` changes when the file of image `i` does (None: it cannot).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -31,6 +31,7 @@ class Split(NamedTuple):
   name: Callable[[int], str]
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
   chance: Float[np.ndarray, 'n'] | None = None
+  version: Callable[[int], str] | None = None
 
   @property
   def count(self) -> int:
@@ -38,7 +39,7 @@ class Split(NamedTuple):
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
     """Return the split of some of its examples."""
-    masks = self.masks
+    masks, version = self.masks, self.version
     return Split(
       label=self.label[ids],
       group=self.group[ids],
@@ -46,7 +47,18 @@ class Split(NamedTuple):
       name=lambda i: self.name(ids[i]),
       masks=masks and (lambda i: masks(ids[i])),
       chance=None if self.chance is None else self.chance[ids],
+      version=version and (lambda i: version(ids[i])),
     )
+
+
+class Preparation(NamedTuple):
+  """How an image becomes what a network is shown, where nothing is random; as in `Dataset`."""
+
+  image_shape: tuple[int, ...]
+  eval_transform: Transform | None
+  mean: tuple[float, ...] = IMAGENET_MEAN
+  std: tuple[float, ...] = IMAGENET_STD
+  dtype: type = np.uint8
 
 
 class Dataset(NamedTuple):
@@ -55,7 +67,8 @@ class Dataset(NamedTuple):
   `splits` holds at least `train`, `val` and `test`; further validation splits are named
   `val_<something>` and give further selection rules. The transforms run on the host, where images
   still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
-  scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results.
+  scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results. An "image" may also be the
+  float32 features that a frozen encoder made of it; `dtype` says which.
 
   `official` has the group counts of the released data set by split, if it is one. `combinations` are
   metrics of its field that are linear in the group accuracies: name -> a weight per group. `titles`
@@ -65,7 +78,7 @@ class Dataset(NamedTuple):
   splits: dict[str, Split]
   classes: tuple[str, ...]
   groups: tuple[str, ...]
-  image_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
   train_transform: Transform | None
   eval_transform: Transform | None
   mean: tuple[float, ...] = IMAGENET_MEAN
@@ -75,6 +88,7 @@ class Dataset(NamedTuple):
   combinations: Mapping[str, Float[np.ndarray, 'g']] = {}
   titles: Mapping[str, str] = {}
   table: Table | None = None
+  dtype: type = np.uint8
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
     """Count the examples of each group in a split; unknown groups are not counted."""

@@ -26,6 +26,7 @@ def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n'
     group=np.asarray(group, np.int32),
     load=lambda i: decode(rows.read(i), rows.names[i]),
     name=lambda i: rows.names[i],
+    version=rows.version,
     masks=(lambda i: {m: decode_mask(read(i), f'{m} of {rows.names[i]}') for m, read in rows.masks.items()})
     if rows.masks
     else None,

@@ -135,7 +135,7 @@ def _read(
 ) -> Arrays:
   """Load, transform and stack the examples of a block of indices, of which -1 is padding."""
   split = dataset.splits[name]
-  image = np.zeros((len(block), *dataset.image_shape), np.uint8)
+  image = np.zeros((len(block), *dataset.image_shape), dataset.dtype)
   for row, (i, key) in enumerate(zip(block.tolist(), keys, strict=True)):
     if i >= 0:
       one = split.load(i)

@@ -27,23 +27,25 @@ COLUMNS = 'columns.npz'  # labels and names of a prepared data set, so that a st
 
 
 class Rows(NamedTuple):
-  """Image files with integer columns. `read(i)` gives the encoded bytes of image `i`."""
+  """Image files with integer columns. `read(i)` gives the bytes of image `i`, `version(i)` what changes with them."""
 
   names: Sequence[str]
   columns: Mapping[str, Int32[np.ndarray, 'n']]
   read: Callable[[int], bytes]
+  version: Callable[[int], str]
   masks: Mapping[str, Callable[[int], bytes]] = {}
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Rows:
     """Return some of the rows."""
 
-    def moved(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    def moved(read: Callable[[int], Any]) -> Callable[[int], Any]:
       return lambda i: read(ids[i])
 
     return Rows(
       names=[self.names[i] for i in ids],
       columns={name: values[ids] for name, values in self.columns.items()},
       read=moved(self.read),
+      version=moved(self.version),
       masks={name: moved(read) for name, read in self.masks.items()},
     )
 
@@ -109,6 +111,7 @@ def files_rows(root: Path, names: Sequence[str], columns: Mapping[str, Any], mas
     names=names,
     columns={name: np.asarray(values, np.int32) for name, values in columns.items()},
     read=reader(names),
+    version=lambda i: file_version(root / names[i]),
     masks={name: reader(paths) for name, paths in masks.items()},
   )
 
@@ -152,6 +155,19 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise UserError(f'image {path} cannot be read ({error.strerror}): restore it, or take its row out.') from None
+
+
+def file_version(path: Path) -> str:
+  """Describe the state of a file without reading it: size and time of change.
+
+  Raises:
+    UserError: it is missing.
+  """
+  try:
+    found = path.stat()
+  except OSError as error:
+    raise UserError(f'image {path} cannot be read ({error.strerror}): restore it, or take its row out.') from None
+  return f'{found.st_size} {found.st_mtime_ns}'
 
 
 def find_root(root: Path, marker: str, *below: str) -> Path:
@@ -297,6 +313,8 @@ def _prepared(root: epath.Path) -> Table:
   known = _load_columns(root, {name: len(source) for name, source in splits.items()})
   parts = {}
   for split, source in splits.items():
+    shards = [epath.Path(path).stat() for path in builder.info.splits[split].filepaths]
+    version = ' '.join(f'{shard.length} {shard.mtime}' for shard in shards)
     try:
       columns = known.get(split) or _read_columns(source, wanted)
     except Exception as error:  # array_record, protobuf and TFDS share no type
@@ -307,6 +325,7 @@ def _prepared(root: epath.Path) -> Table:
       names=[f'{root.name}/{split}/{i}' for i in range(len(source))] if found is None else found.tolist(),
       columns=columns,
       read=_Record(source, 'image'),
+      version=lambda i, version=version: version,
       masks={name: _Record(source, name) for name in images if name != 'image'},
     )
   return Table(parts, names, prepared=True)

@@ -13,7 +13,7 @@ from ule_jax import cli, console
 from ule_jax.data import pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, saliency, summary, write_arrays
-from ule_jax.restore import Restored, restore
+from ule_jax.restore import Restored, load_data, restore
 from ule_jax.workdir import flatten
 
 USAGE = """\
@@ -37,19 +37,20 @@ def main(argv: Sequence[str]) -> None:
     raise UserError('give --run=DIR, the folder of a finished run.')
   directory, split = Path(flags['run']), flags['split']
   run = restore(directory)
-  if split not in run.dataset.splits:
-    raise unknown('split', split, run.dataset.splits)
-  step = make_eval_step(run.model, run.preprocess, run.roles, len(run.dataset.groups))
-  loader = {'batch_size': run.config.train.eval_batch_size, 'threads': run.config.loader.threads}
-  batches = pipeline.eval_batches(run.dataset, split, **loader)
+  dataset = load_data(run)
+  if split not in dataset.splits:
+    raise unknown('split', split, dataset.splits)
+  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups))
+  loader = {'batch_size': run.batch_size, 'threads': run.config.loader.threads}
+  batches = pipeline.eval_batches(dataset, split, **loader)
   counts, predictions = evaluate(step, run.networks, batches, run.mesh, collect=bool(flags['saliency']))
-  found = {role: {split: summary(counts[role], run.dataset)} for role in run.roles}
+  found = {role: {split: summary(counts[role], dataset)} for role in run.roles}
   print(console.results_table({**run.results, 'roles': found}, split))
   print(compare(run, split, found))
   if flags['saliency']:
-    scalar = run.config.method.scalar if 'scalar' in run.config.method else 'margin'
+    scalar = run.scalar
     look = saliency.make_saliency_step(run.model, run.preprocess, run.roles, scalar)
-    arrays = saliency.collect(look, run.networks, run.dataset, split, predictions, flags['saliency'])
+    arrays = saliency.collect(look, run.networks, dataset, split, predictions, flags['saliency'])
     path = directory / 'saliency' / f'{split}.npz'
     write_arrays(path, {**arrays, 'step': np.int32(run.results['step']), 'scalar': np.array(scalar)})
     print(f'saliency of {len(arrays["index"])} examples: {path}')

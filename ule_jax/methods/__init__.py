@@ -21,7 +21,7 @@ from ule_jax.methods import (
   ule,
   vrex,
 )
-from ule_jax.methods.contract import LABEL_FREE, Aux, Batch, Forward, Method, Output, Sizes
+from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes
 from ule_jax.methods.first import First, Prepared
 
 METHODS = {
@@ -64,6 +64,7 @@ HEADS = ('dfr', 'afr')  # those that fit the last layer, and leave nothing to tr
 
 # option -> what it may be
 CHOICES = {
+  'at': ('image', 'features'),
   'loss': losses.CLASSIFICATION_LOSSES,
   'student_loss': losses.CLASSIFICATION_LOSSES,
   'mistakes': losses.MISTAKES,
@@ -72,6 +73,6 @@ CHOICES = {
 }
 
 __all__ = [
-  'CHOICES', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS',
+  'CHOICES', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS', 'SEPARABLE',
   'Aux', 'Batch', 'First', 'Forward', 'Method', 'Output', 'Prepared', 'Sizes',
 ]  # fmt: skip

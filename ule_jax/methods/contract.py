@@ -57,7 +57,9 @@ class Sizes(NamedTuple):
 LABEL_FREE = 'label_free'  # never reads `group` in training
 PERMUTATION_INVARIANT = 'permutation_invariant'  # the order inside a batch does not matter
 IGNORES_WEIGHT_ZERO = 'ignores_weight_zero'  # an example of weight 0 changes nothing
-PER_EXAMPLE = frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})  # a mean over examples has all
+SEPARABLE = 'separable'  # the loss of a batch is the weighted mean of those of its parts: it can be accumulated
+# A mean over examples has all.
+PER_EXAMPLE = frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO, SEPARABLE})
 
 
 class Method(NamedTuple):

@@ -11,8 +11,8 @@ choice of scalar.
 from __future__ import annotations
 
 from ule_jax import losses
-from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
-from ule_jax.methods.ule import STUDENT, TEACHER, weighted
+from ule_jax.methods.contract import Aux, Method, Sizes, stateless
+from ule_jax.methods.ule import STUDENT, TEACHER, properties_of, weighted
 
 
 def make_method(options, sizes: Sizes) -> Method:
@@ -44,4 +44,4 @@ def make_method(options, sizes: Sizes) -> Method:
     return total + learned, Aux(values, stats, state, metrics)
 
   roles = (STUDENT, TEACHER) if has_student else (TEACHER,)
-  return Method(roles, stateless, loss, PER_EXAMPLE)
+  return Method(roles, stateless, loss, properties_of(options))

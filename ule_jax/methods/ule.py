@@ -10,8 +10,8 @@ output with respect to its input.
 
   x_i'      x_i with Gaussian noise of standard deviation `student_noise`: a student that sees less
             detail commits to what is coarse, and its gradient is smoother
-  g_s, g_t  gradient of `scalar` of the student's and the teacher's logits at the normalised input,
-            g_s without a gradient of its own
+  g_s, g_t  gradient of `scalar` of the student's and the teacher's logits at the normalised input (the image, or
+            with `at=features` what a frozen encoder makes of it for both), g_s without a gradient of its own
   m_i       `mistakes`: 1, or the student's probability of being wrong on example i
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from ule_jax import losses
-from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
+from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Method, Sizes, stateless
 
 STUDENT, TEACHER = 'student', 'teacher'
 
@@ -36,7 +36,12 @@ STUDENT, TEACHER = 'student', 'teacher'
 def make_method(options, sizes: Sizes) -> Method:
   """Make ULE; the options are `method.*` of configs/base.py."""
   del sizes
-  return student_and_teacher(options, PER_EXAMPLE)
+  return student_and_teacher(options, properties_of(options))
+
+
+def properties_of(options) -> frozenset[str]:
+  """Tell what can be demanded of a loss with these mistakes: balancing the classes needs the whole batch."""
+  return PER_EXAMPLE - {SEPARABLE} if options.mistakes == 'class_balanced_weight' else PER_EXAMPLE
 
 
 def student_and_teacher(options, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:

@@ -13,21 +13,34 @@ from ule_jax.models.vit import ViT
 
 _cifar = partial(ResNet, width=16, bottleneck=False, cifar=True)
 _imagenet = partial(ResNet, width=64, cifar=False)
+_RESNET = ('batch_norm', 'dropout', 'drop_path', 'precision', 'remat')
+_VIT = ('dropout', 'drop_path', 'precision', 'remat')
 
 # name -> (constructor, the options of `config.model` that it reads)
 MODELS = {
-  'mlp': (MLP, ('width', 'depth')),
-  'cnn': (CNN, ('width', 'depth', 'batch_norm')),
-  'vit': (ViT, ('width', 'depth', 'heads', 'patch')),
-  'resnet20': (partial(_cifar, stages=(3, 3, 3)), ('batch_norm',)),
-  'resnet56': (partial(_cifar, stages=(9, 9, 9)), ('batch_norm',)),
-  'resnet18': (partial(_imagenet, stages=(2, 2, 2, 2), bottleneck=False), ('batch_norm',)),
-  'resnet34': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=False), ('batch_norm',)),
-  'resnet50': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=True), ('batch_norm',)),
+  'mlp': (MLP, ('width', 'depth', 'dropout', 'precision')),
+  'cnn': (CNN, ('width', 'depth', 'batch_norm', 'dropout', 'precision')),
+  'vit': (ViT, ('width', 'depth', 'heads', 'patch', *_VIT)),
+  'vit_ti16': (partial(ViT, width=192, depth=12, heads=3, patch=16), _VIT),
+  'vit_s16': (partial(ViT, width=384, depth=12, heads=6, patch=16), _VIT),
+  'vit_b16': (partial(ViT, width=768, depth=12, heads=12, patch=16), _VIT),
+  'resnet20': (partial(_cifar, stages=(3, 3, 3)), _RESNET),
+  'resnet56': (partial(_cifar, stages=(9, 9, 9)), _RESNET),
+  'resnet18': (partial(_imagenet, stages=(2, 2, 2, 2), bottleneck=False), _RESNET),
+  'resnet34': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=False), _RESNET),
+  'resnet50': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=True), _RESNET),
 }
+ENCODERS = ('trained', 'frozen')
 
 
 def make_model(options, classes: int) -> nn.Module:
-  """Build the network `options.name` (see MODELS) for a number of classes."""
+  """Build the network that is trained: `options.name` (see MODELS), or a head on a frozen one's features."""
+  if options.encoder == 'frozen':
+    return MLP(classes, options.head_width, options.head_depth, options.dropout, options.precision)
+  return make_network(options, classes)
+
+
+def make_network(options, classes: int) -> nn.Module:
+  """Build the network `options.name` from the image on, whatever is trained of it."""
   constructor, names = MODELS[options.name]
   return constructor(classes=classes, **{name: getattr(options, name) for name in names})

@@ -6,18 +6,27 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from ule_jax.models.layers import PRECISIONS, classify
+
 
 class MLP(nn.Module):
-  """Return `(logits, features)`; the features are the last hidden layer (the input if depth is 0)."""
+  """Return `(logits, features)`; the features are the last hidden layer (the input if depth is 0).
+
+  Args:
+    dropout: share of the features that the last layer does not see in training.
+    precision: of the hidden layers.
+  """
 
   classes: int
   width: int = 64
   depth: int = 1
+  dropout: float = 0.0
+  precision: str = 'float32'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b *shape'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
-    del train
-    x = x.reshape(x.shape[0], -1)
+    x, dtype = x.reshape(x.shape[0], -1), PRECISIONS[self.precision]
     for i in range(self.depth):
-      x = jax.nn.relu(nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), name=f'hidden{i}')(x))
-    return nn.Dense(self.classes, name='head')(x), x
+      hidden = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), dtype=dtype, name=f'hidden{i}')
+      x = jax.nn.relu(hidden(x))
+    return classify(x, self.classes, self.dropout, train)

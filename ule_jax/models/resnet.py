@@ -7,21 +7,66 @@ every second pixel, zero channels). In the ImageNet bottleneck the stride sits i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ule_jax.models.norm import make_norm
+from ule_jax.models.layers import PRECISIONS, classify, drop_branch, make_norm, scale_depth
+from ule_jax.models.remat import run_block
 
 
-def _conv(channels: int, kernel: int, stride: int, name: str) -> nn.Conv:
-  init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+def _conv(channels: int, kernel: int, stride: int, precision: str, name: str) -> nn.Conv:
   return nn.Conv(
-    channels, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, kernel_init=init, name=name
+    channels,
+    (kernel, kernel),
+    (stride, stride),
+    padding=kernel // 2,
+    use_bias=False,
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=PRECISIONS[precision],
+    name=name,
   )
+
+
+class Block(nn.Module):
+  """Add a residual branch of two 3x3 convolutions, or of a bottleneck, to the shortcut.
+
+  Args:
+    channels: of the branch's 3x3 convolutions.
+    bottleneck: 1x1, 3x3, 1x1 with four times the channels going out.
+    cifar: the shortcut has no parameters.
+    drop_path: share of the examples that skip the branch in training.
+  """
+
+  channels: int
+  stride: int
+  bottleneck: bool
+  cifar: bool
+  batch_norm: str
+  drop_path: float
+  precision: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b i j d']:
+    norm = make_norm(self.batch_norm, train, self.precision)
+    # (kernel, stride, channels) of each convolution in the branch
+    plan = ((3, self.stride, self.channels), (3, 1, self.channels))
+    if self.bottleneck:
+      plan = ((1, 1, self.channels), (3, self.stride, self.channels), (1, 1, 4 * self.channels))
+    y = x
+    for n, (kernel, stride, width) in enumerate(plan):
+      y = jax.nn.relu(y) if n else y
+      y = norm(f'norm{n}')(_conv(width, kernel, stride, self.precision, f'conv{n}')(y))
+    if x.shape != y.shape and self.cifar:
+      x = x[:, :: self.stride, :: self.stride]
+      missing = y.shape[-1] - x.shape[-1]
+      x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+    elif x.shape != y.shape:
+      x = norm('norm_shortcut')(_conv(y.shape[-1], 1, self.stride, self.precision, 'shortcut')(x))
+    return jax.nn.relu(x + drop_branch(y, self.drop_path, train))
 
 
 class ResNet(nn.Module):
@@ -30,8 +75,12 @@ class ResNet(nn.Module):
   Args:
     stages: blocks per stage.
     width: channels of the first stage; doubles at every further stage.
-    bottleneck: 1x1, 3x3, 1x1 blocks with four times the channels going out.
+    bottleneck: blocks of 1x1, 3x3, 1x1 convolutions.
     cifar: a 3x3 stem at full resolution and parameter-free shortcuts.
+    dropout: share of the features that the last layer does not see in training.
+    drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
+    precision: of the body.
+    remat: keep the blocks' inputs only and compute their insides again in the backward pass.
   """
 
   classes: int
@@ -40,36 +89,30 @@ class ResNet(nn.Module):
   bottleneck: bool
   cifar: bool
   batch_norm: str = 'batch'
+  dropout: float = 0.0
+  drop_path: float = 0.0
+  precision: str = 'float32'
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
-    norm = make_norm(self.batch_norm, train)
+    norm = make_norm(self.batch_norm, train, self.precision)
     if self.cifar:
-      x = jax.nn.relu(norm('norm')(_conv(self.width, 3, 1, 'stem')(x)))
+      x = jax.nn.relu(norm('norm')(_conv(self.width, 3, 1, self.precision, 'stem')(x)))
     else:
-      x = jax.nn.relu(norm('norm')(_conv(self.width, 7, 2, 'stem')(x)))
+      x = jax.nn.relu(norm('norm')(_conv(self.width, 7, 2, self.precision, 'stem')(x)))
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for i, count in enumerate(self.stages):
       for j in range(count):
-        stride = 2 if i > 0 and j == 0 else 1
-        x = self._block(x, self.width * 2**i, stride, norm, f'stage{i}_block{j}')
-    features = x.mean(axis=(1, 2))
-    return nn.Dense(self.classes, name='head')(features), features
-
-  def _block(self, x: Array, channels: int, stride: int, norm: Callable, name: str) -> Array:
-    """Add a residual branch of two 3x3 convolutions, or of a bottleneck, to the shortcut."""
-    # (kernel, stride, channels) of each convolution in the branch
-    plan = ((3, stride, channels), (3, 1, channels))
-    if self.bottleneck:
-      plan = ((1, 1, channels), (3, stride, channels), (1, 1, 4 * channels))
-    y = x
-    for n, (kernel, step, width) in enumerate(plan):
-      y = jax.nn.relu(y) if n else y
-      y = norm(f'{name}_norm{n}')(_conv(width, kernel, step, f'{name}_conv{n}')(y))
-    if x.shape != y.shape and self.cifar:
-      x = x[:, ::stride, ::stride]
-      missing = y.shape[-1] - x.shape[-1]
-      x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-    elif x.shape != y.shape:
-      x = norm(f'{name}_norm_shortcut')(_conv(y.shape[-1], 1, stride, f'{name}_shortcut')(x))
-    return jax.nn.relu(x + y)
+        block = partial(
+          Block,
+          channels=self.width * 2**i,
+          stride=2 if i > 0 and j == 0 else 1,
+          bottleneck=self.bottleneck,
+          cifar=self.cifar,
+          batch_norm=self.batch_norm,
+          drop_path=scale_depth(self.drop_path, sum(self.stages[:i]) + j, sum(self.stages)),
+          precision=self.precision,
+        )
+        x = run_block(self, block, f'stage{i}_block{j}', self.remat, x, train)
+    return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train)

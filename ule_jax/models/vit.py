@@ -6,25 +6,40 @@ release, torchvision and timm.
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ule_jax.models.layers import PRECISIONS, classify, drop_branch, scale_depth
+from ule_jax.models.remat import run_block
 
 
 class Block(nn.Module):
   """Self-attention and an MLP of four times the width, each after a LayerNorm and with a residual."""
 
   heads: int
+  dropout: float
+  drop_path: float
+  precision: str
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
-    width = x.shape[-1]
-    y = nn.LayerNorm(epsilon=1e-6, name='norm1')(x)
-    x = x + nn.MultiHeadDotProductAttention(num_heads=self.heads, name='attention')(y)
-    y = nn.LayerNorm(epsilon=1e-6, name='norm2')(x)
-    y = jax.nn.gelu(nn.Dense(4 * width, name='mlp1')(y), approximate=False)
-    return x + nn.Dense(width, name='mlp2')(y)
+  def __call__(self, x: Float[Array, 'b t d'], train: bool) -> Float[Array, 'b t d']:
+    width, dtype = x.shape[-1], PRECISIONS[self.precision]
+
+    def drop(y):
+      return nn.Dropout(self.dropout, deterministic=not train)(y)
+
+    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm1')(x)
+    attention = nn.MultiHeadDotProductAttention(
+      num_heads=self.heads, dtype=dtype, force_fp32_for_softmax=dtype is not None, name='attention'
+    )
+    x = x + drop_branch(drop(attention(y)), self.drop_path, train)
+    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm2')(x)
+    y = drop(jax.nn.gelu(nn.Dense(4 * width, dtype=dtype, name='mlp1')(y), approximate=False))
+    return x + drop_branch(drop(nn.Dense(width, dtype=dtype, name='mlp2')(y)), self.drop_path, train)
 
 
 class ViT(nn.Module):
@@ -33,6 +48,10 @@ class ViT(nn.Module):
   Args:
     width: of a token; a multiple of `heads`.
     patch: pixels, the side of a patch; divides the image's sides.
+    dropout: after the positions and in every branch, in training.
+    drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
+    precision: of all but the softmax of the attention, the features and the last layer.
+    remat: keep the blocks' inputs only and compute their insides again in the backward pass.
   """
 
   classes: int
@@ -40,18 +59,25 @@ class ViT(nn.Module):
   depth: int = 6
   heads: int = 3
   patch: int = 4
+  dropout: float = 0.0
+  drop_path: float = 0.0
+  precision: str = 'float32'
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
-    del train
-    size = (self.patch, self.patch)
-    x = nn.Conv(self.width, size, strides=size, padding='VALID', name='patches')(x)
+    size, dtype = (self.patch, self.patch), PRECISIONS[self.precision]
+    x = nn.Conv(self.width, size, strides=size, padding='VALID', dtype=dtype, name='patches')(x)
     x = x.reshape(x.shape[0], -1, self.width)
     token = self.param('token', nn.initializers.zeros, (1, 1, self.width))
-    x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
+    token = jnp.broadcast_to(token, (x.shape[0], 1, self.width)).astype(x.dtype)
+    x = jnp.concatenate([token, x], axis=1)
     position = self.param('position', nn.initializers.normal(0.02), (1, *x.shape[1:]))
-    x = x + jnp.broadcast_to(position, x.shape)
+    x = x + jnp.broadcast_to(position, x.shape).astype(x.dtype)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
     for i in range(self.depth):
-      x = Block(self.heads, name=f'block{i}')(x)
-    features = nn.LayerNorm(epsilon=1e-6, name='norm')(x)[:, 0]
-    return nn.Dense(self.classes, name='head')(features), features
+      drop_path = scale_depth(self.drop_path, i, self.depth)
+      block = partial(Block, self.heads, self.dropout, drop_path, self.precision)
+      x = run_block(self, block, f'block{i}', self.remat, x, train)
+    features = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm')(x)[:, 0]
+    return classify(features, self.classes, 0.0, train)

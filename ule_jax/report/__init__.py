@@ -1,7 +1,7 @@
 """Folders of runs -> one page that opens anywhere: tables, curves, bars, what the networks look at. Never imports jax.
 
-runs.py finds and gathers runs, numbers.py makes tables and CSV of them, figures.py draws, panels.py shows saliency,
-colors.py says how each method looks, page.html is the page.
+runs.py finds and gathers runs, numbers.py makes tables and CSV of them, figures.py draws, panels.py shows saliency in
+pictures.py's pictures, colors.py says how each method looks, page.html is the page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from ule_jax.errors import UserError
-from ule_jax.report import figures, numbers, panels
+from ule_jax.report import figures, numbers, panels, pictures
 from ule_jax.report.colors import style
 from ule_jax.report.runs import Found, Series, find, gather
 
@@ -217,7 +217,7 @@ def _categories(made: Sequence[panels.Panel]) -> dict[str, list[tuple[str, str]]
   """Sort panels by category, as (text, data URI)."""
   sorted_: dict[str, list[tuple[str, str]]] = {}
   for panel in made:
-    sorted_.setdefault(panel.category, []).append((panel.text, _uri(*panels.encode(panel.pixels))))
+    sorted_.setdefault(panel.category, []).append((panel.text, _uri(*pictures.encode(panel.pixels))))
   return sorted_
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from scipy.stats import rankdata
 
 from ule_jax.errors import UserError
 from ule_jax.report.numbers import Cell, average
+from ule_jax.report.pictures import GAP, beside, colored, scaled, signed, stack, to_png
 from ule_jax.report.runs import Run, Series
 
-GAP = 3  # pixels between the pictures of a panel
 RANDOM = ('group', 'class')  # the categories that are drawn at random: numbers are of these
-COLORMAP = 'magma'
 
 
 class Panel(NamedTuple):
@@ -131,7 +127,6 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
     count: examples of a category, and of each group.
   """
   arrays = read(run, split)
-  colors = matplotlib.colormaps[COLORMAP]
   classes, groups, made = run.results['classes'], run.results['groups'], {}
   for i, category in enumerate(arrays['category'].tolist()):
     label, group = int(arrays['label'][i]), int(arrays['group'][i])
@@ -141,9 +136,9 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
       continue
     pictures = [arrays['image'][i]]
     for role in run.roles:
-      pictures.append((colors(arrays[f'saliency_{role}'][i].astype(np.float64))[..., :3] * 255).astype(np.uint8))
+      pictures.append(colored(arrays[f'saliency_{role}'][i]))
     for role in run.roles:
-      pictures.append((arrays[f'gradient_{role}'][i].astype(np.int16) + 128).clip(0, 255).astype(np.uint8))
+      pictures.append(signed(arrays[f'gradient_{role}'][i]))
     said = [
       f'{role}: {classes[arrays[f"prediction_{role}"][i]]} ({100 * arrays[f"probability_{role}"][i].max():.0f}\xa0%)'
       for role in run.roles
@@ -152,41 +147,9 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
       said.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
     of = groups[group] if group >= 0 else classes[label]
     text = f'{split} {arrays["index"][i]}, {of}. {", ".join(said)}'
-    yield Panel(category, text, _beside([_scaled(picture, side) for picture in pictures]))
-
-
-def encode(pixels: np.ndarray) -> tuple[bytes, str]:
-  """Compress a picture, as PNG or as JPEG, whichever is smaller; return the MIME type, too."""
-  made = []
-  for kind, options in (('png', {}), ('jpeg', {'quality': 85, 'optimize': True})):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    made.append((buffer.getvalue(), f'image/{kind}'))
-  return min(made, key=lambda one: len(one[0]))
+    yield Panel(category, text, beside([scaled(picture, side) for picture in pictures]))
 
 
 def sheet(made: Sequence[Panel]) -> bytes:
   """Put all panels of a run on one PNG."""
-  rows = [_beside([p.pixels for p in made[i : i + 4]], 4 * GAP) for i in range(0, len(made), 4)]
-  height, width = sum(len(row) + GAP for row in rows), max(row.shape[1] for row in rows)
-  page, top = np.full((height, width, 3), 255, np.uint8), 0
-  for row in rows:
-    page[top : top + len(row), : row.shape[1]] = row
-    top += len(row) + GAP
-  buffer = io.BytesIO()
-  Image.fromarray(page).save(buffer, 'png')
-  return buffer.getvalue()
-
-
-def _scaled(picture: np.ndarray, side: int) -> np.ndarray:
-  """Bring a picture to about `side` pixels; small ones by whole factors, so that their pixels stay pixels."""
-  height, width = picture.shape[:2]
-  if factor := side // max(height, width):
-    return picture.repeat(factor, 0).repeat(factor, 1)
-  size = (max(side * width // max(height, width), 1), max(side * height // max(height, width), 1))
-  return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-
-
-def _beside(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-  white = np.full((len(pictures[0]), gap, 3), 255, np.uint8)
-  return np.concatenate([part for picture in pictures for part in (picture, white)][:-1], axis=1)
+  return to_png(stack([beside([p.pixels for p in made[i : i + 4]], 4 * GAP) for i in range(0, len(made), 4)]))

@@ -1,0 +1,366 @@
+"""Random edits of command lines, configs and data: each ends with 0, 2 or 75, in time, without a traceback.
+
+  python benchmarks/fuzz.py --commands=1000 --data=200
+
+A case is made from its number alone, so that `--only=command:17` shows one again. What ends with 0 has to have
+written `done` (and what does not, must not), and data of which something cannot be read has to end with 2. Runs are
+cut to two steps. Cases run in a worker process that is replaced when a case takes too long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import datetime
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+sys.path += [str(ROOT), str(ROOT / 'tests')]
+RESULTS = Path(__file__).parent / 'results' / 'fuzz.jsonl'
+LIMIT = 60.0  # seconds for a case
+FAST = ('--config.train.eval_every=1', '--config.data.crops=1', '--config.train.batch_size=16')
+SMALL = (
+  '--config.model.name=cnn',
+  '--config.model.weights=none',
+  '--config.model.width=2',
+  '--config.model.depth=1',
+  '--config.model.batch_norm=none',
+)
+METHODS = ('ule', 'erm', 'group_dro', 'lff', 'mixup', 'jtt', 'rwg', 'gradient_penalty')
+VALUES = (
+  '', ' ', '0', '-0', '1', '-1', '2', '0.5', '-0.5', '1e-320', '1e308', '1e999', 'nan', 'inf', '-inf', 'None', 'True',
+  'false', 'yes', '9' * 30, '-' + '9' * 30, '0x10', '1_000', '½', '٣', '漢字', '🦆', 'a' * 5000, '()', '(1,)', '(1, 2)',
+  '(0.5, "a")', '[', '{}', '{"a": 1}', 'lambda: 0', '__import__("os")', '../..', '/', '.', '%s', '\\', '"', "'", 'a b',
+  'erm', 'cnn', 'vit', 'resnet18', 'resnet20', 'mlp', 'sgd', 'adamw', 'cosine', 'project', 'oppose', 'loss', 'patch',
+  'class_balanced', 'group_subsampled', 'last', 'test/accuracy', 'val/accuracy', 'val_balanced/worst_group_accuracy',
+  'weight', 'frozen', 'batch', '3', '7', '10', '100', '1e-3', '.*head.*', '(', '*',
+)  # fmt: skip
+OBJECTS = (None, True, 0, 1, -1, 2.5, float('nan'), float('inf'), 10**30, '', 'erm', 'é', (), (1, 2), [], ['a'], b'x')
+FILES = {
+  'empty.py': '',
+  'text.py': 'not python at all',
+  'none.py': 'def get_config():\n  return None\n',
+  'dict.py': 'def get_config():\n  return {"seed": 0}\n',
+  'fails.py': 'def get_config():\n  raise RuntimeError("of its own")\n',
+  'exits.py': 'raise SystemExit(0)\n',
+  'many.py': 'def get_config(a, b):\n  return a\n',
+  'notes.txt': 'notes',
+}
+
+
+class Case(NamedTuple):
+  """A command line, and whether it must not end with 0."""
+
+  argv: list[str]
+  fatal: bool = False
+
+
+def fields() -> list[str]:
+  from ule_jax import cli
+  from ule_jax.workdir import flatten
+
+  return sorted(flatten(cli.parse(['--config=digits'], '', {}).config.to_dict()))
+
+
+def command(number: int, place: Path) -> Case:
+  """Make a valid command line and edit it once or twice."""
+  rng = random.Random(number)
+  argv = [f'--config=digits:{rng.choice(METHODS)}', *FAST, '--workdir=run']
+  for _ in range(rng.choice((1, 1, 2))):
+    argv = rng.choices(EDITS, weights=(8, 1, 1, 1, 1, 1, 3, 1))[0](argv, rng, place)
+  return Case(argv)
+
+
+def _set(argv, rng, place):
+  return [*argv, f'--config.{rng.choice(fields())}={rng.choice(VALUES)}']
+
+
+def _misspell(argv, rng, place):
+  i = rng.randrange(len(argv))
+  at = rng.randrange(len(argv[i]))
+  return [
+    *argv[:i],
+    argv[i][:at] + rng.choice(('', 'x', 'é', '=', '.', '-', ' ', ':')) + argv[i][at + 1 :],
+    *argv[i + 1 :],
+  ]
+
+
+def _drop(argv, rng, place):
+  i = rng.randrange(len(argv))
+  return argv[:i] + argv[i + 1 :]
+
+
+def _split(argv, rng, place):
+  i = rng.randrange(len(argv))
+  return [*argv[:i], *argv[i].split('=', 1)[: rng.choice((1, 2))], *argv[i + 1 :]]
+
+
+def _add(argv, rng, place):
+  extra = ('--', '-', '', 'x', '--force', '--force=', '--force=maybe', '--config', '--config=', '--=', '=', '--helpme')
+  argv = list(argv)
+  argv.insert(rng.randrange(len(argv) + 1), rng.choice(extra))
+  return argv
+
+
+def _file(argv, rng, place):
+  for name, text in FILES.items():
+    (place / name).write_text(text)
+  (place / 'binary.py').write_bytes(bytes(range(256)))
+  (place / 'folder.py').mkdir(exist_ok=True)
+  names = [str(place / name) for name in (*FILES, 'binary.py', 'folder.py', 'gone.py')]
+  names += ['/dev/null', 'base', '__init__', 'digits:', 'digits::', ':erm', 'digits:é', 'Digits', 'a' * 300, '.']
+  return [f'--config={rng.choice(names)}', *argv[1:]]
+
+
+def _config(argv, rng, place):
+  """A config file of one's own, with a field set, deleted or added in Python, past what a flag could."""
+  name, value = rng.choice(fields()), rng.choice(OBJECTS)
+  parent, _, last = name.rpartition('.')
+  owner = f'c.{parent}' if parent else 'c'
+  change = rng.choice((f'{owner}.{last} = {value!r}', f'del {owner}.{last}', f'{owner}.{last}x = {value!r}'))
+  lines = ['from configs import digits', 'def get_config(method="ule"):', '  c = digits.get_config(method)']
+  lines += [
+    '  nan, inf = float("nan"), float("inf")',
+    '  with c.unlocked(), c.ignore_type():',
+    f'    {change}',
+    '  return c',
+  ]
+  (place / 'own.py').write_text('\n'.join(lines) + '\n')
+  return [f'--config={place / "own.py"}', *argv[1:]]
+
+
+def _workdir(argv, rng, place):
+  (place / 'file').touch()
+  (place / 'full').mkdir(exist_ok=True)
+  (place / 'full' / 'thesis.tex').touch()
+  (place / 'odd').mkdir(exist_ok=True)
+  (place / 'odd' / 'config.json').write_text(rng.choice(('', '{', '[]', '{}', 'null', '\x00')))
+  names = ('file', 'full', 'odd', 'file/below', 'a' * 300, 'é 漢字', 'deep/er/est', 'new ')
+  return [*argv, f'--workdir={rng.choice(names)}']
+
+
+EDITS = (_set, _misspell, _drop, _split, _add, _file, _config, _workdir)
+
+
+def data(number: int, place: Path) -> Case:
+  """Write a small data set, damage it once, and make the command that trains on it."""
+  import writers
+
+  rng = random.Random(number)
+  root = place / 'data'
+  if rng.random() < 0.6:
+    cells = itertools.product(('train', 'val', 'test'), (0, 1), range(4))
+    rows = [(f'{k}/{part}{i}.jpg', 'ab'[k], part, 'xy'[i % 2]) for part, k, i in cells]
+    writers.write_folder(root, rows, ('filename', 'label', 'split', 'attribute'))
+    config, lists = 'folder', [root / 'metadata.csv']
+  else:
+    form = rng.choice(('csv', 'txt'))
+    writers.write_celeba(root, ((4, 3, 3, 2), (2, 2, 2, 2), (2, 2, 2, 2)), form=form, size=(40, 48))
+    config, lists = 'celeba', sorted(root.glob('list_*'))
+  images = sorted(p for p in root.rglob('*.jpg'))
+  fatal = False
+  if rng.random() < 0.5:
+    path = rng.choice(images)
+    fatal = rng.choice((_cut, _garble, _empty, _lose, _replace))(path, rng)
+  else:
+    fatal = rng.choice((_cut_text, _garble, _empty, _lose, _cell, _row, _twice, _header))(rng.choice(lists), rng)
+  argv = [f'--config={config}:{rng.choice(METHODS[:4])}', f'--config.data.dir={root}', '--config.data.size=8', *SMALL]
+  argv += ['--config.train.batch_size=8', '--config.train.eval_every=1', '--config.train.eval_batch_size=8']
+  argv += ['--config.data.official=False'] if config == 'celeba' else []
+  return Case([*argv, '--config.train.steps=8', f'--workdir={place / "run"}'], fatal)
+
+
+def _cut(path, rng):
+  content = path.read_bytes()
+  path.write_bytes(content[: rng.randrange(len(content) // 2)])
+  return True
+
+
+def _cut_text(path, rng):
+  content = path.read_bytes()
+  path.write_bytes(content[: rng.randrange(len(content))])
+  return False  # what is left may be a smaller data set, as far as anyone can tell
+
+
+def _garble(path, rng):
+  content = path.read_bytes()
+  start = rng.randrange(len(content))
+  path.write_bytes(content[:start] + rng.randbytes(min(64, len(content) - start)) + content[start + 64 :])
+  return False  # pixels that are other pixels
+
+
+def _empty(path, rng):
+  path.write_bytes(b'')
+  return True
+
+
+def _lose(path, rng):
+  path.unlink()
+  return True
+
+
+def _replace(path, rng):
+  path.unlink()
+  rng.choice((path.mkdir, lambda: path.write_text('<html>404</html>'), lambda: path.symlink_to(path)))()
+  return True
+
+
+def _lines(path):
+  return path.read_text().splitlines()
+
+
+def _cell(path, rng):
+  lines = _lines(path)
+  i = rng.randrange(len(lines))
+  separator = ',' if ',' in lines[i] else ' '
+  cells = lines[i].split(separator)
+  cells[rng.randrange(len(cells))] = rng.choice(VALUES)
+  lines[i] = separator.join(cells)
+  path.write_text('\n'.join(lines))
+  return False
+
+
+def _row(path, rng):
+  lines = _lines(path)
+  lines.insert(
+    rng.randrange(len(lines) + 1), rng.choice(('', ',', ',,,', 'x', '\0', '"', '../../etc/passwd,a,train,x', 'é,' * 3))
+  )
+  path.write_text('\n'.join(lines))
+  return False
+
+
+def _twice(path, rng):
+  lines = _lines(path)
+  path.write_text('\n'.join([*lines, lines[-1]]))
+  return True
+
+
+def _header(path, rng):
+  lines = _lines(path)
+  path.write_text('\n'.join([lines[0].replace(rng.choice(lines[0]), rng.choice(('', 'x', ','))), *lines[1:]]))
+  return False
+
+
+def attempt(kind: str, number: int) -> str:
+  """Run a case in this process; return its exit code as text, or what is wrong with how it ended."""
+  from ule_jax import cli, main, train
+
+  place = Path(tempfile.mkdtemp(prefix='fuzz'))
+  before = Path.cwd(), sys.argv, train.total_steps
+  said = io.StringIO()
+  try:
+    os.chdir(place)
+    case = {'command': command, 'data': data}[kind](number, place)
+    sys.argv = ['main', *case.argv]
+    # Cut: a thousand steps are no hang.
+    train.total_steps = lambda config, dataset: min(before[2](config, dataset), 2)
+    known = set(place.rglob('done'))
+    try:
+      with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        cli.main(main.main)
+    except SystemExit as end:
+      code = end.code
+    except BaseException:
+      return f'traceback: {traceback.format_exc()}\n{case.argv}'
+    finished = any(path.parent.name != 'first' for path in set(place.rglob('done')) - known)
+    text = said.getvalue()
+    helped = not case.argv or any(a in ('--help', '-h', '-help') for a in case.argv)
+    if code not in (0, 2, 75) or 'Traceback' in text:
+      return f'code {code}: {text[-2000:]}\n{case.argv}'
+    if code == 2 and len(text.strip().splitlines()[-1]) > 20_000:
+      return f'a sentence of {len(text)} characters'
+    if finished != (code == 0 and not helped) or (code == 0 and case.fatal):
+      return f'code {code}, and done is {finished}, fatal {case.fatal}: {text[-500:]}\n{case.argv}'
+    return str(code)
+  finally:
+    train.total_steps, sys.argv = before[2], before[1]
+    os.chdir(before[0])
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def work(pipe) -> None:
+  """Run the cases that come through a pipe."""
+  import resource
+
+  resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))  # memory that is asked for is no hang
+  with contextlib.suppress(EOFError):  # there are no more
+    while True:
+      pipe.send(attempt(*pipe.recv()))
+
+
+def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], str]]]:
+  """Run cases in a worker: how they ended -> which they were, with details."""
+  context = multiprocessing.get_context('spawn')
+  found = collections.defaultdict(list)
+  worker = None
+  for i, case in enumerate(cases):
+    if worker is None:
+      ours, theirs = context.Pipe()
+      worker = context.Process(target=work, args=(theirs,))  # no daemon, which may have no loader.workers
+      worker.start()
+      theirs.close()
+    ours.send(case)
+    try:
+      ended = ours.recv() if ours.poll(LIMIT) else f'no end after {LIMIT:.0f} s'
+    except EOFError:
+      ended = 'the process died'
+    kind = ended if ended in ('0', '2', '75') else 'wrong'
+    if kind == 'wrong':
+      print(f'{case[0]}:{case[1]} {ended}\n', flush=True)
+    if ended.startswith(('no end', 'the process')):
+      worker.kill()
+      ours.close()
+      worker = None
+    found[kind].append((case, ended))
+    if (i + 1) % 50 == 0:
+      print(f'{i + 1} of {len(cases)}', {k: len(v) for k, v in found.items()}, file=sys.stderr, flush=True)
+  ours.close()
+  return found
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--commands', type=int, default=1000)
+  parser.add_argument('--data', type=int, default=200)
+  parser.add_argument('--first', type=int, default=0, help='number of the first case')
+  parser.add_argument('--only', help='kind:number of one case, in this process')
+  parser.add_argument('--out', type=Path, default=RESULTS)
+  args = parser.parse_args()
+  if args.only:
+    kind, number = args.only.split(':')
+    print(attempt(kind, int(number)))
+    return
+  began = time.monotonic()
+  counts = {'command': args.commands, 'data': args.data}
+  found = run([(kind, i) for kind, n in counts.items() for i in range(args.first, args.first + n)])
+  described = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
+  row = {
+    'date': f'{datetime.date.today()}',
+    'commit': described.stdout.strip(),
+    **counts,
+    'first': args.first,
+    'ended': {kind: len(cases) for kind, cases in sorted(found.items())},
+    'seconds': round(time.monotonic() - began),
+  }
+  with args.out.open('a') as file:
+    file.write(json.dumps(row) + '\n')
+  print(json.dumps(row))
+  sys.exit('wrong' in found)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,78 @@
+"""The compilation cache: where it is, that it is used, and that it changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from ule_jax import backend
+
+
+@pytest.fixture
+def cache(monkeypatch):
+  """A process that may cache; afterwards as it was."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_enable_compilation_cache', True)
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  yield
+  jax.config.update('jax_enable_compilation_cache', False)
+  jax.config.update('jax_compilation_cache_dir', before)
+  backend.compilation_cache.reset_cache()
+
+
+def used(choice):
+  said = []
+  backend.use_cache(choice, said.append)
+  return jax.config.jax_compilation_cache_dir, said
+
+
+def test_where_it_is(cache, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'x'))
+  assert used('default') == (f'{tmp_path}/x/ule_jax/xla', [])
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path / 'h'))
+  assert used('default') == (f'{tmp_path}/h/.cache/ule_jax/xla', [])
+  assert used(str(tmp_path / 'd')) == (f'{tmp_path}/d', [])
+  assert used('off') == (None, [])
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'j'))
+  assert used('default') == (f'{tmp_path}/j', [])
+
+
+def test_one_that_cannot_be_written_ends_nothing(cache, tmp_path):
+  (tmp_path / 'file').touch()
+  folder, (said,) = used(str(tmp_path / 'file' / 'below'))
+  assert folder is None
+  assert 'nothing compiled is kept' in said
+
+
+def test_it_is_for_tests_to_leave_alone(tmp_path):
+  assert used(str(tmp_path / 'd')) == (None, [])
+  assert not (tmp_path / 'd').exists()
+
+
+def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
+  code = (
+    'import sys, json, jax\nfrom pathlib import Path\nfrom ule_jax import cli, train\nseen = []\n'
+    'jax.monitoring.register_event_listener(lambda name, **_: seen.append(name))\n'
+    'flags = ["--config=digits", "--config.train.steps=2", "--config.data.crops=1"]\n'
+    'results = train.run(cli.parse(flags, "", {}).config, Path(sys.argv[1]))\n'
+    'lines = Path(sys.argv[1], "metrics.jsonl").read_text().splitlines()\n'
+    'values = [{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in lines]\n'
+    'count = lambda name: seen.count(f"/jax/compilation_cache/{name}")\n'
+    'print(json.dumps([results, values, count("cache_hits"), count("cache_misses")]))\n'
+  )
+  env = os.environ | {'JAX_ENABLE_COMPILATION_CACHE': 'true', 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+
+  def run(name):
+    command = [sys.executable, '-c', code, str(tmp_path / name)]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert 'arning' not in ended.stderr
+    *found, hits, misses = json.loads(ended.stdout)
+    return found, hits, misses
+
+  cold, hits, compiled = run('cold')
+  assert hits == 0 < compiled
+  assert run('warm') == (cold, compiled, 0)

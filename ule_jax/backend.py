@@ -1,0 +1,69 @@
+"""What is set in jax itself, for the whole process: the compilation cache, and what a run records of the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from jax.extend import backend
+
+# What of jax's own settings decides about the numbers, beside flags of the environment.
+SETTINGS = (
+  'jax_enable_x64',
+  'jax_default_matmul_precision',
+  'jax_default_prng_impl',
+  'jax_threefry_partitionable',
+  'jax_disable_jit',
+  'jax_debug_nans',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+
+
+def use_cache(choice: str, say: Callable[[str], None]) -> None:
+  """Keep what is compiled on disk, so that the next start need not compile it; or do not.
+
+  Args:
+    choice: a folder, `default` (`$XDG_CACHE_HOME/ule_jax/xla`, or what jax was told), or `off`.
+    say: is told if the folder cannot be written: then there is no cache.
+  """
+  folder = None
+  if not jax.config.jax_enable_compilation_cache:
+    choice = 'off'
+  if choice == 'default':
+    home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{home}/ule_jax/xla'
+  elif choice != 'off':
+    folder = choice
+  if folder and '://' not in folder:
+    folder = os.path.expanduser(folder)
+    try:
+      Path(folder).mkdir(parents=True, exist_ok=True)
+      if not os.access(folder, os.W_OK):
+        raise PermissionError(13, 'Permission denied')
+    except (OSError, ValueError) as error:
+      say(f'warning: nothing compiled is kept, as {folder} cannot be written ({error})')
+      folder = None
+  if folder != jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    compilation_cache.reset_cache()  # jax looks at the folder once, when it first compiles
+  # Small programs, too: to read one takes a tenth of the time to compile it, and a run has a dozen.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def describe() -> dict[str, Any]:
+  """Describe the devices, the libraries under them and the settings, for env.json."""
+  return {
+    'devices': [str(device) for device in jax.devices()],
+    'device_kinds': sorted({device.device_kind for device in jax.devices()}),
+    'backend': backend.get_backend().platform_version,
+    'determinism': {
+      **{name: getattr(jax.config, name) for name in SETTINGS},
+      # The CPU's compiled steps always give the same bits; a GPU's only with this flag.
+      'xla_gpu_deterministic_ops': 'xla_gpu_deterministic_ops=true' in os.environ.get('XLA_FLAGS', ''),
+    },
+  }

@@ -1,0 +1,132 @@
+"""A frozen encoder: its features of every image, computed once, and the data set that has them for images.
+
+Features are of images as they are evaluated, without augmentation. They lie in a cache that student, teacher and
+further runs share, under a key of the weights, the preprocessing and the data: each image by its name and the state of
+its file, and the first ones of a split by their prepared pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from ule_jax.data import Dataset, Split, pipeline
+from ule_jax.errors import UserError
+
+PROBES = 8  # images of a split whose prepared pixels are part of the key
+Apply = Callable[[np.ndarray], np.ndarray]
+
+
+def encode(
+  dataset: Dataset, apply: Apply, encoder: str, cache: Path, batch_size: int, threads: int, say: Callable[[str], None]
+) -> Dataset:
+  """Replace the images of a data set by their features, standardised over train.
+
+  Args:
+    apply: prepared images -> features.
+    encoder: what `apply` depends on, weights included: part of the key.
+    cache: a folder, made if it is not there.
+
+  Raises:
+    UserError: an image cannot be read, the cache cannot be written, or a feature is not finite.
+  """
+  splits, features = {}, {}
+  for name, split in dataset.splits.items():
+    path = cache / f'{key(dataset, split, encoder)}.npy'
+    found = _open(path, split.count)
+    if found is None:
+      say(f'computing the features of {split.count:,} images of {name}, once, into {path}')
+      _write(path, _compute(dataset, name, apply, batch_size, threads, say))
+      found = _open(path, split.count)
+    features[name] = found
+    splits[name] = split._replace(load=lambda i, found=found: found[i])
+  mean, std = _statistics(features['train'])
+  return dataset._replace(
+    splits=splits,
+    image_shape=mean.shape,
+    dtype=np.float32,
+    train_transform=None,
+    eval_transform=None,
+    mean=tuple(mean.tolist()),
+    std=tuple(std.tolist()),
+    table=None,
+  )
+
+
+def default_cache() -> Path:
+  """Return the folder of the user's cache for features."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ule_jax' / 'features'
+
+
+def key(dataset: Dataset, split: Split, encoder: str) -> str:
+  """Name the features of a split by all that they depend on."""
+  digest = hashlib.sha256(f'{encoder} {dataset.image_shape}'.encode())
+  # A split without versions is made in memory, where all of it can be looked at.
+  for i in range(min(split.count, PROBES) if split.version else split.count):
+    digest.update(_prepared(dataset, split, i).tobytes())
+  for i in range(split.count if split.version else 0):
+    digest.update(f'{split.name(i)} {split.version(i)}\n'.encode())
+  return digest.hexdigest()[:32]
+
+
+def _prepared(dataset: Dataset, split: Split, i: int) -> np.ndarray:
+  image = split.load(i)
+  return image if dataset.eval_transform is None else dataset.eval_transform(image, np.random.default_rng(0))
+
+
+def _open(path: Path, count: int) -> Float32[np.ndarray, 'n d'] | None:
+  """Open cached features without reading them; None if they are not there, or not whole."""
+  try:
+    found = np.load(path, mmap_mode='r', allow_pickle=False)
+  except (OSError, ValueError, EOFError):
+    return None
+  return found if found.shape[:1] == (count,) and found.dtype == np.float32 and found.ndim == 2 else None
+
+
+def _write(path: Path, features: Float32[np.ndarray, 'n d']) -> None:
+  """Write features, all or nothing; another process may be writing the same."""
+  partial = path.with_suffix(f'.{os.getpid()}.partial')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open('wb') as file:
+      np.save(file, features)
+    partial.replace(path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      partial.unlink()
+    raise UserError(
+      f'the features cannot be written to {path} ({error.strerror}): choose another --config.model.feature_cache.'
+    ) from None
+
+
+def _compute(
+  dataset: Dataset, name: str, apply: Apply, batch_size: int, threads: int, say: Callable[[str], None]
+) -> Float32[np.ndarray, 'n d']:
+  count, found = dataset.splits[name].count, None
+  began = said = time.monotonic()
+  for batch in pipeline.eval_batches(dataset, name, batch_size=batch_size, threads=threads):
+    kept = batch['weight'] > 0
+    rows = np.asarray(apply(batch['image']), np.float32)[kept]
+    if not np.isfinite(rows).all():
+      bad = int(batch['index'][kept][~np.isfinite(rows).all(1)][0])
+      raise UserError(f'the features of {dataset.splits[name].name(bad)} are not finite: are these the right weights?')
+    found = np.empty((count, rows.shape[1]), np.float32) if found is None else found
+    found[batch['index'][kept]] = rows
+    done, now = int(batch['index'].max()) + 1, time.monotonic()
+    if now - said > 5:
+      said, rate = now, done / (now - began)
+      say(f'features of {name}: {done:,} of {count:,}, {rate:,.0f} images/s, {(count - done) / rate:,.0f} s left')
+  return found
+
+
+def _statistics(features: Float32[np.ndarray, 'n d']) -> tuple[np.ndarray, np.ndarray]:
+  """Compute mean and standard deviation of each feature, 1 for one that never changes."""
+  mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+  return mean, np.where(std > 1e-6, std, 1.0)

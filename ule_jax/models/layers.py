@@ -1,0 +1,57 @@
+"""What several networks share: normalisation, precision, and the last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+BATCH_NORMS = ('none', 'batch', 'frozen')
+
+# name -> the type in which layers compute; None is that of parameters and input
+PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
+
+
+def make_norm(kind: str, train: bool, precision: str = 'float32') -> Callable[[str], Callable]:
+  """Return a function from a name to a normalisation layer.
+
+  The running variance is that of the batch as it is, divided by n; PyTorch's running variance is divided by n - 1,
+  although both normalise by the former. With few values per channel the two differ after training; imported ones are
+  taken as they are.
+
+  Args:
+    kind: `none`; `batch`: statistics of the batch in training and running ones in evaluation;
+      `frozen`: running statistics everywhere, which do not move. With `batch` the examples of a
+      batch mix, so that one example's input gradient depends on the others.
+    precision: of the result; statistics are float32 in any case.
+  """
+  if kind == 'none':
+    return lambda name: lambda x: x
+  running, dtype = not train or kind == 'frozen', PRECISIONS[precision]
+  return lambda name: nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def classify(
+  features: Float[Array, 'b d'], classes: int, dropout: float, train: bool
+) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
+  """End a network: the layer `head` on the features, in float32 (or more) at any precision; return both.
+
+  Args:
+    dropout: share of features that the last layer does not see in training.
+  """
+  features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+  seen = nn.Dropout(dropout, deterministic=not train)(features)
+  return nn.Dense(classes, name='head')(seen), features
+
+
+def scale_depth(rate: float, block: int, blocks: int) -> float:
+  """Return the stochastic depth of a block: from 0 at the first to `rate` at the last (arXiv 1603.09382)."""
+  return rate * block / max(blocks - 1, 1)
+
+
+def drop_branch(y: Array, rate: float, train: bool) -> Array:
+  """Leave out a residual branch for a share of the examples in training, and scale it up for the others."""
+  each = tuple(range(1, y.ndim))
+  return nn.Dropout(rate, broadcast_dims=each, deterministic=not train)(y)

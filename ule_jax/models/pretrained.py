@@ -1,0 +1,543 @@
+"""Foreign weights -> parameters: PyTorch networks as .safetensors or .pth, the first ViT releases as .npz, a hub name.
+
+Every tensor of the file is used exactly once or named, every parameter is filled exactly once, shapes are checked.
+Layouts known: torchvision and timm residual networks (their names agree), the CIFAR networks of
+akamaster/pytorch_resnet_cifar10, torchvision's and timm's vision transformers (SWAG's have torchvision's names), and
+google-research/vision_transformer's .npz. What is written here about one direction holds for the other: `export` turns
+parameters back into the tensors of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+
+from ule_jax.errors import UserError, unknown
+
+Tensors = dict[str, np.ndarray]
+Shapes = Sequence[tuple[int, ...]]
+
+
+class Layout(NamedTuple):
+  """How a foreign tensor is laid out: (tensor, shapes of ours) -> ours, and back."""
+
+  read: Callable[[np.ndarray, Shapes], list[np.ndarray]]
+  write: Callable[[list[np.ndarray]], np.ndarray]
+  note: str
+
+
+SAME = Layout(lambda t, _: [t], lambda ours: ours[0], '')
+CONV = Layout(lambda t, _: [t.transpose(2, 3, 1, 0)], lambda ours: ours[0].transpose(3, 2, 0, 1), 'OIHW to HWIO')
+DENSE = Layout(lambda t, _: [t.T], lambda ours: ours[0].T, 'transposed')
+
+
+def _read_qkv(t, shapes):
+  d, heads, size = shapes[0]
+  return list(t.reshape(3, heads, size, d).transpose(0, 3, 1, 2))
+
+
+def _write_qkv(ours):
+  d = ours[0].shape[0]
+  return np.stack(ours).transpose(0, 2, 3, 1).reshape(-1, d)
+
+
+QKV = Layout(_read_qkv, _write_qkv, 'query, key, value in one, transposed')
+QKV_BIAS = Layout(
+  lambda t, shapes: list(t.reshape(3, *shapes[0])), lambda ours: np.stack(ours).reshape(-1), 'query, key, value in one'
+)
+HEADS = Layout(
+  lambda t, shapes: [t.T.reshape(shapes[0])], lambda ours: ours[0].reshape(-1, ours[0].shape[-1]).T, 'split into heads'
+)
+POSITION = Layout(lambda t, shapes: [resample(t, shapes[0][1])], lambda ours: ours[0], 'resampled where sizes differ')
+# Tensors of released files that are no weights, or that a classifier of this family does not have
+IGNORED = re.compile(r'(^|\.)num_batches_tracked$|^pre_logits/')
+
+# Our path (regular expression) -> name in the file, layout. The groups of the expression fill `{0}`, `{1}`, ...; a
+# number with `+1` is one larger there.
+Names = Sequence[tuple[str, str, Layout]]
+
+
+def _norms(ours: str, theirs: str) -> Names:
+  """Name the four arrays of a BatchNorm."""
+  return [
+    (rf'params/{ours}/scale', f'{theirs}.weight', SAME),
+    (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
+    (rf'batch_stats/{ours}/mean', f'{theirs}.running_mean', SAME),
+    (rf'batch_stats/{ours}/var', f'{theirs}.running_var', SAME),
+  ]
+
+
+def _resnet(head: str) -> Names:
+  block = r'stage(\d+)_block(\d+)'
+  return [
+    ('params/stem/kernel', 'conv1.weight', CONV),
+    *_norms('norm', 'bn1'),
+    (rf'params/{block}/conv(\d)/kernel', 'layer{0+1}.{1}.conv{2+1}.weight', CONV),
+    *_norms(rf'{block}/norm(\d)', 'layer{0+1}.{1}.bn{2+1}'),
+    (rf'params/{block}/shortcut/kernel', 'layer{0+1}.{1}.downsample.0.weight', CONV),
+    *_norms(rf'{block}/norm_shortcut', 'layer{0+1}.{1}.downsample.1'),
+    ('params/head/kernel', f'{head}.weight', DENSE),
+    ('params/head/bias', f'{head}.bias', SAME),
+  ]
+
+
+def _vit(parts: Mapping[str, str]) -> Names:
+  """Name the arrays of a PyTorch vision transformer; `parts` says what each of its modules is called."""
+  block = r'block(\d+)'
+
+  def affine(ours: str, theirs: str, kernel: str, layout: Layout) -> Names:
+    return [
+      (rf'params/{ours}/{kernel}', f'{theirs}.weight', layout),
+      (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
+    ]
+
+  return [
+    ('params/token', parts['token'], SAME),
+    ('params/position', parts['position'], POSITION),
+    *affine('patches', parts['patches'], 'kernel', CONV),
+    (rf'params/{block}/attention/(?:query|key|value)/kernel', parts['qkv'] + 'weight', QKV),
+    (rf'params/{block}/attention/(?:query|key|value)/bias', parts['qkv'] + 'bias', QKV_BIAS),
+    *affine(rf'{block}/attention/out', parts['out'], 'kernel', HEADS),
+    *affine(rf'{block}/norm1', parts['norm1'], 'scale', SAME),
+    *affine(rf'{block}/norm2', parts['norm2'], 'scale', SAME),
+    *affine(rf'{block}/mlp1', parts['mlp1'], 'kernel', DENSE),
+    *affine(rf'{block}/mlp2', parts['mlp2'], 'kernel', DENSE),
+    *affine('norm', parts['norm'], 'scale', SAME),
+    *affine('head', parts['head'], 'kernel', DENSE),
+  ]
+
+
+_LAYER = 'encoder.layers.encoder_layer_{0}'
+_TORCHVISION_VIT = _vit(
+  dict(
+    token='class_token',
+    position='encoder.pos_embedding',
+    patches='conv_proj',
+    qkv=f'{_LAYER}.self_attention.in_proj_',
+    out=f'{_LAYER}.self_attention.out_proj',
+    norm1=f'{_LAYER}.ln_1',
+    norm2=f'{_LAYER}.ln_2',
+    mlp1=f'{_LAYER}.mlp.0',
+    mlp2=f'{_LAYER}.mlp.3',
+    norm='encoder.ln',
+    head='heads.head',
+  )
+)
+_TIMM_VIT = _vit(
+  dict(
+    token='cls_token',
+    position='pos_embed',
+    patches='patch_embed.proj',
+    qkv='blocks.{0}.attn.qkv.',
+    out='blocks.{0}.attn.proj',
+    norm1='blocks.{0}.norm1',
+    norm2='blocks.{0}.norm2',
+    mlp1='blocks.{0}.mlp.fc1',
+    mlp2='blocks.{0}.mlp.fc2',
+    norm='norm',
+    head='head',
+  )
+)
+
+
+def _original_vit() -> Names:
+  block, theirs = r'params/block(\d+)', 'Transformer/encoderblock_{0}'
+  return [
+    ('params/token', 'cls', SAME),
+    ('params/position', 'Transformer/posembed_input/pos_embedding', POSITION),
+    (r'params/patches/(\w+)', 'embedding/{0}', SAME),
+    (rf'{block}/norm1/(\w+)', f'{theirs}/LayerNorm_0/{{1}}', SAME),
+    (rf'{block}/norm2/(\w+)', f'{theirs}/LayerNorm_2/{{1}}', SAME),
+    (rf'{block}/attention/(\w+)/(\w+)', f'{theirs}/MultiHeadDotProductAttention_1/{{1}}/{{2}}', SAME),
+    (rf'{block}/mlp1/(\w+)', f'{theirs}/MlpBlock_3/Dense_0/{{1}}', SAME),
+    (rf'{block}/mlp2/(\w+)', f'{theirs}/MlpBlock_3/Dense_1/{{1}}', SAME),
+    (r'params/norm/(\w+)', 'Transformer/encoder_norm/{0}', SAME),
+    (r'params/head/(\w+)', 'head/{0}', SAME),
+  ]
+
+
+OURS = 'ule_jax'
+# layout of a file -> (tensors that tell it apart, the names of its tensors); the first that fits is taken
+FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
+  'torchvision ViT': (('class_token',), _TORCHVISION_VIT),
+  'timm ViT': (('cls_token',), _TIMM_VIT),
+  'original ViT': (('embedding/kernel',), _original_vit()),
+  'CIFAR ResNet': (('conv1.weight', 'linear.weight'), _resnet('linear')),
+  'torchvision or timm ResNet': (('conv1.weight',), _resnet('fc')),
+  # Networks that nobody else has: our own paths.
+  OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
+}
+
+# network -> the layout that it is exported in; the others have OURS
+_HOMES = {
+  **dict.fromkeys(('vit', 'vit_ti16', 'vit_s16', 'vit_b16'), 'timm ViT'),
+  **dict.fromkeys(('resnet20', 'resnet56'), 'CIFAR ResNet'),
+  **dict.fromkeys(('resnet18', 'resnet34', 'resnet50'), 'torchvision or timm ResNet'),
+}
+
+# The usual weights of a network, and what its input is scaled to (see PIXELS)
+DEFAULTS = {
+  'resnet18': ('hf:timm/resnet18.tv_in1k', 'imagenet'),
+  'resnet34': ('hf:timm/resnet34.tv_in1k', 'imagenet'),
+  'resnet50': ('hf:timm/resnet50.tv_in1k', 'imagenet'),
+  'vit_ti16': ('hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
+  'vit_s16': ('hf:timm/vit_small_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
+  'vit_b16': ('hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
+}
+# Mean and standard deviation of pixels in [0, 1] that weights expect
+PIXELS = {
+  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  'symmetric': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+class Row(NamedTuple):
+  """One tensor of a file and the parameters it becomes; without any it is left out, for the reason in `note`."""
+
+  theirs: str
+  shape: tuple[int, ...]
+  ours: tuple[str, ...]
+  note: str
+
+
+class Pretrained(NamedTuple):
+  """What a file gives to a network.
+
+  `params` lacks the last layer where that is not kept. `sha256` is the file's.
+  """
+
+  params: PyTree
+  batch_stats: PyTree
+  rows: list[Row]
+  flavour: str
+  path: Path
+  sha256: str
+
+
+def load(source: str, name: str, template: PyTree, keep_head: bool = False) -> Pretrained:
+  """Read weights for a network.
+
+  Args:
+    source: a file, `hf:OWNER/NAME[@REVISION]`, or `default`, the network's usual ones (DEFAULTS).
+    name: of the network, for messages and `default`.
+    template: `params` and `batch_stats` as the network has them, or their shapes.
+    keep_head: take the last layer, too; its classes have to be the network's.
+
+  Raises:
+    UserError: the file is not there, is no such file, or does not fit the network.
+  """
+  path = find(source, name)
+  params, batch_stats, rows, flavour = fit(read(path), template, f'{name} from {path.name}', keep_head)
+  return Pretrained(params, batch_stats, rows, flavour, path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def default(name: str) -> tuple[str, str]:
+  """Return the usual weights of a network and the pixels they expect.
+
+  Raises:
+    UserError: it has none.
+  """
+  if name not in DEFAULTS:
+    raise UserError(f'model.weights is default, but {name} has no usual weights: give a file, or none.')
+  return DEFAULTS[name]
+
+
+def find(source: str, name: str) -> Path:
+  """Find a file of weights, on the hub if it is named so.
+
+  Raises:
+    UserError: it is not there.
+  """
+  if source == 'default':
+    source, _ = default(name)
+  if not source.startswith('hf:'):
+    path = Path(source).expanduser()
+    if not path.is_file():
+      raise UserError(f'model.weights {source} is no file: give a .safetensors, .pth or .npz file, or hf:OWNER/NAME.')
+    return path
+  from huggingface_hub import errors, hf_hub_download  # 0.3 s of import that most runs do not need
+  from huggingface_hub.utils import logging
+
+  logging.set_verbosity_error()  # its retries; what they come to stands in our error
+
+  repository, _, revision = source.removeprefix('hf:').partition('@')
+  failed = ''
+  for file in ('model.safetensors', 'pytorch_model.bin'):
+    try:
+      return Path(hf_hub_download(repository, file, revision=revision or None))
+    except errors.EntryNotFoundError as error:
+      failed = f'it has no {file}' if not isinstance(error, errors.LocalEntryNotFoundError) else ''
+      if failed:
+        continue
+      reason = 'it is not in the cache and the hub cannot be reached'
+    except Exception as error:  # the hub's client passes on whatever its network stack raises
+      reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise UserError(
+      f'{source} cannot be fetched ({reason}): download it where there is a network and give the file as '
+      'model.weights, or train from random weights with model.weights=none.'
+    ) from None
+  raise UserError(f'{source} holds no weights that can be read ({failed}): give another one.')
+
+
+def read(path: Path) -> Tensors:
+  """Read the tensors of a file by its suffix, without the wrapping that training scripts leave.
+
+  Raises:
+    UserError: it is none of the known kinds, is damaged, or holds more than tensors.
+  """
+  suffix = path.suffix.lower()
+  if suffix not in _READERS:
+    raise UserError(f'{path} is none of {", ".join(_READERS)}: convert it to .safetensors.')
+  try:
+    tensors = _READERS[suffix](path)
+  except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    raise UserError(f'{path} cannot be read ({_first_line(error)}): download it again.') from None
+  if not tensors:
+    raise UserError(f'{path} holds no tensors: give a state dict.')
+  return _cleaned(tensors)
+
+
+def _read_safetensors(path: Path) -> Tensors:
+  import safetensors
+  from safetensors.flax import load_file  # its numpy twin knows no bfloat16
+
+  try:
+    return {name: np.asarray(value) for name, value in load_file(path).items()}
+  except safetensors.SafetensorError as error:
+    raise ValueError(str(error)) from None
+
+
+def _read_npz(path: Path) -> Tensors:
+  with np.load(path, allow_pickle=False) as file:
+    return {name: file[name] for name in file.files}
+
+
+def _read_torch(path: Path) -> Tensors:
+  import pickle
+
+  try:
+    import torch
+  except ImportError:
+    raise UserError(
+      f"{path} needs PyTorch to be read: pip install 'ule-jax[torch]', or convert it where PyTorch is, with "
+      'safetensors.torch.save_file(state_dict, FILE).'
+    ) from None
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # what it has to say stands in the error
+      # Never the plain loader: a pickle may run any code.
+      content = torch.load(path, map_location='cpu', weights_only=True)
+  except pickle.UnpicklingError as error:
+    raise UserError(
+      f'{path} is refused, as it holds more than tensors, which could run code ({_first_line(error)}): '
+      'save its state dict alone.'
+    ) from None
+  return {name: tensor.float().numpy() for name, tensor in _state_dict(content, torch.Tensor)}
+
+
+def _state_dict(content: Any, tensor: type) -> Iterator[tuple[str, Any]]:
+  """Find the dictionary of tensors in what a training script saved."""
+  while isinstance(content, Mapping):
+    if any(isinstance(value, tensor) for value in content.values()):
+      yield from ((str(name), value) for name, value in content.items() if isinstance(value, tensor))
+      return
+    inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
+    content = inner[0] if inner else None
+
+
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'network', 'net', 'teacher', 'state_dict_ema')
+_PREFIXES = ('module.', 'model.', 'network.', 'net.', 'backbone.', '_orig_mod.', 'opt/target/', 'params/')
+_READERS: dict[str, Callable[[Path], Tensors]] = {
+  '.safetensors': _read_safetensors,
+  '.npz': _read_npz,
+  **dict.fromkeys(('.pth', '.pt', '.th', '.bin', '.ckpt'), _read_torch),
+}
+_RENAMED = (('.mlp.linear_1.', '.mlp.0.'), ('.mlp.linear_2.', '.mlp.3.'))  # torchvision's released ViT files
+
+
+def _cleaned(tensors: Tensors) -> Tensors:
+  """Take off the prefixes that wrappers put before every name, and undo old names; floats become float32."""
+  while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), ''):
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+  for old, new in _RENAMED:
+    tensors = {name.replace(old, new): value for name, value in tensors.items()}
+  floating = ('float16', 'bfloat16', 'float64')
+  return {n: t.astype(np.float32) if str(t.dtype) in floating else t for n, t in tensors.items()}
+
+
+def fit(
+  tensors: Tensors, template: PyTree, title: str, keep_head: bool = False
+) -> tuple[PyTree, PyTree, list[Row], str]:
+  """Turn the tensors of a file into `params` and `batch_stats`; also return what became of each, and the layout.
+
+  Args:
+    template: as in `load`.
+    title: of network and file, for messages.
+
+  Raises:
+    UserError: the layout is not known, a tensor is missing, left over or of another shape.
+  """
+  flavour = next((f for f, (marks, _) in FLAVOURS.items() if all(mark in tensors for mark in marks)), None)
+  if flavour is None:
+    shown = ', '.join(list(tensors)[:4])
+    raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')
+  shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(template), sep='/').items()}
+  wanted = {p: s for p, s in shapes.items() if keep_head or not p.startswith('params/head/')}
+  places = _places(shapes, FLAVOURS[flavour][1], title)
+  found, rows, used = {}, [], set()
+  for theirs, (ours, layout) in places.items():
+    if ours[0] not in wanted:
+      continue
+    if theirs not in tensors:
+      raise UserError(f'{title}: it has no tensor {theirs}, to become {ours[0]}. Are these weights of this network?')
+    tensor, used = tensors[theirs], used | {theirs}
+    try:
+      arrays = layout.read(tensor, [wanted[path] for path in ours])
+      fits = [a.shape for a in arrays] == [wanted[path] for path in ours]
+    except ValueError:
+      fits = False
+    if not fits:
+      raise UserError(
+        f'{title}: {theirs} of shape {tensor.shape} does not become {ours[0]} of shape {wanted[ours[0]]}. '
+        'Are these weights of this network'
+        + (', and of as many classes?' if ours[0].startswith('params/head/') else '?')
+      )
+    found |= {path: np.ascontiguousarray(a) for path, a in zip(ours, arrays, strict=True)}
+    rows.append(Row(theirs, tensor.shape, ours, layout.note))
+  heads = {theirs for theirs, (ours, _) in places.items() if ours[0].startswith('params/head/')}
+  for theirs in tensors.keys() - used:
+    if theirs in heads:
+      rows.append(Row(theirs, tensors[theirs].shape, (), 'the last layer, not kept'))
+    elif IGNORED.search(theirs):
+      rows.append(Row(theirs, tensors[theirs].shape, (), 'no weight of a classifier'))
+    else:
+      left = sorted(n for n in tensors.keys() - used - heads if not IGNORED.search(n))
+      raise UserError(f'{title}: {len(left)} tensors have no place, the first is {left[0]}. Are these its weights?')
+  tree = unflatten_dict(found, sep='/')
+  return tree['params'], tree.get('batch_stats', {}), rows, flavour
+
+
+def layout_of(name: str, batch_norm: str) -> str:
+  """Name the layout that a network is exported in: that of its other home, which has BatchNorm if it is a resnet."""
+  return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
+
+
+def export(params: PyTree, batch_stats: PyTree, flavour: str) -> Tensors:
+  """Turn parameters into the tensors of a file of a layout: the reverse of `fit`.
+
+  Raises:
+    UserError: the network is not of this layout.
+  """
+  arrays = flatten_dict({'params': params, 'batch_stats': batch_stats}, sep='/')
+  arrays = {path: np.asarray(value) for path, value in arrays.items()}
+  places = _places({path: a.shape for path, a in arrays.items()}, FLAVOURS[flavour][1], flavour)
+  return {
+    theirs: np.ascontiguousarray(layout.write([arrays[path] for path in ours]))
+    for theirs, (ours, layout) in places.items()
+  }
+
+
+def _places(paths: Iterable[str], names: Names, title: str) -> dict[str, tuple[tuple[str, ...], Layout]]:
+  """Find for each of our paths the tensor it belongs to: name there -> (paths, layout)."""
+  places: dict[str, tuple[tuple[str, ...], Layout]] = {}
+  for path in sorted(paths, key=_in_order):
+    for pattern, name, layout in names:
+      if match := re.fullmatch(pattern, path):
+        theirs = re.sub(r'\{(\d)(\+1)?\}', lambda m, found=match: _number(found[int(m[1]) + 1], m[2]), name)
+        places[theirs] = (*places.get(theirs, ((),))[0], path), layout
+        break
+    else:
+      raise UserError(f'{title}: this layout has no place for {path}. Are these weights of this network?')
+  return places
+
+
+def _number(found: str, plus: str | None) -> str:
+  return str(int(found) + 1) if plus else found
+
+
+def _in_order(path: str) -> tuple:
+  """Sort query, key and value as files have them."""
+  return tuple(('query', 'key', 'value').index(p) if p in ('query', 'key', 'value') else -1 for p in path.split('/'))
+
+
+def resample(position: np.ndarray, count: int) -> np.ndarray:
+  """Resample the position embeddings of a square image to another size, as timm does: cubic, antialiased.
+
+  Args:
+    position: 1 t d, of the class token first.
+    count: tokens afterwards, with the class token's.
+  """
+  if position.ndim != 3 or position.shape[1] == count:
+    return position
+  old, new = (round((n - 1) ** 0.5) for n in (position.shape[1], count))
+  if (old**2, new**2) != (position.shape[1] - 1, count - 1):
+    return position
+  grid = position[:, 1:].reshape(1, old, old, -1)
+  moved = jax.image.resize(grid, (1, new, new, grid.shape[-1]), method='cubic', antialias=True)
+  return np.concatenate([position[:, :1], np.asarray(moved).reshape(1, new * new, -1)], axis=1)
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
+
+
+USAGE = """\
+Show what the tensors of a file of weights become in a network, and what is left out and why.
+
+  python -m ule_jax.models.pretrained FILE --model=resnet50     .safetensors, .pth, .npz, or hf:OWNER/NAME
+  python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
+
+  --model=NAME    the network (default resnet50)
+  --classes=K     of the last layer; with it that is mapped, too
+  --size=PIXELS   of the image (default 224), to which position embeddings are resampled
+
+Exit codes: 0 it fits, 2 it does not."""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Parse the flags and print the mapping."""
+  from types import SimpleNamespace
+
+  from ule_jax import cli
+  from ule_jax.models import MODELS, make_network
+
+  found = cli.read(argv, USAGE, {'model': 'resnet50', 'classes': 0, 'size': 224}, positional=True)
+  name, classes, size = found.values['model'], found.values['classes'], found.values['size']
+  if len(found.positional) != 1:
+    raise UserError('give one file of weights, hf:OWNER/NAME, or default; see --help.')
+  if name not in MODELS:
+    raise unknown('network', name, MODELS)
+  if 'width' in MODELS[name][1]:
+    raise UserError(f'{name} has sizes of its own, and no file of weights to fit: give another --model.')
+  options = SimpleNamespace(
+    name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', remat=False
+  )
+  network = make_network(options, classes or 1)
+  template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
+  weights = load(found.positional[0], name, template, keep_head=bool(classes))
+  width = max(len(row.theirs) for row in weights.rows)
+  for row in sorted(weights.rows, key=lambda row: (not row.ours, row.theirs)):
+    ours = ' '.join(row.ours).replace('params/', '') or '-'
+    note = f'  ({row.note})' if row.note else ''
+    print(f'{row.theirs:<{width}}  {"x".join(map(str, row.shape)) or "scalar":>14}  {ours}{note}')
+  used = [row for row in weights.rows if row.ours]
+  count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+  print(f'{weights.path.name}: {weights.flavour}, {len(used)} tensors become {count:,} parameters of {name} and its')
+  print(f'statistics, {len(weights.rows) - len(used)} are left out. SHA-256 {weights.sha256}')
+
+
+if __name__ == '__main__':
+  from ule_jax.cli import main as run
+
+  run(main)
