@@ -25,6 +25,8 @@ VERBS = {
   'prepare': 'ule_jax.prepare',
   'evaluate': 'ule_jax.evaluate.__main__',
   'report': 'ule_jax.report.__main__',
+  'predict': 'ule_jax.predict',
+  'export': 'ule_jax.export',
 }
 
 
