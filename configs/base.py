@@ -253,6 +253,8 @@ def make(data: str, method: str) -> ConfigDict:
       # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
       select='val/worst_class_accuracy',
       seed=0,  # of initialisation, dropout and data order
+      parallel='jit',  # jit (one program, divided by the compiler) | pmap (one on every device): the same numbers
+      fsdp=False,  # divide large parameters and their optimiser state over the devices, for memory; with jit
       # of what XLA compiled: default ($XDG_CACHE_HOME/ule_jax/xla, else below ~/.cache) | off | a folder
       compilation_cache='default',
     )

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from configs import base
+from ule_jax import sharding
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, pretrained
 from ule_jax.train import create_state, make_train_step
@@ -65,6 +66,16 @@ def train(method, model, batches, tx=None, key=KEY):
   step = jax.jit(step, donate_argnums=0)
   for batch in batches:
     state, metrics = step(state, batch)
+  return state, metrics
+
+
+def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = False):
+  """The same as `train`, on the devices of a mesh."""
+  state, step = setup(method, model, batches[0], tx)
+  state = jax.device_put(state, places := sharding.placement(state, mesh, fsdp))
+  step = sharding.compile_step(step, mesh, parallel, places, remat=False)
+  for batch in batches:
+    state, metrics = step(state, jax.tree.map(np.asarray, batch))
   return state, metrics
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import KEY, assert_close, batch_of, method_of, network, setup, train
+from common import KEY, assert_close, batch_of, method_of, network, setup, train, train_on
 
 from ule_jax import losses, sharding
 from ule_jax.errors import UserError
@@ -82,17 +82,16 @@ def test_the_state_keeps_its_shape_and_the_step_compiles_once(name, changes):
 
 @each
 def test_eight_devices_give_the_numbers_of_one(name, changes):
-  method, model = method_of(name, **changes), network(batch_norm='batch')
+  """By both ways to compile the step, with BatchNorm and dropout."""
+  method, model = method_of(name, **changes), network(batch_norm='batch', dropout=0.2)
   batches = [batch_of(seed=s) for s in range(5)]
-  one, _ = train(method, model, batches, optax.sgd(1e-2))
+  one, expected = train(method, model, batches, optax.sgd(1e-2))
   mesh = sharding.make_mesh()
   assert mesh.size == 8
-  state, step = setup(method, model, batches[0], optax.sgd(1e-2))
-  state, step = sharding.replicate(state, mesh), jax.jit(step, donate_argnums=0)
-  for batch in batches:
-    state, _ = step(state, sharding.shard_batch(batch, mesh))
-  assert_close(state.params, one.params, rtol=1e-4, atol=1e-5)
-  assert_close(state.batch_stats, one.batch_stats, rtol=1e-4, atol=1e-5)
+  for parallel in sharding.PARALLEL:
+    state, metrics = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+    assert_close(state, one, rtol=1e-4, atol=1e-5)
+    assert_close(metrics, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', METHODS)

@@ -15,6 +15,7 @@ from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
 from ule_jax.models import ENCODERS, MODELS, pretrained
 from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
+from ule_jax.sharding import PARALLEL
 from ule_jax.workdir import flatten
 
 MOST = 2**31  # steps and seeds are 32-bit numbers on the device
@@ -40,6 +41,7 @@ def check(config: Any) -> None:
     'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
     'data.on_bad_image': ON_BAD_IMAGE,
+    'parallel': PARALLEL,
   }
   fields = flatten(config.to_dict())
   for field, table in tables.items():
@@ -139,6 +141,10 @@ def check(config: Any) -> None:
     raise UserError(f'optim.trainable {config.optim.trainable!r} is no regular expression: {error}.') from None
   if not (config.train.steps or config.train.epochs):
     raise UserError('train.steps and train.epochs are both 0: set one of them.')
+  if config.fsdp and config.parallel != 'jit':
+    raise UserError(
+      f'fsdp divides parameters in one program for all devices: it needs parallel=jit, not {config.parallel}.'
+    )
   _check_model(config)
 
 

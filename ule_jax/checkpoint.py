@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from ule_jax import hosts
 from ule_jax.errors import UserError
 
 
@@ -216,7 +217,10 @@ class Checkpoints:
     place = self._directory / f'{step}.damaged'
     while place.exists():
       place = place.with_name(f'{place.name}.damaged')
-    (self._directory / str(step)).rename(place)
+    hosts.wait('a damaged checkpoint was found')
+    if hosts.is_first():
+      (self._directory / str(step)).rename(place)
+    hosts.wait('a damaged checkpoint is set aside')
     self._manager.reload()
     del self._scores[step]
     return place

@@ -11,11 +11,12 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ule_jax.errors import DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
+from ule_jax.errors import DEFECT, DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
 from ule_jax.signals import Signals
 
 # verb -> the module that has its `main`
@@ -48,18 +49,36 @@ class Flags(NamedTuple):
 
 def main(verb: Callable[[Sequence[str]], None]) -> None:
   """Run a verb on the command line's arguments and exit with the code that its ending means."""
+  several = False
   try:
     with Signals():
-      verb(sys.argv[1:])
+      try:
+        verb(sys.argv[1:])
+      finally:
+        several = 'ule_jax.hosts' in sys.modules and sys.modules['ule_jax.hosts'].joined()
     code = DONE
   except UserError as error:
     code = _say(USAGE, f'error: {error}')
   except Interrupted as error:
     code = _say(RESUMABLE, f'stopped: {error}')
   except Exception as error:
-    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):  # XLA's word for it
+    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):  # XLA's word for it
+      code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
+    elif several and type(error).__name__ == 'JaxRuntimeError':
+      code = _say(
+        RESUMABLE,
+        f'stopped: the other hosts are out of reach ({_one_line(error)[:150]}); resumable, the same command on all '
+        'hosts goes on from the last checkpoint.',
+      )
+    elif several:
+      traceback.print_exc()
+      code = DEFECT
+    else:
       raise
-    code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
+  if several and code not in (DONE, RESUMABLE):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an ordinary exit would wait for the other hosts, who wait for this one
   sys.exit(code)
 
 

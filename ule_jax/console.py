@@ -10,9 +10,19 @@ from typing import Any
 WIDTH = 100
 
 
+_hushed = False
+
+
+def hush() -> None:
+  """Say nothing any more: another host of the same run speaks."""
+  global _hushed
+  _hushed = True
+
+
 def say(text: str) -> None:
   """Print a line that is not a result: progress, a warning."""
-  print(text, file=sys.stderr, flush=True)
+  if not _hushed:
+    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def _open(path: Path, count: int) -> Float32[np.ndarray, 'n d'] | None:
 
 def _write(path: Path, features: Float32[np.ndarray, 'n d']) -> None:
   """Write features, all or nothing; another process may be writing the same."""
-  partial = path.with_suffix(f'.{os.getpid()}.partial')
+  partial = path.with_suffix(f'.{platform.node()}.{os.getpid()}.partial')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial.open('wb') as file:

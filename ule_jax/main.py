@@ -21,19 +21,27 @@ Train a classifier that avoids a shortcut, evaluate it, and write the results in
   --workdir=DIR           where the run lives (default runs/<config>-<method>-s<seed>); the same
                           command on the same folder goes on where it stopped
   --force                 go on in a folder whose config differs
+  --coordinator=ADDRESS:PORT --hosts=NUMBER --host=WHICH
+                          several hosts, each with this command and its own WHICH, from 0 on; not
+                          needed under SLURM, Open MPI and on TPU slices
 
 Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
 
 
 def main(argv: Sequence[str]) -> None:
   """Parse the flags, run, and print the tables."""
-  flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False})
-  from ule_jax import console, train  # after the flags: importing jax takes seconds
+  flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False, 'coordinator': '', 'hosts': 0, 'host': -1})
+  from ule_jax import console, hosts, train  # after the flags: importing jax takes seconds
 
+  hosts.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
+  if not hosts.is_first():
+    console.hush()
   config = flags.config
   default = f'runs/{flags.name}-{config.method.name}-s{config.seed}'
   workdir = Path(flags.values['workdir'] or default)
   results = train.run(config, workdir, force=flags.values['force'])
+  if not hosts.is_first():
+    return
   print(console.results_table(results))
   print()
   print(console.rules_table(results))

@@ -21,14 +21,21 @@ class Signals:
   In `deferred()` the first one only becomes the name in `asked`: the code there has something to save.
   """
 
-  def __init__(self):
+  def __init__(self, shared: bool = False):
+    """Prepare to catch.
+
+    Args:
+      shared: SIGTERM is left to jax, which tells all hosts of it (hosts.preempted); SIGINT is passed on as one.
+    """
     self.asked = ''
+    self._shared = shared
     self._deferred = self._lost = False
     self._handlers: dict[int, Any] = {}
 
   def __enter__(self) -> Signals:
     if threading.current_thread() is threading.main_thread():  # Python refuses handlers to the others
-      self._handlers = {number: signal.signal(number, self._on_signal) for number in CAUGHT}
+      caught = {signal.SIGINT: self._pass_on} if self._shared else dict.fromkeys(CAUGHT, self._on_signal)
+      self._handlers = {number: signal.signal(number, handler) for number, handler in caught.items()}
       self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
     return self
 
@@ -48,6 +55,10 @@ class Signals:
     self.asked, self._lost = signal.Signals(number).name, False
     if not self._deferred:
       self.check()
+
+  def _pass_on(self, number: int, frame: Any) -> None:
+    del number, frame
+    os.kill(os.getpid(), signal.SIGTERM)
 
   def _on_unraisable(self, unraisable: Any) -> None:
     # Python drops what is raised while it collects garbage, of which jax has a callback: raise it again a little later.

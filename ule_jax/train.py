@@ -6,11 +6,11 @@ and any Flax module that returns `(logits, features)`. `run` is everything that 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import zlib
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ule_jax import backend, console, data, encoder, sharding, stages, workdir
+from ule_jax import backend, console, data, encoder, hosts, sharding, stages, workdir
 from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation, pipeline
@@ -121,14 +121,17 @@ def make_train_step(
 
     def loss(params, batch: Batch, dropout_key: Array):
       def forward(role: str, x: Array, train: bool = True) -> Output:
-        variables = {'params': params[role], 'batch_stats': state.batch_stats[role]}
+        variables = {'params': sharding.replicated(params[role]), 'batch_stats': state.batch_stats[role]}
         rngs = {'dropout': role_key(dropout_key, role)}
         (logits, features), updated = model.apply(variables, x, train=train, mutable=['batch_stats'], rngs=rngs)
+        logits, features = sharding.everyone((logits, features))
         return Output(logits, features, updated.get('batch_stats', {}))
 
       batch = batch._replace(image=preprocess(batch.image))
       return method.loss(params, forward, state.method_state, batch, state.step, step_key)
 
+    whole = sharding.everyone(batch._replace(image=None))
+    batch = whole._replace(image=batch.image)
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if accumulate > 1:
       differentiate = in_parts(differentiate, accumulate)
@@ -195,7 +198,7 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
-  with Signals() as signals:
+  with Signals(shared=hosts.several()) as signals:
     return _run(config, Path(directory), force, signals)
 
 
@@ -215,11 +218,15 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
     results = workdir.read_json(directory / 'results.json')
     if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
       return results
-  with workdir.owned(directory, config.to_dict(), force):
-    if stages.is_fit(config):
-      shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
-    (directory / 'done').unlink(missing_ok=True)
-    with closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
+  hosts.wait('the workdir was looked at')
+  with contextlib.ExitStack() as stack:
+    if hosts.is_first():
+      stack.enter_context(workdir.owned(directory, config.to_dict(), force))
+      if stages.is_fit(config):
+        shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
+      (directory / 'done').unlink(missing_ok=True)
+    hosts.wait('the workdir is ours')
+    with contextlib.closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
       frozen = config.model.encoder == 'frozen'
       begin, prepared = lambda state: state, Prepared()
       if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
@@ -227,7 +234,8 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
         if frozen:
           dataset = encode(config, dataset, weights)
           # For who has the run and not its data: heads are trained on standardised features.
-          workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
+          if hosts.is_first():
+            workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
         else:
           begin = partial(with_weights, weights=weights)
       if config.first.prepare != 'none':
@@ -252,7 +260,7 @@ class Built(NamedTuple):
 
 
 def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
-  """Make the networks of a config and their initial state, on every device."""
+  """Make the networks of a config and their initial state, on the devices."""
   counts = training.group_counts()
   sizes = Sizes(training.splits['train'].count, len(training.classes), len(training.groups), counts)
   method = make_method(config, sizes)
@@ -261,7 +269,12 @@ def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
   preprocess = make_preprocess(*pixel_scale(config, training))
   key = jax.random.key(config.seed)
   sample = preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
-  state = sharding.replicate(jax.jit(lambda: create_state(method, model, tx, sample, key))(), mesh)
+
+  def create() -> TrainState:
+    return create_state(method, model, tx, sample, key)
+
+  places = sharding.placement(jax.eval_shape(create), mesh, config.fsdp)
+  state = jax.jit(create, out_shardings=places)()
   return Built(method, model, tx, preprocess, key, state)
 
 
@@ -288,7 +301,8 @@ def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.P
   found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
   rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
   about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
-  workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
+  if hosts.is_first():
+    workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
   return found
 
 
@@ -303,15 +317,16 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
   network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
   variables = sharding.replicate(headless(weights, template), mesh)
   apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
-  return encoder.encode(
-    dataset,
-    lambda image: apply(variables, sharding.shard_batch(image, mesh)),
-    encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
-    cache=Path(config.model.feature_cache) if config.model.feature_cache else encoder.default_cache(),
-    batch_size=config.train.eval_batch_size,
-    threads=config.loader.threads,
-    say=console.say,
-  )
+  with hosts.first_before_others('features'):  # who find them in the cache, if it is one for all
+    return encoder.encode(
+      dataset,
+      lambda image: apply(variables, sharding.shard_batch(image, mesh)),
+      encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
+      cache=Path(config.model.feature_cache) if config.model.feature_cache else encoder.default_cache(),
+      batch_size=config.train.eval_batch_size,
+      threads=config.loader.threads,
+      say=console.say,
+    )
 
 
 def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
@@ -342,7 +357,7 @@ def run_first(
   console.say(f'first run of {config.method.name}, in {place}:')
   last = _run(first, place, force, signals)['last']['step']
   state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
-  with closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
+  with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
     if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
     state = checkpoints.restore(last, state)
@@ -360,13 +375,15 @@ def _train(
   signals: Signals,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
-  workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
+  if hosts.is_first():
+    workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
   step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
-  train_step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options(config.model.remat))
-  eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups))
+  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  train_step = sharding.compile_step(step, mesh, config.parallel, places, config.model.remat)
+  eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups), mesh)
 
   first, state = checkpoints.restore_newest(begin(state), console.say)
   if first > steps:
@@ -383,7 +400,7 @@ def _train(
 
   def run_split(split: str, state: TrainState, collect: bool = False):
     batches = pipeline.eval_batches(
-      dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **sharding.hosts()
+      dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **hosts.which()
     )
     return evaluate(eval_step, state, signals.heeded(batches), mesh, collect)
 
@@ -417,17 +434,19 @@ def _train(
     start=first,
     threads=config.loader.threads,
     workers=config.loader.workers,
-    **sharding.hosts(),
+    **hosts.which(),
   )
   # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->
   # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
   # resumed run sees the batch that the interrupted one would have seen. A signal is looked at between two
   # steps: the state is then saved as it is, and evaluated, where that is due, by the run that goes on.
-  with closing(workdir.MetricsLog(directory, first)) as log, closing(batches), signals.deferred():
+  log = workdir.MetricsLog(directory, first) if hosts.is_first() else workdir.NoLog()
+  with contextlib.closing(log), contextlib.closing(batches), signals.deferred():
     pending = None
     # The untrained network is no candidate, unless its last layer was fitted.
     settled = checkpoints.scored(first) if first else prepared.head is None
     for number in range(first, steps + 1):
+      signals.asked = signals.asked or hosts.preempted(number)
       due = (number % config.train.eval_every == 0 or number == steps) and not (number == first and settled)
       if due or (signals.asked and number != first):
         if pending:
@@ -442,8 +461,7 @@ def _train(
         raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
       if number == steps:
         break
-      batch = sharding.shard_batch(Batch(**next(batches)), mesh)
-      state, metrics = train_step(state, batch)
+      state, metrics = train_step(state, Batch(**next(batches)))
       if pending:
         report(pending)
         pending = None
@@ -465,8 +483,10 @@ def _train(
     'titles': dict(dataset.titles),
   }
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split)
-  workdir.write_json(directory / 'results.json', results)
-  (directory / 'done').touch()
+  if hosts.is_first():
+    workdir.write_json(directory / 'results.json', results)
+    (directory / 'done').touch()
+  hosts.wait('the results are written')
   return results
 
 
@@ -483,7 +503,7 @@ def conclude(config, directory, dataset, checkpoints, state, roles, run_split) -
       if split == 'train' and step != chosen:
         continue
       evaluation = run_split(split, restored, collect=step == chosen)
-      if step == chosen:
+      if step == chosen and hosts.is_first():
         write_arrays(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
       for role in roles:
         found[role][split] = summary(evaluation.counts[role], dataset)

@@ -34,6 +34,8 @@ MAY_CHANGE = (
   'model.feature_cache',
   'checkpoint.keep',
   'compilation_cache',
+  'parallel',
+  'fsdp',
 )
 
 PACKAGES = (
@@ -96,6 +98,8 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
       return False
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
+  if not _has_checkpoint(workdir):  # a start that came to nothing, as with a wrong folder, binds nobody
+    return False
   old, new = flatten(read_json(path)), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
   if changed and not force:
@@ -105,6 +109,11 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
       'Choose another --workdir, or go on from its checkpoint with --force.'
     )
   return not changed
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+  folder = workdir / 'checkpoints'
+  return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _foreign(workdir: Path) -> bool:
@@ -247,6 +256,16 @@ class MetricsLog:
     """Write what is buffered."""
     self._file.close()
     self._events.close()
+
+
+class NoLog:
+  """A log that keeps nothing, for hosts that do not write."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Do nothing."""
+
+  def close(self) -> None:
+    """Do nothing."""
 
 
 def _step_of(line: str) -> float:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,15 @@ class Evaluation(NamedTuple):
   predictions: dict[str, np.ndarray]
 
 
-def make_eval_step(model, preprocess: Callable, roles: tuple[str, ...], groups: int) -> Callable:
-  """Make the jitted `(params, batch_stats, batch) -> (counts, outputs)`, both by role."""
+def make_eval_step(
+  model, preprocess: Callable, roles: tuple[str, ...], groups: int, mesh: jax.sharding.Mesh
+) -> Callable:
+  """Make the jitted `(params, batch_stats, batch) -> (counts, outputs, rows)`, the first two by role.
 
-  @jax.jit
+  `rows` is what the batch says beside its images: every host gets all of it.
+  """
+
+  @partial(jax.jit, out_shardings=sharding.everywhere(mesh))
   def eval_step(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
     x = preprocess(batch['image'])
     counts, outputs = {}, {}
@@ -37,7 +43,7 @@ def make_eval_step(model, preprocess: Callable, roles: tuple[str, ...], groups: 
       logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
       counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups)
       outputs[role] = {'logits': logits, 'features': features}
-    return counts, outputs
+    return counts, outputs, {name: values for name, values in batch.items() if name != 'image'}
 
   return eval_step
 
@@ -56,17 +62,18 @@ def evaluate(
     collect: keep `index, label, group, logits_<role>, features_<role>` in `predictions`, in the split's order.
   """
   total: dict[str, Counts] | None = None
-  rows: list[dict[str, np.ndarray]] = []
+  collected: list[dict[str, np.ndarray]] = []
   for batch in batches:
-    counts, outputs = eval_step(state.params, state.batch_stats, sharding.shard_batch(batch, mesh))
+    counts, outputs, rows = eval_step(state.params, state.batch_stats, sharding.shard_batch(batch, mesh))
     total = counts if total is None else {role: total[role].merge(counts[role]) for role in total}
     if collect:
-      kept = batch['weight'] > 0
-      row = {name: batch[name][kept] for name in ('index', 'label', 'group')}
-      for role, output in jax.device_get(outputs).items():
+      outputs, rows = jax.device_get((outputs, rows))
+      kept = rows['weight'] > 0
+      row = {name: rows[name][kept] for name in ('index', 'label', 'group')}
+      for role, output in outputs.items():
         row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
-      rows.append(row)
-  predictions = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+      collected.append(row)
+  predictions = {name: np.concatenate([row[name] for row in collected]) for name in (collected or [{}])[0]}
   return Evaluation(jax.device_get(total), predictions)
 
 

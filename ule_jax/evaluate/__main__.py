@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
   dataset = load_data(run)
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
-  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups))
+  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
   loader = {'batch_size': run.batch_size, 'threads': run.config.loader.threads}
   batches = pipeline.eval_batches(dataset, split, **loader)
   counts, predictions = evaluate(step, run.networks, batches, run.mesh, collect=bool(flags['saliency']))

@@ -13,7 +13,11 @@ Params = dict[str, PyTree]  # role -> parameters
 
 
 class Batch(NamedTuple):
-  """One batch on the device. `weight` 0 marks padding; `group` is -1 where it is not known."""
+  """One batch on the device. `weight` 0 marks padding; `group` is -1 where it is not known.
+
+  In a program that runs on every device (`parallel=pmap`) the images, and gradients at them, are those of one device,
+  all else is of the whole batch: `sharding.everyone` and `sharding.here` lead from one to the other.
+  """
 
   image: Array  # b h w c; uint8 as shipped, normalised float once the step has prepared it
   label: Int[Array, 'b']
@@ -31,7 +35,10 @@ class Output(NamedTuple):
 
 
 class Forward(Protocol):
-  """Run the network of a role at `x`: the image, or features for heads on a shared encoder."""
+  """Run the network of a role at `x`: the image, or features for heads on a shared encoder.
+
+  Of one device, as a batch's images are; the output is of the whole batch.
+  """
 
   def __call__(self, role: str, x: Array, train: bool = True) -> Output: ...
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from ule_jax import losses
 from ule_jax.methods.contract import Aux, Method, Sizes, stateless
 from ule_jax.methods.ule import STUDENT, TEACHER, properties_of, weighted
+from ule_jax.sharding import everyone, here
 
 
 def make_method(options, sizes: Sizes) -> Method:
@@ -27,7 +28,7 @@ def make_method(options, sizes: Sizes) -> Method:
     del params
     values, stats, mistake, total = {}, {}, 1.0, 0.0
     if has_student:
-      student = forward(STUDENT, losses.add_noise(key, batch.image, batch.index, options.student_noise))
+      student = forward(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
       mistake = mistakes(student.logits, batch.label, batch.weight)
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
@@ -37,7 +38,7 @@ def make_method(options, sizes: Sizes) -> Method:
     learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):
-      penalty = losses.weighted_mean(losses.gradient_penalty(g_t), batch.weight)
+      penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty
       learned = learned + weighted(options, step, penalty)
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats

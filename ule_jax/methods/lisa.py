@@ -39,6 +39,7 @@ from ule_jax.methods.contract import (
   require_groups,
   stateless,
 )
+from ule_jax.sharding import everyone, here
 
 MODEL = 'model'
 
@@ -75,7 +76,7 @@ def make_method(options, sizes: Sizes) -> Method:
       part = share.reshape(-1, *(1 for _ in values.shape[1:]))
       return part * values + (1 - part) * values[partner]
 
-    out = forward(MODEL, mix(batch.image))
+    out = forward(MODEL, here(mix(everyone(batch.image))))
     target = mix(jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype))
     value = losses.weighted_mean(losses.soft_cross_entropy(out.logits, target), batch.weight)
     mixed = losses.weighted_mean(jnp.any(allowed, axis=1).astype(value.dtype), batch.weight)

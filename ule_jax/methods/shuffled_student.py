@@ -14,9 +14,12 @@ import jax.numpy as jnp
 
 from ule_jax.methods.contract import LABEL_FREE, Method, Sizes
 from ule_jax.methods.ule import student_and_teacher
+from ule_jax.sharding import everyone, here
 
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make the control; same options as `ule`."""
   del sizes
-  return student_and_teacher(options, frozenset({LABEL_FREE}), pair=lambda g_s: jnp.roll(g_s, 1, axis=0))
+  return student_and_teacher(
+    options, frozenset({LABEL_FREE}), pair=lambda g_s: here(jnp.roll(everyone(g_s), 1, axis=0))
+  )

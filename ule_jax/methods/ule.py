@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from ule_jax import losses
 from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Method, Sizes, stateless
+from ule_jax.sharding import everyone, here
 
 STUDENT, TEACHER = 'student', 'teacher'
 
@@ -57,14 +58,14 @@ def student_and_teacher(options, properties: frozenset[str], pair: Callable = la
     def run(role, image):
       return losses.input_gradient(lambda x: forward(role, x), image, lambda out: scalar(out.logits, batch.label))
 
-    student, g_s = run(STUDENT, losses.add_noise(key, batch.image, batch.index, options.student_noise))
+    student, g_s = run(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
     teacher, g_t = run(TEACHER, batch.image)
     fitted = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
     mistake = mistakes(student.logits, batch.label, batch.weight)
     learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):
-      shared = losses.weighted_mean(term(jax.lax.stop_gradient(pair(g_s)), g_t), batch.weight)
+      shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
       metrics['shared'] = shared
       learned = learned + weighted(options, step, shared)
     return fitted + learned, Aux(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ule_jax import sharding
 
 BATCH_NORMS = ('none', 'batch', 'frozen')
 
@@ -24,13 +27,39 @@ def make_norm(kind: str, train: bool, precision: str = 'float32') -> Callable[[s
   Args:
     kind: `none`; `batch`: statistics of the batch in training and running ones in evaluation;
       `frozen`: running statistics everywhere, which do not move. With `batch` the examples of a
-      batch mix, so that one example's input gradient depends on the others.
+      batch mix, those of all devices, so that one example's input gradient depends on the others.
     precision: of the result; statistics are float32 in any case.
   """
   if kind == 'none':
     return lambda name: lambda x: x
   running, dtype = not train or kind == 'frozen', PRECISIONS[precision]
-  return lambda name: nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+  return lambda name: nn.BatchNorm(
+    running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name, axis_name=sharding.axis()
+  )
+
+
+class Dropout(nn.Module):
+  """Set a share of the values to 0 in training and scale the others up.
+
+  As flax's, but drawn for the whole batch on every device that has a part of it, for the numbers of one device.
+
+  Args:
+    rate: in [0, 1).
+    broadcast_dims: axes along which all values have one fate.
+  """
+
+  rate: float
+  broadcast_dims: tuple[int, ...] = ()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b *shape'], train: bool) -> Float[Array, 'b *shape']:
+    if not train or self.rate == 0:
+      return x
+    shape = [1 if i in self.broadcast_dims else size for i, size in enumerate(x.shape)]
+    kept = sharding.drawn_here(
+      lambda shape: jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, shape), shape
+    )
+    return jnp.where(kept, x / (1 - self.rate), 0)
 
 
 def classify(
@@ -42,7 +71,7 @@ def classify(
     dropout: share of features that the last layer does not see in training.
   """
   features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-  seen = nn.Dropout(dropout, deterministic=not train)(features)
+  seen = Dropout(dropout)(features, train)
   return nn.Dense(classes, name='head')(seen), features
 
 
@@ -54,4 +83,4 @@ def scale_depth(rate: float, block: int, blocks: int) -> float:
 def drop_branch(y: Array, rate: float, train: bool) -> Array:
   """Leave out a residual branch for a share of the examples in training, and scale it up for the others."""
   each = tuple(range(1, y.ndim))
-  return nn.Dropout(rate, broadcast_dims=each, deterministic=not train)(y)
+  return Dropout(rate, each)(y, train)

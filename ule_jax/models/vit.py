@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ule_jax.models.layers import PRECISIONS, classify, drop_branch, scale_depth
+from ule_jax.models.layers import PRECISIONS, Dropout, classify, drop_branch, scale_depth
 from ule_jax.models.remat import run_block
 
 
@@ -30,7 +30,7 @@ class Block(nn.Module):
     width, dtype = x.shape[-1], PRECISIONS[self.precision]
 
     def drop(y):
-      return nn.Dropout(self.dropout, deterministic=not train)(y)
+      return Dropout(self.dropout)(y, train)
 
     y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm1')(x)
     attention = nn.MultiHeadDotProductAttention(
@@ -74,7 +74,7 @@ class ViT(nn.Module):
     x = jnp.concatenate([token, x], axis=1)
     position = self.param('position', nn.initializers.normal(0.02), (1, *x.shape[1:]))
     x = x + jnp.broadcast_to(position, x.shape).astype(x.dtype)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = Dropout(self.dropout)(x, train)
     for i in range(self.depth):
       drop_path = scale_depth(self.drop_path, i, self.depth)
       block = partial(Block, self.heads, self.dropout, drop_path, self.precision)

@@ -1,0 +1,123 @@
+"""Several processes that train one run together: one on each host, or one for each accelerator of a host.
+
+Every host runs the same command and computes the same; the first one also writes and speaks. A host that dies takes the
+others with it, within `LOST` seconds, and the run goes on from its last checkpoint when it is started again, on any
+number of hosts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+from ule_jax.errors import UserError
+
+LOST = 60  # seconds without a word from a host, after which the others end
+PATIENCE = 3600  # seconds that hosts wait where one of them has work to do
+_waits = itertools.count()  # a name can be waited at once only
+# What says that a launcher started several processes of this command.
+COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
+
+
+def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
+  """Join the other hosts of a run, if there are any; jax must not have been used before.
+
+  Without arguments they are found by what SLURM, Open MPI or a TPU pod slice says of the job.
+
+  Args:
+    coordinator: ADDRESS:PORT of the first host, which the others can reach.
+    number: of hosts.
+    host: which one this is, from 0 on.
+
+  Raises:
+    UserError: the arguments are not all there, or the others cannot be reached.
+  """
+  given = {'coordinator': bool(coordinator), 'hosts': number > 0, 'host': host >= 0}
+  if any(given.values()):
+    if missing := [f'--{name}' for name, there in given.items() if not there]:
+      raise UserError(
+        f'{" and ".join(missing)} missing: give --coordinator=ADDRESS:PORT, --hosts=NUMBER and --host=WHICH.'
+      )
+    if host >= number:
+      raise UserError(f'--host={host}, but hosts are counted from 0 to {number - 1}, as --hosts={number}.')
+    if not coordinator.rpartition(':')[2].isdecimal():
+      raise UserError(f'--coordinator={coordinator} names no port: write it as ADDRESS:PORT.')
+    if number == 1:
+      return
+    _initialize(coordinator_address=coordinator, num_processes=number, process_id=host)
+  elif _launched():
+    _initialize()
+  elif importlib.util.find_spec('libtpu') and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu'):
+    try:
+      _initialize()
+    except ValueError:  # no pod slice: jax finds nobody to join
+      return
+
+
+def _launched() -> bool:
+  several = any(int(os.environ.get(name) or 1) > 1 for name in COUNTS)
+  return several or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+
+
+def _initialize(**arguments) -> None:
+  try:
+    jax.distributed.initialize(heartbeat_timeout_seconds=LOST, **arguments)
+  except RuntimeError as error:
+    text = ' '.join(str(error).split())
+    raise UserError(
+      f'the other hosts cannot be reached ({text[:200]}): start the same command on all of them.'
+    ) from None
+
+
+def joined() -> bool:
+  """Tell whether this process has joined others, without touching a device."""
+  return jax.distributed.is_initialized()
+
+
+def several() -> bool:
+  """Tell whether there is more than this host."""
+  return jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Tell whether this host is the one that writes and speaks."""
+  return jax.process_index() == 0
+
+
+def which() -> dict[str, int]:
+  """Tell which host this is, of how many."""
+  return {'host': jax.process_index(), 'hosts': jax.process_count()}
+
+
+def wait(name: str) -> None:
+  """Go on when all hosts are here; `name` says where that is."""
+  if several():
+    # Not sync_global_devices: a collective that waits for so long may give up.
+    key = f'ule_jax {name} {next(_waits)}'
+    multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
+
+
+@contextmanager
+def first_before_others(name: str) -> Iterator[None]:
+  """Let the first host go through a block before the others, who find what it left."""
+  if not is_first():
+    wait(name)
+  yield
+  if is_first():
+    wait(name)
+
+
+def preempted(step: int) -> str:
+  """Return the name of the signal after which all hosts are to stop at this step, '' if they need not.
+
+  jax passes a SIGTERM at one host on to all of them, and finds a step that none has gone beyond. To be called by
+  every host at every step.
+  """
+  return 'SIGTERM' if several() and multihost_utils.reached_preemption_sync_point(step) else ''
