@@ -121,6 +121,26 @@ def test_a_damaged_best_one_is_refused_by_name(tmp_path):
   assert (tmp_path / '10').is_dir()  # damaged ones are not deleted
 
 
+def test_parts_are_read_alone_and_checked(tmp_path):
+  fill(tmp_path, [(1, 1)])
+  like = {'kernel': jnp.zeros((300, 50))}
+
+  def read():
+    checkpoints = Checkpoints(tmp_path, ())
+    try:
+      return checkpoints.restore_parts(10, like)
+    finally:
+      checkpoints.close()
+
+  found = read()
+  assert list(found) == ['kernel']
+  assert isinstance(found['kernel'], np.ndarray)
+  np.testing.assert_array_equal(found['kernel'], state_of(10)['kernel'])
+  damage(arrays_of(tmp_path / '10'))
+  with pytest.raises(UserError, match=r'/10 cannot be used \(its arrays do not have the checksums .*\): restore it'):
+    read()
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, RULES, 2)
   checkpoints.save(10, state_of(10), {})

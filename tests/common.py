@@ -10,7 +10,7 @@ import optax
 from configs import base
 from ule_jax import sharding
 from ule_jax.methods import METHODS, Batch, Sizes
-from ule_jax.models import make_model
+from ule_jax.models import make_model, pretrained
 from ule_jax.train import create_state, make_train_step
 
 SIZES = Sizes(n=100, k=2, g=4, group_counts=np.array([40, 10, 10, 40]))
@@ -33,6 +33,15 @@ def network(name: str = 'cnn', k: int = 2, **changes):
   if name.startswith('resnet') and 'batch_norm' not in changes:
     settings['batch_norm'] = 'batch'
   return make_model(SimpleNamespace(**settings), k)
+
+
+def save_network(name: str, path, seed: int = 0) -> None:
+  """Write a network of random weights under its foreign names."""
+  from safetensors.numpy import save_file
+
+  model = network(name, 10)
+  variables = jax.jit(lambda: model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False))()
+  save_file(pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 
 def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:

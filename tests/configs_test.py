@@ -1,5 +1,6 @@
 """Every config with every method makes a step; every field is read; mistyped ones are refused."""
 
+import importlib
 import re
 from types import SimpleNamespace
 
@@ -140,6 +141,30 @@ def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsy
   assert 'Traceback' not in said
   assert len(said.splitlines()) == 1
   assert not list(tmp_path.iterdir())
+
+
+def test_a_verb_without_a_config_reads_arguments_and_numbers():
+  flags = {'model': '', 'count': 3, 'fast': False}
+  found = cli.read(['a.pth', '--model', 'resnet50', 'b=c', '--count=12', '--fast'], '', flags, positional=True)
+  assert found == ({'model': 'resnet50', 'count': 12, 'fast': True}, ['a.pth', 'b=c'], [])
+  assert cli.read(['x'], '', flags, positional=True).values == flags
+  for argv, message in (
+    (['--modle=x'], r'unknown flag --modle: did you mean model'),
+    (['--config=digits'], r'unknown flag --config'),
+    (['--count=-1'], r"--count is a whole number from 0 on, not '-1'"),
+    (['--model='], r'--model has no value'),
+    (['-m'], r"unexpected argument '-m': flags look like --model=VALUE"),
+  ):
+    with pytest.raises(cli.UserError, match=message):
+      cli.read(argv, '', flags, positional=True)
+
+
+def test_every_verb_has_a_module_with_help(capsys):
+  for module in cli.VERBS.values():
+    with pytest.raises(SystemExit) as end:
+      importlib.import_module(module).main(['--help'])
+    assert end.value.code == 0
+    assert 'python -m ule_jax' in capsys.readouterr().out
 
 
 def test_the_method_can_be_named_as_a_field():

@@ -33,6 +33,39 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope='session')
+def ule_run(tmp_path_factory) -> Path:
+  """A short run of two networks, done, with saliency of its test split: not to be changed."""
+  from ule_jax import cli, train
+  from ule_jax.evaluate.__main__ import main
+
+  workdir = tmp_path_factory.mktemp('ule') / 'w'
+  steps = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.train.log_every=5']
+  train.run(cli.parse(['--config=digits:ule', *steps, '--config.data.crops=1'], '', {}).config, workdir)
+  main([f'--run={workdir}', '--saliency=3'])
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def frozen_run(tmp_path_factory) -> Path:
+  """A short run of two heads on a frozen CIFAR ResNet, done: not to be changed. Its weights and data lie beside it."""
+  from common import save_network
+  from writers import write_celeba
+
+  from ule_jax import cli, train
+
+  root = tmp_path_factory.mktemp('frozen')
+  save_network('resnet20', root / 'net.safetensors')
+  flags = [
+    '--config=celeba:ule,frozen', f'--config.data.dir={write_celeba(root / "celeba")}', '--config.data.official=False',
+    '--config.data.size=8', '--config.model.name=resnet20', f'--config.model.weights={root}/net.safetensors',
+    '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
+    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache',
+  ]  # fmt: skip
+  train.run(cli.parse(flags, '', {}).config, root / 'w')
+  return root / 'w'
+
+
+@pytest.fixture(scope='session')
 def torchvision():
   torch = pytest.importorskip('torch')
   try:

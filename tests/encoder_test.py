@@ -3,17 +3,14 @@
 import json
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import KEY, network
+from common import save_network
 from writers import write_celeba
 
 from ule_jax import cli, encoder, train
 from ule_jax.data import load
 from ule_jax.errors import UserError
-from ule_jax.models import pretrained
 
 SMALL = {
   'size': 8, 'augment': False, 'official': False, 'on_bad_image': 'fail', 'resize': 'antialias',
@@ -29,12 +26,8 @@ def celeba(tmp_path_factory):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
   """A file in the names of a CIFAR ResNet."""
-  from safetensors.numpy import save_file
-
-  model = network('resnet20', 10)
-  variables = jax.jit(lambda: model.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False))()
   path = tmp_path_factory.mktemp('weights') / 'net.safetensors'
-  save_file(pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
+  save_network('resnet20', path)
   return path
 
 

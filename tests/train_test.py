@@ -168,7 +168,7 @@ def signal_at(monkeypatch, place, name, after=1):
     (train.data, 'load', 1, None),
     (train, 'Batch', 6, 6),
     (train, 'Batch', 8, 8),
-    (train, 'summarize', 2, 4),
+    (train, 'summary', 2, 4),
     (train, 'conclude', 1, 12),
   ],
 )

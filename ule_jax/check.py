@@ -126,7 +126,6 @@ def check(config: Any) -> None:
   for field in ('model.dropout', 'model.drop_path'):
     if not fields[field] < 1:
       raise UserError(f'{field} is {fields[field]}: give a share from 0 to below 1.')
-  _check_model(config)
   if not fields['train.holdout'] < 1:
     raise UserError(f'train.holdout is {fields["train.holdout"]}: give a share of train, from 0 to below 1.')
   strengths = fields.get('first.dfr.strengths', (1.0,))
@@ -146,9 +145,18 @@ def check(config: Any) -> None:
     raise UserError(
       f'fsdp divides parameters in one program for all devices: it needs parallel=jit, not {config.parallel}.'
     )
-  for field in ('train.batch_size', 'train.eval_batch_size'):
-    if fields[field] % jax.device_count():
-      raise UserError(f'{field} {fields[field]} does not divide over {jax.device_count()} devices.')
+  _check_model(config)
+
+
+def check_devices(config: Any) -> None:
+  """Check that batches divide over the devices that are here.
+
+  Raises:
+    UserError: one does not.
+  """
+  for field in ('batch_size', 'eval_batch_size'):
+    if config.train[field] % jax.device_count():
+      raise UserError(f'train.{field} {config.train[field]} does not divide over {jax.device_count()} devices.')
   if config.train.batch_size % (config.train.accumulate * jax.device_count()):
     raise UserError(
       f'train.batch_size {config.train.batch_size} does not divide into train.accumulate={config.train.accumulate} '

@@ -26,6 +26,8 @@ VERBS = {
   'prepare': 'ule_jax.prepare',
   'evaluate': 'ule_jax.evaluate.__main__',
   'report': 'ule_jax.report.__main__',
+  'predict': 'ule_jax.predict',
+  'export': 'ule_jax.export',
 }
 
 
@@ -166,7 +168,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   path = _find(file)
   try:
     config = _import(path).get_config(*[','.join([method, *variants])] if method else [])
-    _conform(config)
+    conform(config)
   except UserError:
     raise
   except (Exception, SystemExit) as error:  # whatever a config file does wrong is the user's to mend
@@ -185,7 +187,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   return config, '-'.join([path.stem, *variants])
 
 
-def _conform(config: Any) -> None:
+def conform(config: Any) -> None:
   """Check that a config has the fields of configs/base.py and no others, with values of their types.
 
   Raises:
@@ -193,6 +195,7 @@ def _conform(config: Any) -> None:
   """
   from ule_jax.workdir import flatten
 
+  _import_configs()
   base = importlib.import_module('configs.base')
   if not hasattr(config, 'to_dict'):
     raise ValueError(f'get_config returns {type(config).__name__} {config!r:.50}: return what base.make made.')
@@ -228,10 +231,14 @@ def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
 
 def _import(path: Path) -> Any:
   """Run a config file; `from configs import base` works in it from any folder."""
-  folder = configs_folder()
-  if 'configs' not in sys.modules:
-    _run_module('configs', folder / '__init__.py', [str(folder)])
+  _import_configs()
   return _run_module(f'configs.{path.stem}', path)
+
+
+def _import_configs() -> None:
+  if 'configs' not in sys.modules:
+    folder = configs_folder()
+    _run_module('configs', folder / '__init__.py', [str(folder)])
 
 
 def _run_module(name: str, path: Path, locations: list[str] | None = None) -> Any:

@@ -54,24 +54,24 @@ def _duration(seconds: float) -> str:
   return f'{hours}:{minutes:02}:{rest:02}' if hours else f'{minutes}:{rest:02}'
 
 
-def results_table(results: dict[str, Any]) -> str:
-  """Lay out the test accuracies of a finished run, its roles side by side."""
+def results_table(results: dict[str, Any], split: str = 'test') -> str:
+  """Lay out the accuracies of a finished run on a split, its roles side by side."""
   roles: Sequence[str] = tuple(results['roles'])
-  tests = [results['roles'][role]['test'] for role in roles]
+  found = [results['roles'][role][split] for role in roles]
   rows = [('', '', *roles)]
-  metrics = [name for name in tests[0] if name not in ('classes', 'groups', 'reasons')]
+  metrics = [name for name in found[0] if name not in ('classes', 'groups', 'reasons')]
   for name in metrics:
     title = results['titles'].get(name, name.replace('_', ' '))
-    rows.append((title, '', *(_percent(t[name]) for t in tests)))
-  for group, first in tests[0]['groups'].items():
-    rows.append((f'group: {group}', f'{first["count"]:,}', *(_percent(t['groups'][group]['accuracy']) for t in tests)))
+    rows.append((title, '', *(_percent(t[name]) for t in found)))
+  for group, first in found[0]['groups'].items():
+    rows.append((f'group: {group}', f'{first["count"]:,}', *(_percent(t['groups'][group]['accuracy']) for t in found)))
   cells = max(9, *(len(role) for role in roles)) + 2
   count = max(len(row[1]) for row in rows) + 2
   name = min(max(len(row[0]) for row in rows), WIDTH - count - cells * len(roles))
   lines = [f'{r[0][:name]:<{name}}{r[1]:>{count}}' + ''.join(f'{c:>{cells}}' for c in r[2:]) for r in rows]
   rule, top = '-' * len(lines[0]), 1 + len(metrics)
   title = (
-    f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: test, % '
+    f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: {split}, % '
     f'(step {results["step"]}, chosen by {results["select"]})'
   )
   return '\n'.join([title, rule, lines[0], rule, *lines[1:top], rule, *lines[top:], rule])

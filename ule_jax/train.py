@@ -24,13 +24,13 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ule_jax import backend, console, data, encoder, hosts, sharding, stages, workdir
-from ule_jax.check import check
+from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
-from ule_jax.data import Dataset, pipeline
+from ule_jax.data import Dataset, Preparation, pipeline
 from ule_jax.errors import Interrupted, UserError, unknown
-from ule_jax.evaluate import evaluate, make_eval_step, write_predictions
+from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
 from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
-from ule_jax.metrics import SELECTABLE, Counts, summarize
+from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
 from ule_jax.signals import Signals
@@ -204,6 +204,7 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
 
 def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
   check(config)
+  check_devices(config)
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
@@ -232,6 +233,9 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
         weights = load_weights(config, dataset, directory)
         if frozen:
           dataset = encode(config, dataset, weights)
+          # For who has the run and not its data: heads are trained on standardised features.
+          if hosts.is_first():
+            workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
         else:
           begin = partial(with_weights, weights=weights)
       if config.first.prepare != 'none':
@@ -274,7 +278,7 @@ def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
   return Built(method, model, tx, preprocess, key, state)
 
 
-def pixel_scale(config: Any, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
 
   Features of a frozen encoder were made of such images, and have their own.
@@ -293,7 +297,7 @@ def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.P
   Raises:
     UserError: they are not there, or do not fit.
   """
-  _, template = network_and_shapes(config, dataset)
+  _, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
   found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
   rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
   about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
@@ -310,10 +314,8 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
   """
   scale, mesh = pixel_scale(config, dataset), sharding.local_mesh()
   preprocess = make_preprocess(*scale)
-  network, template = network_and_shapes(config, dataset)
-  unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template['params']['head'])
-  variables = {'params': weights.params | {'head': unused}, 'batch_stats': weights.batch_stats}
-  variables = sharding.replicate(variables, mesh)
+  network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
+  variables = sharding.replicate(headless(weights, template), mesh)
   apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
   with hosts.first_before_others('features'):  # who find them in the cache, if it is one for all
     return encoder.encode(
@@ -327,11 +329,17 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
     )
 
 
-def network_and_shapes(config: Any, dataset: Dataset) -> tuple[Any, PyTree]:
+def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
   """Make the network from the image on, and the shapes of its parameters and statistics."""
-  network = make_network(SimpleNamespace(**config.model), len(dataset.classes))
-  sample = jnp.zeros((1, *dataset.image_shape))
+  network = make_network(SimpleNamespace(**config.model), classes)
+  sample = jnp.zeros((1, *image_shape))
   return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
+
+
+def headless(weights: pretrained.Pretrained, template: PyTree) -> PyTree:
+  """Make the variables of a network of which only the features are used: its last layer is zero."""
+  unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template['params']['head'])
+  return {'params': weights.params | {'head': unused}, 'batch_stats': weights.batch_stats}
 
 
 def run_first(
@@ -396,10 +404,6 @@ def _train(
     )
     return evaluate(eval_step, state, signals.heeded(batches), mesh, collect)
 
-  def summary(counts: Counts) -> dict[str, Any]:
-    shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
-    return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
-
   def validate() -> dict[str, float]:
     """Score the state on the validation splits; nothing if a signal comes: what was trained is worth saving first."""
     scores = {}
@@ -407,7 +411,7 @@ def _train(
       for split in filter(is_validation, dataset.splits):
         for role, counts in run_split(split, state).counts.items():
           prefix = '' if role == method.roles[-1] else f'{role}/'
-          found = summary(counts)
+          found = summary(counts, dataset)
           scores |= {f'{prefix}{split}/{m}': found[m] for m in SELECTABLE if found[m] is not None}
     except Interrupted:
       return {}
@@ -478,7 +482,7 @@ def _train(
     'groups': list(dataset.groups),
     'titles': dict(dataset.titles),
   }
-  results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split, summary)
+  results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split)
   if hosts.is_first():
     workdir.write_json(directory / 'results.json', results)
     (directory / 'done').touch()
@@ -486,7 +490,7 @@ def _train(
   return results
 
 
-def conclude(config, directory, dataset, checkpoints, state, roles, run_split, summary) -> dict[str, Any]:
+def conclude(config, directory, dataset, checkpoints, state, roles, run_split) -> dict[str, Any]:
   """Evaluate the last and every selected checkpoint; write the predictions of the one that is deployed."""
   best = checkpoints.best()
   chosen = int(state.step) if config.select == 'last' else best[config.select]
@@ -500,9 +504,9 @@ def conclude(config, directory, dataset, checkpoints, state, roles, run_split, s
         continue
       evaluation = run_split(split, restored, collect=step == chosen)
       if step == chosen and hosts.is_first():
-        write_predictions(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
+        write_arrays(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
       for role in roles:
-        found[role][split] = summary(evaluation.counts[role])
+        found[role][split] = summary(evaluation.counts[role], dataset)
     return found
 
   found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}

@@ -57,11 +57,11 @@ def write_json(path: Path, content: Any) -> None:
   partial.replace(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str = 'choose another --workdir') -> dict[str, Any]:
   """Read a JSON file.
 
   Raises:
-    UserError: it is not JSON.
+    UserError: it is not JSON; ends with the advice.
   """
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
       raise ValueError(f'a {type(content).__name__} where an object is due')
     return content
   except (ValueError, OSError) as error:
-    raise UserError(f'{path} cannot be read ({error}): choose another --workdir.') from None
+    raise UserError(f'{path} cannot be read ({error}): {advice}.') from None
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
 from ule_jax.data.checks import differences, refuse_bad_images, without_bad_images
-from ule_jax.data.dataset import Dataset, Split
+from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.errors import UserError, unknown
 
 ON_BAD_IMAGE = ('fail', 'skip')
@@ -18,6 +18,14 @@ DATASETS = {
   'spawrious': spawrious.load,
   'urbancars': urbancars.load,
   'folder': folder.load,
+}
+_PREPARATIONS = {
+  'digits': digits.preparation,
+  'waterbirds': waterbirds.preparation,
+  'celeba': celeba.preparation,
+  'spawrious': spawrious.preparation,
+  'urbancars': urbancars.preparation,
+  'folder': folder.preparation,
 }
 
 
@@ -53,6 +61,15 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   return dataset
 
 
+def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
+  """Say how the images of a data set are prepared in evaluation, without the data.
+
+  Args:
+    options: as in `load`.
+  """
+  return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
+
+
 def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None) -> None:
   """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
 
@@ -65,4 +82,4 @@ def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: 
     refuse_bad_images(dataset, say)
 
 
-__all__ = ['DATASETS', 'ON_BAD_IMAGE', 'Dataset', 'Split', 'check_images', 'load']
+__all__ = ['DATASETS', 'ON_BAD_IMAGE', 'Dataset', 'Preparation', 'Split', 'check_images', 'load', 'preparation']

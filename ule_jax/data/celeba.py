@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ule_jax.data import records
-from ule_jax.data.dataset import Dataset
+from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.files import random_crop_and_flip, split_of, square
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize
@@ -28,6 +28,11 @@ OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
   'val': (8535, 8276, 2874, 182),
   'test': (9767, 7535, 2480, 180),
 }
+
+
+def preparation(*, size: int, resize: str, **_) -> Preparation:
+  """Say how images are prepared; takes the options of `load`."""
+  return Preparation((size, size, 3), square(size, make_resize(resize)))
 
 
 def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augment: bool) -> Dataset:
@@ -51,10 +56,9 @@ def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augme
       raise unknown('CelebA attribute', chosen, names)
   if target == attribute:
     raise UserError(f'data.target and data.attribute are both {target!r}: choose two attributes.')
-  interpolate = make_resize(resize)
-  evaluate = square(size, interpolate)
+  prepared = preparation(size=size, resize=resize)
   # Both sides of the ratio: group_DRO's data/celebA_dataset.py with --augment_data.
-  crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), interpolate)
+  crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, a = rows.columns[target], rows.columns[attribute]
@@ -65,9 +69,8 @@ def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augme
     splits={part: split(table.parts[part]) for part in PARTS},
     classes=(f'not {target}', target),
     groups=tuple(f'{t}{target}, {s}{attribute}' for t in ('not ', '') for s in ('not ', '')),
-    image_shape=(size, size, 3),
-    train_transform=crop if augment else evaluate,
-    eval_transform=evaluate,
+    train_transform=crop if augment else prepared.eval_transform,
+    **prepared._asdict(),
     notes={'target': target, 'attribute': attribute, 'size': size, 'resize': resize, 'augment': augment},
     official={part: counts if usual else (sum(counts),) for part, counts in OFFICIAL.items()},
     table=table,

@@ -51,6 +51,16 @@ class Split(NamedTuple):
     )
 
 
+class Preparation(NamedTuple):
+  """How an image becomes what a network is shown, where nothing is random; as in `Dataset`."""
+
+  image_shape: tuple[int, ...]
+  eval_transform: Transform | None
+  mean: tuple[float, ...] = IMAGENET_MEAN
+  std: tuple[float, ...] = IMAGENET_STD
+  dtype: type = np.uint8
+
+
 class Dataset(NamedTuple):
   """A data set: splits, the names of classes and groups, and how images are prepared.
 

@@ -23,7 +23,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from ule_jax.data.dataset import Dataset, Split
+from ule_jax.data.dataset import Dataset, Preparation, Split
+from ule_jax.data.files import stretch
+from ule_jax.data.transforms import antialias
 from ule_jax.errors import UserError, unknown
 
 SIZE = 16  # pixels, height and width of an image
@@ -34,6 +36,11 @@ CLASSES = ('below five', 'five or more')
 SHORTCUTS = {'tint': ('cold', 'warm'), 'place': ('temple', 'flower'), 'patch': ('dark', 'bright')}
 TINT, TINT_SPREAD = 0.2, 0.05  # gain of red and loss of blue, and its standard deviation over images
 PATCH = 3  # pixels, height and width of the square
+
+
+def preparation(**_) -> Preparation:
+  """Say how images are prepared: ours have their size already."""
+  return Preparation((SIZE, SIZE, 3), stretch(SIZE, antialias), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int) -> Dataset:
@@ -69,6 +76,7 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
       group=(label[ids] * 2 + values).astype(np.int32),
       load=images.__getitem__,
       name=lambda i: f'digit {ids[i]}, {SHORTCUTS[shortcut][values[i]]}',
+      masks=lambda i: {'digit': (strokes[ids[i]] * 255).astype(np.uint8)},
     )
 
   def biased(ids: Int[np.ndarray, 'm'], rng: np.random.Generator) -> Split:
@@ -90,11 +98,8 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
     splits=splits,
     classes=CLASSES,
     groups=tuple(f'{c}, {value}' for c in CLASSES for value in SHORTCUTS[shortcut]),
-    image_shape=(SIZE, SIZE, 3),
     train_transform=None,
-    eval_transform=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
+    **preparation()._asdict(),
     notes={'shortcut': shortcut, 'rate': rate, 'crops': crops, 'brightness': brightness, 'data_seed': seed},
   )
 

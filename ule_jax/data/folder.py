@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ule_jax.data import records
-from ule_jax.data.dataset import Dataset, Transform
+from ule_jax.data.dataset import Dataset, Preparation, Transform
 from ule_jax.data.files import check_size, random_crop_and_flip, split_of, square, stretch
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
@@ -29,6 +29,11 @@ from ule_jax.errors import UserError, unknown
 
 FITS = {'crop': square, 'stretch': stretch}
 CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
+
+
+def preparation(*, size: int, resize: str, fit: str, **_) -> Preparation:
+  """Say how images are prepared; takes the options of `load`."""
+  return Preparation((size, size, 3), FITS[fit](size, make_resize(resize)))
 
 
 def load(
@@ -85,15 +90,15 @@ def load(
       return split_of(rows, label, np.where(attribute < 0, -1, label * len(values) + attribute))
     return split_of(rows, label, rows.columns.get('group', nothing))
 
-  interpolate = make_resize(resize)
-  evaluate = FITS[fit](size, interpolate)
+  prepared, interpolate = preparation(size=size, resize=resize, fit=fit), make_resize(resize)
   return Dataset(
     splits={part: split(rows) for part, rows in table.parts.items()},
     classes=classes,
     groups=groups,
-    image_shape=(size, size, 3),
-    train_transform=_augmented(random_crop_and_flip(size, scale, ratio, interpolate), jitter) if augment else evaluate,
-    eval_transform=evaluate,
+    train_transform=_augmented(random_crop_and_flip(size, scale, ratio, interpolate), jitter)
+    if augment
+    else prepared.eval_transform,
+    **prepared._asdict(),
     notes={
       'size': size, 'fit': fit, 'resize': resize, 'augment': augment,
       'scale': list(scale), 'ratio': list(ratio), 'jitter': jitter,

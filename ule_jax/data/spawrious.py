@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ule_jax.data import records
-from ule_jax.data.dataset import Dataset
+from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.files import split_of, stretch
 from ule_jax.data.records import Table
 from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
@@ -72,6 +72,11 @@ CHALLENGES = {
 }
 
 
+def preparation(*, size: int, resize: str, **_) -> Preparation:
+  """Say how images are prepared; takes the options of `load`."""
+  return Preparation((size, size, 3), stretch(size, make_resize(resize)))
+
+
 def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val_fraction: float, seed: int) -> Dataset:
   """List the tree, choose the images of a challenge, and leave decoding to the pipeline.
 
@@ -92,12 +97,11 @@ def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val
   if not 0 < val_fraction < 1:
     raise UserError(f'data.val_fraction is {val_fraction}: give the share of train for validation, between 0 and 1.')
   table = records.open_table(dir, 'Spawrious', scan, ('images',), ('directory', 'location', 'class'))
-  interpolate = make_resize(resize)
-  evaluate = stretch(size, interpolate)
+  prepared = preparation(size=size, resize=resize)
 
   def train(image, rng):
     # facebookresearch/DomainBed, domainbed/datasets.py: flip, ColorJitter(.3, .3, .3, .3), RandomGrayscale(0.1)
-    jittered = color_jitter(random_flip(evaluate(image, rng), rng), rng, 0.3, 0.3)
+    jittered = color_jitter(random_flip(prepared.eval_transform(image, rng), rng), rng, 0.3, 0.3)
     return random_grayscale(jittered, rng, 0.1)
 
   rows = table.parts['images']
@@ -109,9 +113,8 @@ def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val
     splits={name: whole.take(ids) for name, ids in taken.items()},
     classes=CLASSES,
     groups=tuple(f'{breed} in {location}' for breed in CLASSES for location in LOCATIONS),
-    image_shape=(size, size, 3),
-    train_transform=train if augment else evaluate,
-    eval_transform=evaluate,
+    train_transform=train if augment else prepared.eval_transform,
+    **prepared._asdict(),
     notes={
       'challenge': challenge,
       'locations': locations,

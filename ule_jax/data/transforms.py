@@ -25,13 +25,17 @@ Pixels = UInt8[np.ndarray, 'h w 3']
 Resize = Callable[[Pixels, tuple[int, int]], Pixels]
 
 
-def decode(encoded: bytes, name: str) -> Pixels:
+ADVICE = 'replace it, take its row out, or leave such images out with --config.data.on_bad_image=skip'
+
+
+def decode(encoded: bytes, name: str, advice: str = ADVICE) -> Pixels:
   """Decode an image file to RGB, whatever its format, mode, bit depth and EXIF orientation.
 
   Plain JPEGs go through libjpeg-turbo (simplejpeg), which gives PIL's pixels in two thirds of the time.
 
   Args:
     name: of the image, for messages.
+    advice: what to do about an image that cannot be decoded, at the end of the message.
 
   Raises:
     UserError: the bytes are truncated or no image; the sentence names it.
@@ -51,10 +55,7 @@ def decode(encoded: bytes, name: str) -> Pixels:
       return np.asarray(_grey(image).convert('RGB'))
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     reason = str(error) if 'BytesIO' not in str(error) else 'no known image format'
-    raise UserError(
-      f'image {name} cannot be decoded ({reason}): replace it, take its row out, '
-      'or leave such images out with --config.data.on_bad_image=skip.'
-    ) from None
+    raise UserError(f'image {name} cannot be decoded ({reason}): {advice}.') from None
 
 
 def decode_mask(encoded: bytes, name: str) -> UInt8[np.ndarray, 'h w']:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ule_jax.data import records
-from ule_jax.data.dataset import Dataset
+from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.files import split_of, stretch
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize, random_flip
@@ -44,6 +44,11 @@ OFFICIAL = {
 MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
 
 
+def preparation(*, size: int, resize: str, **_) -> Preparation:
+  """Say how images are prepared; takes the options of `load`."""
+  return Preparation((size, size, 3), stretch(size, make_resize(resize)))
+
+
 def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
   """List the tree, check its masks, and leave decoding to the pipeline.
 
@@ -57,7 +62,8 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     UserError: something is missing or cannot be understood.
   """
   table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, COLUMNS)
-  evaluate = stretch(size, make_resize(resize))
+  prepared = preparation(size=size, resize=resize)
+  evaluate = prepared.eval_transform
 
   def split(rows: Rows):
     obj, bg, co = (rows.columns[name] for name in COLUMNS)
@@ -67,9 +73,8 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     splits={part: split(table.parts[part]) for part in FOLDERS},
     classes=('urban car', 'country car'),
     groups=tuple(f'{VALUES[obj]} car, {VALUES[bg]} bg, {VALUES[co]} obj' for obj, bg, co in CELLS),
-    image_shape=(size, size, 3),
     train_transform=(lambda image, rng: random_flip(evaluate(image, rng), rng)) if augment else evaluate,
-    eval_transform=evaluate,
+    **prepared._asdict(),
     notes={'size': size, 'resize': resize, 'augment': augment},
     official=OFFICIAL,
     combinations=combinations(),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ule_jax.data import records
-from ule_jax.data.dataset import Dataset
+from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.files import random_crop_and_flip, shrink_and_center, split_of
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize
@@ -27,6 +27,11 @@ OFFICIAL = {
   'test': (2255, 2255, 642, 642),
 }
 CLASSES = ('landbird', 'waterbird')
+
+
+def preparation(*, size: int, resize: str, **_) -> Preparation:
+  """Say how images are prepared; takes the options of `load`."""
+  return Preparation((size, size, 3), shrink_and_center(size, make_resize(resize)))
 
 
 def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
@@ -42,10 +47,9 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     UserError: something is missing or cannot be understood.
   """
   table = records.open_table(dir, 'Waterbirds', scan, PARTS, ('y', 'place'))
-  interpolate = make_resize(resize)
-  evaluate = shrink_and_center(size, interpolate)
+  prepared = preparation(size=size, resize=resize)
   # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
-  crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), interpolate)
+  crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, place = rows.columns['y'], rows.columns['place']
@@ -55,9 +59,8 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     splits={part: split(table.parts[part]) for part in PARTS},
     classes=CLASSES,
     groups=tuple(f'{bird} on {place}' for bird in CLASSES for place in ('land', 'water')),
-    image_shape=(size, size, 3),
-    train_transform=crop if augment else evaluate,
-    eval_transform=evaluate,
+    train_transform=crop if augment else prepared.eval_transform,
+    **prepared._asdict(),
     notes={'size': size, 'resize': resize, 'augment': augment},
     official=OFFICIAL,
     titles={'adjusted_accuracy': 'adjusted accuracy'},

@@ -1,4 +1,8 @@
-"""One split -> counts per class and group, and what every network says about every example."""
+"""One split -> counts per class and group, and what every network says about every example.
+
+`python -m ule_jax.evaluate` (__main__.py) does it again for a finished run, and writes what its networks look at
+(saliency.py).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ule_jax import sharding
-from ule_jax.metrics import Counts
+from ule_jax.data import Dataset
+from ule_jax.metrics import Counts, summarize
 
 
 class Evaluation(NamedTuple):
@@ -54,7 +59,7 @@ def evaluate(
 
   Args:
     state: has `params` and `batch_stats`.
-    collect: keep labels, groups, logits and features in `predictions`, in the order of `index`.
+    collect: keep `index, label, group, logits_<role>, features_<role>` in `predictions`, in the split's order.
   """
   total: dict[str, Counts] | None = None
   collected: list[dict[str, np.ndarray]] = []
@@ -72,10 +77,16 @@ def evaluate(
   return Evaluation(jax.device_get(total), predictions)
 
 
-def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
-  """Write `index, label, group, logits_<role>, features_<role>` of one split, all or nothing."""
+def summary(counts: Counts, dataset: Dataset) -> dict[str, Any]:
+  """Turn the counts of a split into the metrics of results.json."""
+  shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
+  return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+  """Write a compressed .npz and the folder it is in, all or nothing."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial')
   with partial.open('wb') as file:
-    np.savez_compressed(file, **predictions)
+    np.savez_compressed(file, **arrays)
   partial.replace(path)

@@ -167,6 +167,7 @@ def _original_vit() -> Names:
   ]
 
 
+OURS = 'ule_jax'
 # layout of a file -> (tensors that tell it apart, the names of its tensors); the first that fits is taken
 FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'torchvision ViT': (('class_token',), _TORCHVISION_VIT),
@@ -174,6 +175,15 @@ FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'original ViT': (('embedding/kernel',), _original_vit()),
   'CIFAR ResNet': (('conv1.weight', 'linear.weight'), _resnet('linear')),
   'torchvision or timm ResNet': (('conv1.weight',), _resnet('fc')),
+  # Networks that nobody else has: our own paths.
+  OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
+}
+
+# network -> the layout that it is exported in; the others have OURS
+_HOMES = {
+  **dict.fromkeys(('vit', 'vit_ti16', 'vit_s16', 'vit_b16'), 'timm ViT'),
+  **dict.fromkeys(('resnet20', 'resnet56'), 'CIFAR ResNet'),
+  **dict.fromkeys(('resnet18', 'resnet34', 'resnet50'), 'torchvision or timm ResNet'),
 }
 
 # The usual weights of a network, and what its input is scaled to (see PIXELS)
@@ -416,6 +426,11 @@ def fit(
       raise UserError(f'{title}: {len(left)} tensors have no place, the first is {left[0]}. Are these its weights?')
   tree = unflatten_dict(found, sep='/')
   return tree['params'], tree.get('batch_stats', {}), rows, flavour
+
+
+def layout_of(name: str, batch_norm: str) -> str:
+  """Name the layout that a network is exported in: that of its other home, which has BatchNorm if it is a resnet."""
+  return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
 
 
 def export(params: PyTree, batch_stats: PyTree, flavour: str) -> Tensors:

@@ -1,0 +1,82 @@
+"""Evaluate a finished run again: `python -m ule_jax.evaluate --run=runs/first --saliency=4`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ule_jax import cli, console
+from ule_jax.data import pipeline
+from ule_jax.errors import UserError, unknown
+from ule_jax.evaluate import evaluate, make_eval_step, saliency, summary, write_arrays
+from ule_jax.restore import Restored, load_data, restore
+from ule_jax.workdir import flatten
+
+USAGE = """\
+Evaluate the selected checkpoint of a finished run again, and write what its networks look at.
+
+  python -m ule_jax.evaluate --run=runs/first                   the table of its test split, compared with the run's
+  python -m ule_jax.evaluate --run=runs/first --saliency=4      also <run>/saliency/test.npz, which reports show
+
+  --run=DIR       the --workdir of a run that is done
+  --split=NAME    train, val, test or another of its data set (default test)
+  --saliency=N    write input gradients of N examples of each category: the hardest, typical ones, each group,
+                  those that only one of two networks gets right. The file holds their images
+
+Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Print the table, say what differs from results.json, and write the saliency."""
+  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0}).values
+  if not flags['run']:
+    raise UserError('give --run=DIR, the folder of a finished run.')
+  directory, split = Path(flags['run']), flags['split']
+  run = restore(directory)
+  dataset = load_data(run)
+  if split not in dataset.splits:
+    raise unknown('split', split, dataset.splits)
+  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
+  loader = {'batch_size': run.batch_size, 'threads': run.config.loader.threads}
+  batches = pipeline.eval_batches(dataset, split, **loader)
+  counts, predictions = evaluate(step, run.networks, batches, run.mesh, collect=bool(flags['saliency']))
+  found = {role: {split: summary(counts[role], dataset)} for role in run.roles}
+  print(console.results_table({**run.results, 'roles': found}, split))
+  print(compare(run, split, found))
+  if flags['saliency']:
+    scalar = run.scalar
+    look = saliency.make_saliency_step(run.model, run.preprocess, run.roles, scalar)
+    arrays = saliency.collect(look, run.networks, dataset, split, predictions, flags['saliency'])
+    path = directory / 'saliency' / f'{split}.npz'
+    write_arrays(path, {**arrays, 'step': np.int32(run.results['step']), 'scalar': np.array(scalar)})
+    print(f'saliency of {len(arrays["index"])} examples: {path}')
+
+
+def compare(run: Restored, split: str, found: dict[str, dict[str, Any]]) -> str:
+  """Say whether the numbers are those of results.json."""
+  recorded = {role: entry[split] for role, entry in run.results['roles'].items() if split in entry}
+  if not recorded:  # of train, only the deployed role's are kept
+    recorded = {run.roles[-1]: run.results[split]}
+  changed = [text for role, old in recorded.items() for text in _differences(role, old, found[role][split])]
+  if not changed:
+    return 'the same numbers as in results.json'
+  more = f' and {len(changed) - 5} more' if len(changed) > 5 else ''
+  return f'these numbers differ from results.json: {"; ".join(changed[:5])}{more}'
+
+
+def _differences(role: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+  there, here = flatten(old), flatten(new)
+  for name in here:
+    a, b = there.get(name), here[name]
+    if isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, abs_tol=1e-9):
+      continue
+    if not isinstance(b, (list, tuple)) and a != b:  # intervals follow from the counts
+      yield f'{role} {name} {b} (there {a})'
+
+
+if __name__ == '__main__':
+  cli.main(main)

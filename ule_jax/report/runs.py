@@ -1,0 +1,233 @@
+"""The folders of runs: found at any depth, read, and gathered into series that differ in nothing but the seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ule_jax.errors import UserError
+from ule_jax.report.colors import METHODS
+from ule_jax.workdir import flatten, read_json
+
+ADVICE = 'restore it, or keep the folder out of the report'
+NEEDED = (
+  'method',
+  'dataset',
+  'seed',
+  'select',
+  'needs_groups',
+  'classes',
+  'groups',
+  'test',
+  'selected',
+  'last',
+  'roles',
+)
+
+# Fields in which the runs of a series may differ: the numbers of all selection rules are in each of them.
+FREE = ('seed', 'select', 'data.dir', 'data.on_bad_image', 'loader.threads', 'loader.workers', 'first.workdir')
+FREE += ('train.log_every',)
+# Fields of config.data that say how images are trained on, not which data set it is.
+TREATMENT = ('augment', 'size', 'resize', 'fit', 'scale', 'ratio', 'jitter', 'dir', 'on_bad_image', 'unlisted')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # a key of dictionaries, as it is itself
+class Run:
+  """One finished run; `fields` are those of its config, dotted."""
+
+  name: str
+  directory: Path
+  fields: dict[str, Any]
+  results: dict[str, Any]
+  commit: str
+
+  @property
+  def seed(self) -> int:
+    return self.results['seed']
+
+  @property
+  def roles(self) -> tuple[str, ...]:
+    return tuple(self.results['roles'])
+
+  def metrics(self) -> list[dict[str, float]]:
+    """Read metrics.jsonl; a half-written line is left out."""
+    return list(_lines(self.directory / 'metrics.jsonl'))
+
+  def arrays(self, kind: str, split: str, *names: str) -> dict[str, np.ndarray] | None:
+    """Read arrays of `<kind>/<split>.npz` whose names begin with one of `names`; None without the file.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = self.directory / kind / f'{split}.npz'
+    if not path.is_file():
+      return None
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if name.startswith(names)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      raise UserError(f'{path} cannot be read ({error}): {ADVICE}.') from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Series:
+  """Runs of one config under several seeds. `variant` counts the configs of one method on one data set."""
+
+  dataset: str
+  method: str
+  label: str
+  variant: int
+  runs: tuple[Run, ...]
+
+
+class Found(NamedTuple):
+  """Everything under the given folders, and what of it is not in the numbers, as sentences."""
+
+  runs: list[Run]
+  unfinished: list[str]
+
+
+def find(paths: Sequence[Path]) -> Found:
+  """Find the runs in some folders, at any depth; the first runs of two-stage methods are no runs of their own.
+
+  Raises:
+    UserError: a folder does not exist, or there is no finished run.
+  """
+  folders: dict[Path, str] = {}
+  for path in paths:
+    if not path.is_dir():
+      raise UserError(f'{path} is no folder: give the folders of runs, or one that holds them.')
+    for folder in _folders(path):
+      below = folder.relative_to(path)
+      # Names on the page are relative: where a run lies on a machine is nobody's business.
+      parts = (path.resolve().name, *below.parts) if len(paths) > 1 or not below.parts else below.parts
+      name = '/'.join(parts)
+      again = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
+      folders.setdefault(folder.resolve(), f'{name} ({again + 1})' if again else name)
+  configs = {folder: flatten(_config(folder)) for folder in folders}
+  elsewhere = {config['first.workdir'] for config in configs.values() if 'first.workdir' in config}
+  shared = {Path(folder).resolve() for folder in elsewhere if folder}
+  runs, unfinished = [], []
+  for folder, name in folders.items():
+    if folder in shared:
+      continue
+    if (folder / 'done').exists():
+      runs.append(_read(folder, name, configs[folder]))
+    else:
+      steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
+      at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
+      unfinished.append(f'{name} ({configs[folder]["method.name"]} on {configs[folder]["data.name"]}): {at}')
+  if not runs:
+    where = ', '.join(map(str, paths))
+    what = f'only unfinished runs, the first is {unfinished[0]}' if unfinished else 'no run (no config.json)'
+    raise UserError(f'{where} holds {what}: give --workdir folders of runs that are done.')
+  return Found(runs, unfinished)
+
+
+def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
+  """Gather runs into series, in the order of the page; second copies of a run are left out, in sentences."""
+  datasets = _labels({r.name: (r.fields['data.name'], _identity(r)) for r in runs}, 'data.')
+  told, members, left_out = {}, {}, []
+  for run in runs:
+    dataset = datasets[run.name]
+    kept = {f: v for f, v in run.fields.items() if f not in FREE and f not in _identity(run)}
+    told[run.name] = ((dataset, run.results['method']), kept)
+    key = json.dumps([dataset, kept, run.seed], sort_keys=True)
+    if key in members:
+      left_out.append(f'{run.name} has the config and the seed of {members[key].name}')
+    else:
+      members[key] = run
+  labels = _labels(told, 'method.')
+  series: dict[tuple[str, str, str], list[Run]] = {}
+  for run in members.values():
+    series.setdefault((datasets[run.name], run.results['method'], labels[run.name]), []).append(run)
+  order, variants, gathered = list(METHODS), {}, []
+  for dataset, method, label in sorted(
+    series, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else len(order), k[1], k[2])
+  ):
+    variant = variants[dataset, method] = variants.get((dataset, method), -1) + 1
+    found = tuple(sorted(series[dataset, method, label], key=lambda run: run.seed))
+    gathered.append(Series(dataset, method, label, variant, found))
+  return gathered, left_out
+
+
+def _identity(run: Run) -> dict[str, Any]:
+  """Take what says which data set it is; two folders of one's own may be different ones."""
+  fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
+  fields = {f: v for f, v in fields.items() if f.removeprefix('data.') not in TREATMENT}
+  classes = run.results['test']['classes']
+  return fields | {
+    'data.classes': '/'.join(classes),
+    'data.groups': len(run.results['groups']),
+    'data.test_examples': sum(found['count'] for found in classes.values()),
+  }
+
+
+def _labels(told: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dict[str, str]:
+  """Name each run by its family, with the fields in which the runs of one family differ.
+
+  Args:
+    told: run -> its family (the last part of which is its name) and its fields.
+    prefix: of fields, that goes without saying.
+  """
+  labels = {}
+  for family in {family for family, _ in told.values()}:
+    members = {run: fields for run, (its, fields) in told.items() if its == family}
+    names = sorted({field for fields in members.values() for field in fields})
+    texts = {run: {f: json.dumps(fields.get(f)) for f in names} for run, fields in members.items()}
+    differing = [f for f in names if len({text[f] for text in texts.values()}) > 1]
+    kinds = sorted({tuple(text[f] for f in differing) for text in texts.values()})
+    for run, text in texts.items():
+      values = tuple(text[f] for f in differing)
+      said = ', '.join(f'{f.removeprefix(prefix)}={v}'.replace('"', '') for f, v in zip(differing, values, strict=True))
+      if len(differing) > 3:  # the configs stand at the end of the page
+        said = f'config {kinds.index(values) + 1}'
+      name = family if isinstance(family, str) else family[-1]
+      labels[run] = f'{name}, {said}' if said else name
+  return labels
+
+
+def _folders(root: Path) -> Iterator[Path]:
+  """Yield the folders of runs, without a look inside of a run."""
+  for folder, below, files in os.walk(root):
+    below.sort()
+    if 'config.json' in files and _is_run(_config(Path(folder))):
+      below.clear()
+      yield Path(folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+  return read_json(folder / 'config.json', ADVICE)
+
+
+def _is_run(content: Any) -> bool:
+  """Tell a config of ours from the many other files of that name."""
+  return isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
+
+
+def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
+  results = read_json(folder / 'results.json', ADVICE)
+  missing = [key for key in NEEDED if key not in results]
+  if missing:
+    raise UserError(f'{folder / "results.json"} has no {missing[0]!r}: {ADVICE}.')
+  environment = read_json(folder / 'env.json', ADVICE) if (folder / 'env.json').exists() else {}
+  return Run(name, folder, config, results, environment.get('commit') or 'unknown')
+
+
+def _lines(path: Path) -> Iterator[dict[str, float]]:
+  if path.is_file():
+    for line in path.read_text(encoding='utf-8').splitlines():
+      try:
+        values = json.loads(line)
+      except ValueError:
+        continue
+      if isinstance(values, dict) and 'step' in values:
+        yield values
