@@ -28,6 +28,7 @@ VERBS = {
   'report': 'ule_jax.report.__main__',
   'predict': 'ule_jax.predict',
   'export': 'ule_jax.export',
+  'diagnose': 'ule_jax.diagnose.__main__',
 }
 
 
@@ -215,6 +216,25 @@ def conform(config: Any) -> None:
     kind = type(due[name])
     if not isinstance(value, allowed.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
       raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
+
+
+def complete(recorded: dict[str, Any]) -> Any:
+  """Make the config of a run that was recorded, maybe by an older version: what it lacks has its default.
+
+  Raises:
+    ValueError, KeyError or TypeError: it has something else in it.
+  """
+  from ule_jax.workdir import flatten
+
+  _import_configs()
+  base = importlib.import_module('configs.base')
+  found = flatten(recorded)
+  config = base.make(found['data.name'], found['method.name'])
+  if unknown_fields := sorted(found.keys() - flatten(config.to_dict()).keys()):
+    raise ValueError(f'there is no {unknown_fields[0]}')
+  config.update_from_flattened_dict(found)
+  conform(config)
+  return config
 
 
 def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
