@@ -55,9 +55,10 @@ def test_a_lock_of_another_host_says_how_to_remove_it(tmp_path):
 
 def test_another_config_is_refused_and_unlocked(tmp_path):
   own(tmp_path)
+  (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
   with pytest.raises(UserError, match=r'seed \(0 there, 1 here\)'):
     own(tmp_path, seed=1)
-  assert [p.name for p in tmp_path.iterdir()] == ['config.json']
+  assert {p.name for p in tmp_path.iterdir()} == {'config.json', 'checkpoints'}
   assert workdir.compare(tmp_path, {'seed': 0, 'compilation_cache': 'off'}, False)
 
 
@@ -117,3 +118,11 @@ def test_the_environment_names_flags_versions_and_determinism(monkeypatch):
   assert found['determinism']['jax_default_prng_impl'] == 'threefry2x32'
   assert len(found['devices']) == 8
   assert found['backend']
+
+
+def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
+  own(tmp_path)
+  assert own(tmp_path, seed=1) == (False, True)
+  (tmp_path / 'results.json').touch()
+  with pytest.raises(UserError, match='seed'):
+    own(tmp_path)

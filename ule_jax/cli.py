@@ -65,18 +65,16 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
   except Exception as error:
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):  # XLA's word for it
       code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
-    elif several and type(error).__name__ == 'JaxRuntimeError':
-      code = _say(
-        RESUMABLE,
-        f'stopped: the other hosts are out of reach ({_one_line(error)[:150]}); resumable, the same command on all '
-        'hosts goes on from the last checkpoint.',
-      )
     elif several:
+      if type(error).__name__ == 'JaxRuntimeError':  # in the middle of what all hosts do together
+        sys.modules['ule_jax.hosts'].lose(error)
       traceback.print_exc()
       code = DEFECT
     else:
       raise
-  if several and code not in (DONE, RESUMABLE):
+  if several and code in (DONE, RESUMABLE):
+    sys.modules['ule_jax.hosts'].leave()
+  elif several:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # an ordinary exit would wait for the other hosts, who wait for this one

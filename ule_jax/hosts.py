@@ -1,8 +1,8 @@
 """Several processes that train one run together: one on each host, or one for each accelerator of a host.
 
 Every host runs the same command and computes the same; the first one also writes and speaks. A host that dies takes the
-others with it, within `LOST` seconds, and the run goes on from its last checkpoint when it is started again, on any
-number of hosts.
+others with it, within `LOST` + `BEAT` seconds, and the run goes on from its last checkpoint when it is started again,
+on any number of hosts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,10 +18,12 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from ule_jax.errors import UserError
+from ule_jax.errors import RESUMABLE, UserError
 
 LOST = 60  # seconds without a word from a host, after which the others end
+BEAT = 5  # seconds between two words
 PATIENCE = 3600  # seconds that hosts wait where one of them has work to do
+_leaving = threading.Event()
 _waits = itertools.count()  # a name can be waited at once only
 # What says that a launcher started several processes of this command.
 COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -67,6 +70,8 @@ def _launched() -> bool:
 
 
 def _initialize(**arguments) -> None:
+  # Otherwise jax's own threads abort the process with a stack trace; _watch does it with a sentence.
+  jax.config.update('jax_enable_recoverability', True)
   try:
     jax.distributed.initialize(heartbeat_timeout_seconds=LOST, **arguments)
   except RuntimeError as error:
@@ -74,6 +79,38 @@ def _initialize(**arguments) -> None:
     raise UserError(
       f'the other hosts cannot be reached ({text[:200]}): start the same command on all of them.'
     ) from None
+  threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+  """End the process if another host is not heard of: what it is in the middle of may wait for that one for ever."""
+  meet = multihost.get_barrier_sync_fn()
+  for number in itertools.count():
+    try:
+      meet(key=f'ule_jax alive {number}', timeout_ms=LOST * 1000)
+    except Exception as error:
+      if _leaving.is_set():
+        return
+      lose(error)
+    if _leaving.wait(BEAT):
+      return
+
+
+def lose(error: Exception) -> None:
+  """End the process, as another host is gone: at once, as an ordinary exit would wait for that host."""
+  text = ' '.join(str(error).split()).partition('. ')[0]
+  line = (
+    f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts goes on from the last '
+    'checkpoint.\n'
+  )
+  os.write(2, line.encode())
+  os._exit(RESUMABLE)
+
+
+def leave() -> None:
+  """Part from the other hosts at the end of what they did together."""
+  wait('end')
+  _leaving.set()
 
 
 def joined() -> bool:

@@ -98,11 +98,9 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
       return False
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
-  if not _has_checkpoint(workdir):  # a start that came to nothing, as with a wrong folder, binds nobody
-    return False
   old, new = flatten(read_json(path)), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
-  if changed and not force:
+  if changed and not force and _has_something(workdir):
     shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
     raise UserError(
       f'{workdir} holds a run with another config; these fields differ: {shown}. '
@@ -111,9 +109,11 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
   return not changed
 
 
-def _has_checkpoint(workdir: Path) -> bool:
+def _has_something(workdir: Path) -> bool:
+  """Tell whether anything was trained; a start may also have come to nothing, as with a wrong data.dir."""
   folder = workdir / 'checkpoints'
-  return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+  trained = folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+  return trained or (workdir / 'results.json').exists()
 
 
 def _foreign(workdir: Path) -> bool:
