@@ -35,12 +35,12 @@ def network(name: str = 'cnn', k: int = 2, **changes):
   return make_model(SimpleNamespace(**settings), k)
 
 
-def save_network(name: str, path, seed: int = 0) -> None:
+def save_network(name: str, path) -> None:
   """Write a network of random weights under its foreign names."""
   from safetensors.numpy import save_file
 
   model = network(name, 10)
-  variables = jax.jit(lambda: model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False))()
+  variables = jax.jit(lambda: model.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False))()
   save_file(pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 

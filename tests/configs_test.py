@@ -164,7 +164,12 @@ def test_every_verb_has_a_module_with_help(capsys):
     with pytest.raises(SystemExit) as end:
       importlib.import_module(module).main(['--help'])
     assert end.value.code == 0
-    assert 'python -m ule_jax' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count(f'python -m {module.removesuffix(".__main__")} ') > 0  # an example
+    assert 'Exit codes: 0 ' in said
+    assert max(map(len, said.splitlines())) <= 120
+    with pytest.raises(cli.UserError, match='unknown flag --nonsense'):
+      importlib.import_module(module).main(['--nonsense=1'])
 
 
 def test_the_method_can_be_named_as_a_field():
@@ -202,6 +207,10 @@ def test_help_runs(monkeypatch, capsys):
 
 
 def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
+  monkeypatch.setattr('sys.argv', ['ule-jax'])
+  cli.console()
+  listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+  assert listed == list(cli.VERBS)
   monkeypatch.setattr('sys.argv', ['ule-jax', 'mian'])
   with pytest.raises(SystemExit) as end:
     cli.console()

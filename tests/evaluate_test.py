@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import save_network
+from safetensors.numpy import load_file, save_file
 from writers import write_urbancars
 
 from ule_jax import cli, data
@@ -130,6 +130,14 @@ def test_a_config_comes_back_as_it_was(ule_run):
   assert {**found, 'train': given['train'], 'data': given['data']} == given  # tuples, too
 
 
+def test_a_run_from_before_a_field_was_born_has_its_default(ule_run, tmp_path):
+  shutil.copytree(ule_run, tmp_path / 'w', ignore=shutil.ignore_patterns('checkpoints', 'tensorboard', 'predictions'))
+  config = json.loads((ule_run / 'config.json').read_text())
+  del config['optim']['clip']
+  (tmp_path / 'w' / 'config.json').write_text(json.dumps(config))
+  assert read_run(tmp_path / 'w')[0].to_dict() == read_run(ule_run)[0].to_dict()
+
+
 def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
   """The images go through the encoder again, in training its features came from the cache."""
   main([f'--run={frozen_run}', '--saliency=1'])
@@ -154,7 +162,7 @@ def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
   [
     ('scores', r'/20 cannot be used \(its scores do not have the checksum'),
     ('metadata', r'/20 cannot be used'),
-    ('field', r'is a run of another version of ule_jax \(the config lacks optim.clip'),
+    ('field', r'is a run of another version of ule_jax \(there is no optim.speed\)'),
     ('weights', r'net.safetensors are other weights than those that'),
     ('features', r'features.json cannot be read'),
   ],
@@ -170,11 +178,12 @@ def test_a_damaged_run_is_named(harm, message, ule_run, frozen_run, tmp_path):
     (place / 'state' / '_METADATA').write_text('')
   elif harm == 'field':
     content = json.loads(config.read_text())
-    del content['optim']['clip']
+    content['optim']['speed'] = 3
     config.write_text(json.dumps(content))
   elif harm == 'weights':
-    shutil.copy(frozen_run.parent / 'net.safetensors', tmp_path)
-    save_network('resnet20', tmp_path / 'net.safetensors', seed=1)
+    save_file(
+      {n: t + 1 for n, t in load_file(frozen_run.parent / 'net.safetensors').items()}, tmp_path / 'net.safetensors'
+    )
     config.write_text(config.read_text().replace(str(frozen_run.parent / 'net'), str(tmp_path / 'net')))
   else:
     (tmp_path / 'w' / 'features.json').unlink()

@@ -26,6 +26,8 @@ ALLOWED = {
   'restore': {'train', 'backend', 'check', 'checkpoint', 'cli', 'console', 'data', 'models', 'sharding', 'workdir'},
   'predict': {'cli', 'data', 'evaluate', 'report', 'restore', 'sharding'},
   'export': {'cli', 'models', 'restore', 'train'},
+  'diagnose': set(),
+  'diagnose.__main__': {'cli', 'data', 'diagnose', 'evaluate', 'report', 'restore'},
   'report': {'workdir'},
   'report.__main__': {'cli', 'report'},
   'methods': {'losses', 'sharding'},

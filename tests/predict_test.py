@@ -92,6 +92,7 @@ def test_one_file_of_another_size(ule_run, tmp_path):
     (['--run=nowhere', '--input=images'], r'nowhere holds no run'),
     (['--run=w', '--input=bad'], r'image cut.jpg cannot be decoded \(.*\): take it out of the input'),
     (['--run=w', '--input=images', '--out=images'], r'images cannot be written \(it is a folder\): choose another'),
+    (['--run=w', '--input=images', '--saliency=images/a.jpg'], r'a.jpg.png cannot be written .*: choose another --sal'),
     (['--run=w', '--input=images', '--output=x'], r'unknown flag --output: did you mean'),
   ],
 )

@@ -348,7 +348,7 @@ def test_it_never_imports_jax(real, tmp_path):
     (['bare'], r"bare/results.json has no 'roles'"),
     (['old'], r'test.npz is of step 3, the results of 20: write it again'),
     (['short'], r'saliency/test.npz cannot be read'),
-    (['ule', '--out=thesis'], r'thesis exists and is no report of ours'),
+    (['ule', '--out=thesis'], r'thesis exists and is no page of ule_jax.report'),
     (['ule', '--figures'], r'unknown flag --figures'),
     (['ule', '-x'], r"unexpected argument '-x'"),
   ],

@@ -28,7 +28,23 @@ VERBS = {
   'report': 'ule_jax.report.__main__',
   'predict': 'ule_jax.predict',
   'export': 'ule_jax.export',
+  'diagnose': 'ule_jax.diagnose.__main__',
+  'models.pretrained': 'ule_jax.models.pretrained',
 }
+USAGE_OF_ALL = """\
+ule-jax VERB ... is python -m ule_jax.VERB ...; ule-jax VERB --help tells more.
+
+  main                train and evaluate one config          ule-jax main --config=digits
+  data                check a data set, draw its groups      ule-jax data --config=celeba --config.data.dir=DIR
+  prepare             write it as few large files            ule-jax prepare --config=celeba --out=NEW
+  evaluate            a finished run again, its saliency     ule-jax evaluate --run=DIR --saliency=4
+  report              runs on one page                       ule-jax report runs --out=report
+  predict             classify images                        ule-jax predict --run=DIR --input=PHOTOS
+  export              the network without ule_jax            ule-jax export --run=DIR --out=model.stablehlo
+  diagnose            is it taking a shortcut?               ule-jax diagnose --run=DIR
+  models.pretrained   what becomes of a file of weights      ule-jax models.pretrained FILE --model=resnet50
+
+Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
 
 
 class Arguments(NamedTuple):
@@ -215,6 +231,25 @@ def conform(config: Any) -> None:
       raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
 
 
+def complete(recorded: dict[str, Any]) -> Any:
+  """Make the config of a run that was recorded, maybe by an older version: what it lacks has its default.
+
+  Raises:
+    ValueError, KeyError or TypeError: it has something else in it.
+  """
+  from ule_jax.workdir import flatten
+
+  _import_configs()
+  base = importlib.import_module('configs.base')
+  found = flatten(recorded)
+  config = base.make(found['data.name'], found['method.name'])
+  if unknown_fields := sorted(found.keys() - flatten(config.to_dict()).keys()):
+    raise ValueError(f'there is no {unknown_fields[0]}')
+  config.update_from_flattened_dict(found)
+  conform(config)
+  return config
+
+
 def _override(config: Any, overrides: list[tuple[str, str]]) -> None:
   """Set fields to values in text form, with ml_collections' own parsers for their types."""
   from absl import flags as absl_flags
@@ -282,7 +317,7 @@ def console() -> None:
   """Run `ule-jax VERB ...`, which is `python -m ule_jax.VERB ...`."""
   verb = sys.argv[1] if len(sys.argv) > 1 else '--help'
   if verb in ('-h', '--help'):
-    print(f'ule-jax VERB --help tells more. Verbs: {", ".join(VERBS)}.')
+    print(USAGE_OF_ALL)
     return
   if verb not in VERBS:
     sys.exit(_say(USAGE, f'error: {unknown("verb", verb, VERBS)}'))

@@ -58,10 +58,22 @@ def main(argv: Sequence[str]) -> None:
       counts[found] += 1
       writer.writerow([name, found, *(f'{chance:.6f}' for chance in chances)])
       if looks is not None:
-        (looks / name).parent.mkdir(parents=True, exist_ok=True)
-        (looks / f'{name}.png').write_bytes(to_png(picture))
+        draw(looks / f'{name}.png', picture)
   print(f'{len(files):,} images: ' + ', '.join(f'{counts[name]:,} {name}' for name in run.classes))
   print(f'predictions: {out}' + (f'\nsaliency: {looks}' if looks is not None else ''))
+
+
+def draw(path: Path, picture: np.ndarray) -> None:
+  """Write a picture and the folder it is in.
+
+  Raises:
+    UserError: that is not possible.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_png(picture))
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): choose another --saliency.') from None
 
 
 def find(path: Path) -> tuple[Path, list[str]]:

@@ -30,7 +30,9 @@ as on DIR. NEW may be copied to a bucket. Interrupted, it leaves nothing that a 
 
   --config=FILE              a file, or the name of a shipped config
   --config.data.FIELD=VALUE  change a field; on_bad_image=skip leaves out what cannot be decoded
-  --out=NEW                  a folder that does not exist yet"""
+  --out=NEW                  a folder that does not exist yet
+
+Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -170,12 +170,10 @@ def read_run(directory: Path) -> tuple[ConfigDict, dict[str, Any]]:
   if not (directory / 'done').exists():
     raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
   config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
-  config = ConfigDict(_tuples(config))
   try:
-    cli.conform(config)
-  except ValueError as error:
+    return cli.complete(_tuples(config)), results
+  except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None
-  return config, results
 
 
 def _tuples(value: Any) -> Any:

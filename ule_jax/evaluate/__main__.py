@@ -50,7 +50,9 @@ def main(argv: Sequence[str]) -> None:
   if flags['saliency']:
     scalar = run.scalar
     look = saliency.make_saliency_step(run.model, run.preprocess, run.roles, scalar)
-    arrays = saliency.collect(look, run.networks, dataset, split, predictions, flags['saliency'])
+    logits = saliency.logits_by_role(predictions)
+    chosen = saliency.choose(predictions['label'], predictions['group'], logits, flags['saliency'])
+    arrays = saliency.collect(look, run.networks, dataset, split, predictions, chosen)
     path = directory / 'saliency' / f'{split}.npz'
     write_arrays(path, {**arrays, 'step': np.int32(run.results['step']), 'scalar': np.array(scalar)})
     print(f'saliency of {len(arrays["index"])} examples: {path}')

@@ -61,6 +61,11 @@ def choose(
   return [(category, int(i)) for category, lists in chosen.items() for found in lists for i in found[:count]]
 
 
+def logits_by_role(predictions: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, 'n k']]:
+  """Take the logits out of predictions, in the order of the roles."""
+  return {name.removeprefix('logits_'): v for name, v in predictions.items() if name.startswith('logits_')}
+
+
 def make_saliency_step(model, preprocess: Callable, roles: Sequence[str], scalar: str) -> Callable:
   """Make the jitted `(params, batch_stats, image, label) -> (gradients, peaks by role, cosine of two roles)`."""
 
@@ -84,7 +89,12 @@ def make_saliency_step(model, preprocess: Callable, roles: Sequence[str], scalar
 
 
 def collect(
-  step: Callable, networks: Any, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], count: int
+  step: Callable,
+  networks: Any,
+  dataset: Dataset,
+  split: str,
+  predictions: dict[str, np.ndarray],
+  chosen: Sequence[tuple[str, int]],
 ) -> dict[str, np.ndarray]:
   """Make the arrays of the file.
 
@@ -92,10 +102,9 @@ def collect(
     step: of `make_saliency_step`.
     networks: has `params` and `batch_stats`.
     predictions: of the split, with `logits_<role>`.
-    count: examples of a category, and of each group.
+    chosen: (category, example) pairs, as `choose` gives them.
   """
-  logits = {name.removeprefix('logits_'): v for name, v in predictions.items() if name.startswith('logits_')}
-  chosen = choose(predictions['label'], predictions['group'], logits, count)
+  logits = logits_by_role(predictions)
   rows = np.array([i for _, i in chosen])
   content = dataset.splits[split]
   shown = [_shown(dataset, content, i) for i in rows.tolist()]

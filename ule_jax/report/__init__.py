@@ -48,13 +48,13 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   Raises:
     UserError: there is no finished run, a file of one is damaged, or the folder cannot be used.
   """
-  refuse_others(out)
+  refuse_others(out, GENERATOR)
   found = find(paths)
   series, left_out = gather(found.runs)
   drawings = draw(series)
   for size in (*SIZES, None) if images else (None,):
     shown = show(series, *size) if size else {}
-    page = render(context(found, left_out, series, drawings, shown, images))
+    page = render(Path(__file__).parent / 'page.html', context(found, left_out, series, drawings, shown, images))
     if len(page) <= LIMIT:
       break
   else:
@@ -67,12 +67,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   files['results.csv'] = numbers.to_csv(numbers.RESULTS, numbers.result_rows(series)).encode()
   files['summary.csv'] = numbers.to_csv(numbers.SUMMARY, numbers.summary_rows(series)).encode()
   files['changes.csv'] = numbers.to_csv(numbers.CHANGES, numbers.change_rows(series)).encode()
-  try:
-    for name, content in files.items():
-      (out / name).parent.mkdir(parents=True, exist_ok=True)
-      (out / name).write_bytes(content)
-  except OSError as error:
-    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+  write(out, files)
   said = [f'unfinished, not in the numbers: {text}' for text in found.unfinished]
   said += [f'left out: {text}' for text in left_out]
   if images and not shown and any(panels.splits(run) for one in series for run in one.runs):
@@ -81,18 +76,35 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   return [*said, f'{len(found.runs)} runs, {len(page) / 2**20:.1f} MiB: {out / "index.html"}']
 
 
-def refuse_others(out: Path) -> None:
-  """Refuse to write into a folder of something else.
+def write(out: Path, files: dict[str, bytes]) -> None:
+  """Write files into a folder.
 
   Raises:
-    UserError: it is a file, or has content that is no report.
+    UserError: that is not possible.
+  """
+  try:
+    for name, content in files.items():
+      (out / name).parent.mkdir(parents=True, exist_ok=True)
+      (out / name).write_bytes(content)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+
+
+def refuse_others(out: Path, generator: str) -> None:
+  """Refuse to write into a folder of something else.
+
+  Args:
+    generator: what an older page, which may be replaced, says that it was made by.
+
+  Raises:
+    UserError: it is a file, or has other content.
   """
   if not out.exists():
     return
   page = out / 'index.html'
-  ours = page.is_file() and f'content="{GENERATOR}"' in page.read_text(encoding='utf-8', errors='replace')[:1000]
+  ours = page.is_file() and f'content="{generator}"' in page.read_text(encoding='utf-8', errors='replace')[:1000]
   if not out.is_dir() or (any(out.iterdir()) and not ours):
-    raise UserError(f'{out} exists and is no report of ours: choose another --out.')
+    raise UserError(f'{out} exists and is no page of {generator}: choose another --out.')
 
 
 def restricted(series: Sequence[Series]) -> list[str]:
@@ -146,7 +158,7 @@ def context(found: Found, left_out, series, drawings, shown, images: bool) -> di
         'title': numbers.title(members, metric),
         'metrics': [(m, numbers.title(members, m)) for m in numbers.metrics(members)],
         'caption': caption(members),
-        'drawings': [(d, _uri(d.svg, 'image/svg+xml')) for d in drawings[name]],
+        'drawings': [(d, data_uri(d.svg, 'image/svg+xml')) for d in drawings[name]],
         'changes': {one: rows for one in members if (rows := numbers.changes(one.runs[0]))},
         'looks': {one: look for one, look in looks.items() if look},
         'masks': sorted({mask for look in looks.values() if look for mask in look.area}),
@@ -176,13 +188,13 @@ def context(found: Found, left_out, series, drawings, shown, images: bool) -> di
   }
 
 
-def render(context: dict[str, Any]) -> bytes:
-  """Fill the page."""
-  loader = jinja2.FileSystemLoader(Path(__file__).parent)
+def render(page: Path, context: dict[str, Any]) -> bytes:
+  """Fill a page, whose folder may lack what the report's has."""
+  loader = jinja2.FileSystemLoader([page.parent, Path(__file__).parent])
   environment = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
-  return environment.get_template('page.html').render(context).encode()
+  return environment.get_template(page.name).render(context).encode()
 
 
 def caption(series: Sequence[Series]) -> str:
@@ -217,11 +229,12 @@ def _categories(made: Sequence[panels.Panel]) -> dict[str, list[tuple[str, str]]
   """Sort panels by category, as (text, data URI)."""
   sorted_: dict[str, list[tuple[str, str]]] = {}
   for panel in made:
-    sorted_.setdefault(panel.category, []).append((panel.text, _uri(*pictures.encode(panel.pixels))))
+    sorted_.setdefault(panel.category, []).append((panel.text, data_uri(*pictures.encode(panel.pixels))))
   return sorted_
 
 
-def _uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
+  """Put a file into an address."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
 
 

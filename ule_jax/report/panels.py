@@ -134,11 +134,6 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
     made[key] = made.get(key, 0) + 1
     if made[key] > count:
       continue
-    pictures = [arrays['image'][i]]
-    for role in run.roles:
-      pictures.append(colored(arrays[f'saliency_{role}'][i]))
-    for role in run.roles:
-      pictures.append(signed(arrays[f'gradient_{role}'][i]))
     said = [
       f'{role}: {classes[arrays[f"prediction_{role}"][i]]} ({100 * arrays[f"probability_{role}"][i].max():.0f}\xa0%)'
       for role in run.roles
@@ -147,7 +142,19 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
       said.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
     of = groups[group] if group >= 0 else classes[label]
     text = f'{split} {arrays["index"][i]}, {of}. {", ".join(said)}'
-    yield Panel(category, text, beside([scaled(picture, side) for picture in pictures]))
+    yield Panel(category, text, picture(arrays, i, run.roles, side))
+
+
+def picture(arrays: dict[str, np.ndarray], i: int, roles: Sequence[str], side: int) -> np.ndarray:
+  """Draw one row of saliency arrays: the image, each role's map, each role's gradient with its signs.
+
+  Args:
+    side: pixels of each part, about.
+  """
+  parts = [arrays['image'][i]]
+  parts += [colored(arrays[f'saliency_{role}'][i]) for role in roles]
+  parts += [signed(arrays[f'gradient_{role}'][i]) for role in roles]
+  return beside([scaled(part, side) for part in parts])
 
 
 def sheet(made: Sequence[Panel]) -> bytes:

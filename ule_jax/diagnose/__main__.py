@@ -1,0 +1,150 @@
+"""Look for shortcuts of a finished run: `python -m ule_jax.diagnose --run=runs/first`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ule_jax import cli, diagnose
+from ule_jax.data import Dataset, pipeline
+from ule_jax.errors import UserError, unknown
+from ule_jax.evaluate import evaluate, make_eval_step, saliency
+from ule_jax.report import RESTRICTED, data_uri, refuse_others, render, write
+from ule_jax.report.numbers import to_csv
+from ule_jax.report.panels import picture
+from ule_jax.report.pictures import encode
+from ule_jax.restore import Restored, load_data, restore
+
+USAGE = """\
+Is my model taking a shortcut? Cluster each class by what the student sees, and show where it is misled.
+
+  python -m ule_jax.diagnose --run=runs/first                      a page of pictures, no group labels needed
+  python -m ule_jax.diagnose --run=runs/first --split=test --clusters=3 --out=look
+
+  --run=DIR         the --workdir of a run that is done; of a method with one network, that takes the student's place
+  --out=DIR         where index.html and clusters.csv go (default diagnosis); an older page is replaced
+  --split=NAME      whose examples (default val)
+  --clusters=N      of each class: one of what the student gets right, the others of its mistakes (default 2)
+  --examples=N      pictures of each cluster (default 12)
+  --no-images       without examples of the data, for sets whose images may not be passed on
+
+clusters.csv has a row per example: take its column `cluster` as the column `attribute` of your own metadata.csv, and
+methods that need groups have some. Where group labels are known, the page says how well the clusters agree with them.
+
+Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+
+GENERATOR = 'ule_jax.diagnose'
+SIDE = 80  # pixels of a picture, about
+
+
+def main(argv: Sequence[str]) -> None:
+  """Write the page, and print the clusters and how they agree with the groups."""
+  known = {'run': '', 'out': 'diagnosis', 'split': 'val', 'clusters': 2, 'examples': 12, 'no-images': False}
+  flags = cli.read(argv, USAGE, known).values
+  if not flags['run']:
+    raise UserError('give --run=DIR, the folder of a finished run.')
+  if flags['clusters'] < 2:
+    raise UserError(f'--clusters is {flags["clusters"]}: give at least 2.')
+  out, split = Path(flags['out']), flags['split']
+  refuse_others(out, GENERATOR)
+  run = restore(Path(flags['run']))
+  dataset = load_data(run)
+  if split not in dataset.splits:
+    raise unknown('split', split, dataset.splits)
+  found = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])
+  rows = found.pop('rows')
+  columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in run.roles), 'group')
+  page = Path(__file__).parent / 'page.html'
+  write(out, {'index.html': render(page, found), 'clusters.csv': to_csv(columns, rows).encode()})
+  print(table(run, found))
+  if found['restricted'] and not flags['no-images']:
+    print(f'{found["restricted"]}: keep this page to yourself, or use --no-images.')
+  print(f'{out / "index.html"}')
+
+
+def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) -> dict[str, Any]:
+  """Cluster a split and draw examples of each cluster: what the page shows.
+
+  Args:
+    count: of clusters in each class.
+    shown: pictures of each cluster.
+  """
+  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
+  batches = pipeline.eval_batches(dataset, split, batch_size=run.batch_size, threads=run.config.loader.threads)
+  predictions = evaluate(step, run.networks, batches, run.mesh, collect=True).predictions
+  label, group = predictions['label'], predictions['group']
+  said = {role: logits.argmax(1) for role, logits in saliency.logits_by_role(predictions).items()}
+  right = {role: values == label for role, values in said.items()}
+  student, deployed = run.roles[0], run.roles[-1]
+  disagree = said[student] != said[deployed] if len(run.roles) > 1 else ~right[student]
+  clusters = diagnose.find_clusters(label, ~right[student], predictions[f'features_{student}'], count)
+  grouped = bool((group >= 0).any())
+  summaries = diagnose.summarise(clusters, right, disagree, group, dataset.groups)
+  chosen = [(str(s.number), i) for s in summaries for i in diagnose.examples(clusters, disagree, s.number, shown)]
+  names = dataset.splits[split].name
+  return {
+    'generator': GENERATOR,
+    'method': run.config.method.name,
+    'dataset': run.config.data.name,
+    'step': run.results['step'],
+    'seed': run.config.seed,
+    'split': split,
+    'classes': run.classes,
+    'roles': run.roles,
+    'scalar': run.scalar,
+    'count': len(label),
+    'accuracy': {role: float(values.mean()) for role, values in right.items()},
+    'disagree': int(disagree.sum()),
+    'summaries': summaries,
+    'matches': diagnose.match(clusters, label, ~right[student], group) if grouped else [],
+    'pictures': draw(run, dataset, split, predictions, chosen) if chosen else {},
+    'restricted': RESTRICTED.get(run.config.data.name, ''),
+    'rows': [
+      (
+        names(int(index)),
+        run.classes[label[row]],
+        int(clusters.cluster[row]),
+        *(run.classes[values[row]] for values in said.values()),
+        dataset.groups[group[row]] if group[row] >= 0 else '',
+      )
+      for row, index in enumerate(predictions['index'])
+    ],
+  }
+
+
+def draw(
+  run: Restored, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], chosen: Sequence[tuple[str, int]]
+) -> dict[int, list[tuple[str, str]]]:
+  """Draw the chosen examples: cluster -> (text, picture as an address)."""
+  step = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
+  arrays = saliency.collect(step, run.networks, dataset, split, predictions, chosen)
+  pictures: dict[int, list[tuple[str, str]]] = {}
+  for row, number in enumerate(arrays['category'].tolist()):
+    group = int(arrays['group'][row])
+    of = dataset.groups[group] if group >= 0 else run.classes[arrays['label'][row]]
+    said = ', '.join(f'{role}: {run.classes[arrays[f"prediction_{role}"][row]]}' for role in run.roles)
+    text = f'{dataset.splits[split].name(int(arrays["index"][row]))}, {of}. {said}'
+    pixels = picture(arrays, row, run.roles, SIDE)
+    pictures.setdefault(int(number), []).append((text, data_uri(*encode(pixels))))
+  return pictures
+
+
+def table(run: Restored, found: dict[str, Any]) -> str:
+  """Lay out the clusters, those that mislead the first network most first, and how they agree with the groups."""
+  head = f'{"class":<24}{"cluster":>8}{"examples":>10}' + ''.join(f'{role:>10}' for role in run.roles)
+  title = f'{found["method"]} on {found["dataset"]}, {found["split"]}: right in each cluster, %'
+  lines = [title, head, '-' * len(head)]
+  for one in found['summaries']:
+    cells = ''.join(f'{100 * one.accuracy[role]:>10.1f}' for role in run.roles)
+    lines.append(f'{run.classes[one.label][:23]:<24}{one.number:>8}{one.count:>10,}{cells}')
+  if found['matches']:
+    lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
+    lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in found['matches']]
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  cli.main(main)
