@@ -14,6 +14,11 @@ ALLOWED = {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
     'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder', 'hosts',
   },
+  'population': {'train', 'data', 'evaluate', 'methods', 'metrics', 'sharding'},
+  'sweep': {
+    'train', 'population', 'data', 'evaluate', 'methods', 'metrics', 'checkpoint',
+    'backend', 'check', 'cli', 'console', 'signals', 'stages', 'workdir',
+  },
   'check': {'methods', 'models', 'data', 'optim', 'sharding', 'workdir'},
   'stages': {'methods', 'data'},
   'prepare': {'cli', 'data'},

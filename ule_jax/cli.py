@@ -24,6 +24,7 @@ VERBS = {
   'main': 'ule_jax.main',
   'data': 'ule_jax.data.__main__',
   'prepare': 'ule_jax.prepare',
+  'sweep': 'ule_jax.sweep',
   'evaluate': 'ule_jax.evaluate.__main__',
   'report': 'ule_jax.report.__main__',
   'predict': 'ule_jax.predict',
@@ -37,6 +38,7 @@ ule-jax VERB ... is python -m ule_jax.VERB ...; ule-jax VERB --help tells more.
   main                train and evaluate one config          ule-jax main --config=digits
   data                check a data set, draw its groups      ule-jax data --config=celeba --config.data.dir=DIR
   prepare             write it as few large files            ule-jax prepare --config=celeba --out=NEW
+  sweep               many runs at once, in one graph        ule-jax sweep --config=digits --axis=seed=0,1
   evaluate            a finished run again, its saliency     ule-jax evaluate --run=DIR --saliency=4
   report              runs on one page                       ule-jax report runs --out=report
   predict             classify images                        ule-jax predict --run=DIR --input=PHOTOS
@@ -110,7 +112,8 @@ def read(
 
   Args:
     usage: what --help, or nothing at all, prints.
-    flags: name -> default; a bool makes `--name`, a string `--name=VALUE`, an int `--name=NUMBER`.
+    flags: name -> default; a bool makes `--name`, a string `--name=VALUE`, an int `--name=NUMBER`, a list any number
+      of `--name=VALUE`.
     positional: the verb takes arguments that are no flags.
     config: the verb takes `--config=...` and `--config.FIELD=...`.
 
@@ -147,6 +150,8 @@ def read(
       raise UserError(f'--{name} has no value: write --{name}=VALUE.')
     if is_config:
       found.config.append((name, value))
+    elif isinstance(flags[name], list):
+      found.values[name] = [*found.values[name], value]
     elif isinstance(flags[name], int) and not value.isdecimal():
       raise UserError(f'--{name} is a whole number from 0 on, not {value!r}.')
     else:

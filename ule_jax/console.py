@@ -92,5 +92,54 @@ def rules_table(results: dict[str, Any]) -> str:
   return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
 
 
+def sweep_tables(sweep: dict[str, Any]) -> str:
+  """Lay out a sweep: test accuracies of each setting under every selection rule, what each rule picks, what failed."""
+  settings, parts = sweep['settings'], []
+  found = next(row for row in settings if row['seeds'])
+  rules, known = list(found['selected']), found['last']['test']
+  worst = 'worst_group_accuracy' if 'worst_group_accuracy' in known else 'worst_class_accuracy'
+  for metric in (worst, 'accuracy'):
+    rows = [('setting', 'n', 'last', *(f'[{i + 1}]' for i in range(len(rules))))]
+    for row in settings:
+      cells = [row['last'], *row['selected'].values()] if row['seeds'] else []
+      shown = [_spread(cell['test'][metric]) for cell in cells] or ['-'] * (1 + len(rules))
+      rows.append((row['name'], str(len(row['seeds'])), *shown))
+    title = f'{sweep["method"]} on {sweep["dataset"]}: test {metric.replace("_", " ")}, %'
+    parts.append('\n'.join([title, *_aligned(rows)]))
+  parts.append(
+    'Mean ± standard deviation (n - 1) over n seeds, at the last step and at the step that a rule selects\n'
+    "in each run. A rule picks the setting with the best mean validation score, its own metric's:"
+  )
+  rows = [('rule', 'picks', 'validation', 'test accuracy', f'test {worst.removesuffix("_accuracy").replace("_", " ")}')]
+  for i, rule in enumerate(rules):
+    name, cells = '-', ['-'] * 3
+    if pick := sweep['picked'].get(rule):
+      split, metric = rule.split('/')
+      shown = (split, metric), ('test', 'accuracy'), ('test', worst)
+      name, cells = pick['setting'], [_spread(pick[s][m]) for s, m in shown]
+    rows.append((f'[{i + 1}] {rule}', name, *cells))
+  parts.append('\n'.join(_aligned(rows, left=2)))
+  if sweep['failed']:
+    parts.append('\n'.join(f'failed: {name}: {reason}' for name, reason in sweep['failed'].items()))
+  return '\n\n'.join(parts)
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+  """Lay out rows of cells, the first ones to the left, with a rule under the first row."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+  def line(row: Sequence[str]) -> str:
+    cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+    return '  '.join(cells).rstrip()
+
+  head, *rest = map(line, rows)
+  return [head, '-' * max(map(len, [head, *rest])), *rest]
+
+
+def _spread(found: dict[str, Any]) -> str:
+  spread = '' if found['sd'] is None else f' ± {100 * found["sd"]:.1f}'
+  return f'{100 * found["mean"]:.1f}{spread}'
+
+
 def _percent(value: float | None) -> str:
   return '-' if value is None else f'{100 * value:.1f}'

@@ -21,10 +21,13 @@ Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 @flax.struct.dataclass
 class Counts(clu_metrics.Metric):
-  """Right answers and examples per class and group; the last column is for unknown groups."""
+  """Right answers and examples per class and group; the last column is for unknown groups.
 
-  correct: Int[Array | np.ndarray, 'k g']
-  total: Int[Array | np.ndarray, 'k g']
+  Those of many runs at once have axes before these.
+  """
+
+  correct: Int[Array | np.ndarray, '*runs k g']
+  total: Int[Array | np.ndarray, '*runs k g']
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:

@@ -31,7 +31,9 @@ def cosine(lr, steps, warmup_steps):
   """Decay the learning rate to 0 along half a cosine after a linear warm-up."""
   if not warmup_steps:
     return optax.cosine_decay_schedule(lr, steps)
-  return optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, max(steps, warmup_steps + 1))
+  # As optax.warmup_cosine_decay_schedule, which compares the rate with 0 and so cannot be given a traced one.
+  rise = optax.linear_schedule(0.0, lr, warmup_steps)
+  return optax.join_schedules([rise, optax.cosine_decay_schedule(lr, max(steps - warmup_steps, 1))], [warmup_steps])
 
 
 SCHEDULES = {'constant': constant, 'cosine': cosine}
@@ -43,15 +45,15 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   Args:
     options: `optim.*` of configs/base.py. Weight decay is L2 (added to the gradient) for `sgd` and
       `adam`, as in PyTorch, and decoupled for `adamw`. Parameters whose path does not match
-      `trainable` stay where they are.
+      `trainable` stay where they are. `lr`, `weight_decay` and `clip` (there infinite for none) may be traced.
     steps: the length of the schedule.
 
   Raises:
     UserError: when it is initialised, if no parameter matches `trainable`.
   """
   update, coupled = OPTIMIZERS[options.name]
-  decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
-  clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+  decay = [optax.add_decayed_weights(options.weight_decay)] if _acts(options.weight_decay) else []
+  clip = [optax.clip_by_global_norm(options.clip)] if _acts(options.clip) else []
   rate = optax.scale_by_learning_rate(SCHEDULES[options.schedule](options.lr, steps, options.warmup_steps))
   before, after = (decay, []) if coupled else ([], decay)
   transforms = {role: optax.chain(*clip, *before, update(), *after, rate) for role in roles}
@@ -70,3 +72,8 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
     return labels
 
   return optax.partition(transforms, label)
+
+
+def _acts(number) -> bool:
+  """Tell whether a number changes anything; what is traced may, whatever it is."""
+  return not isinstance(number, (int, float)) or number != 0

@@ -10,10 +10,10 @@ import contextlib
 import math
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import flax
@@ -227,17 +227,9 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
       (directory / 'done').unlink(missing_ok=True)
     hosts.wait('the workdir is ours')
     with contextlib.closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
-      frozen = config.model.encoder == 'frozen'
       begin, prepared = lambda state: state, Prepared()
-      if config.model.weights != 'none' and (checkpoints.latest is None or frozen):
-        weights = load_weights(config, dataset, directory)
-        if frozen:
-          dataset = encode(config, dataset, weights)
-          # For who has the run and not its data: heads are trained on standardised features.
-          if hosts.is_first():
-            workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
-        else:
-          begin = partial(with_weights, weights=weights)
+      if checkpoints.latest is None or config.model.encoder == 'frozen':
+        dataset, begin = start_from_weights(config, directory, dataset)
       if config.first.prepare != 'none':
         first, prepared = run_first(config, directory, dataset, force, signals)
         if prepared.head is not None:
@@ -246,6 +238,34 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
         data.check_images(dataset, config.data, console.say)
       training = stages.training(config, dataset, prepared)
       return _train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
+
+
+class Parts(NamedTuple):
+  """What a config makes of a data set, without a seed."""
+
+  method: Method
+  model: Any
+  tx: optax.GradientTransformation
+  preprocess: Preprocess
+
+
+def assemble(config: Any, training: Dataset, numbers: Mapping[str, Any] = MappingProxyType({})) -> Parts:
+  """Make the method, the network and the optimiser of a config.
+
+  Args:
+    numbers: fields of `method` and `optim`, dotted, and what stands in their place; these may be traced.
+  """
+  counts = training.group_counts()
+  sizes = Sizes(training.splits['train'].count, len(training.classes), len(training.groups), counts)
+  method = make_method(config, sizes, numbers)
+  model = make_model(SimpleNamespace(**config.model), len(training.classes))
+  tx = make_optimizer(_options(config, 'optim', numbers), method.roles, max(total_steps(config, training), 1))
+  return Parts(method, model, tx, make_preprocess(*pixel_scale(config, training)))
+
+
+def sample_of(training: Dataset, preprocess: Preprocess) -> Array:
+  """Make a batch of one empty image, as networks are shown it, to initialise them with."""
+  return preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
 
 
 class Built(NamedTuple):
@@ -261,21 +281,16 @@ class Built(NamedTuple):
 
 def build(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Built:
   """Make the networks of a config and their initial state, on the devices."""
-  counts = training.group_counts()
-  sizes = Sizes(training.splits['train'].count, len(training.classes), len(training.groups), counts)
-  method = make_method(config, sizes)
-  model = make_model(SimpleNamespace(**config.model), len(training.classes))
-  tx = make_optimizer(SimpleNamespace(**config.optim), method.roles, max(total_steps(config, training), 1))
-  preprocess = make_preprocess(*pixel_scale(config, training))
+  parts = assemble(config, training)
   key = jax.random.key(config.seed)
-  sample = preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
+  sample = sample_of(training, parts.preprocess)
 
   def create() -> TrainState:
-    return create_state(method, model, tx, sample, key)
+    return create_state(parts.method, parts.model, parts.tx, sample, key)
 
   places = sharding.placement(jax.eval_shape(create), mesh, config.fsdp)
   state = jax.jit(create, out_shardings=places)()
-  return Built(method, model, tx, preprocess, key, state)
+  return Built(*parts, key, state)
 
 
 def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -289,6 +304,30 @@ def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[floa
   if wanted == 'default' or dataset.dtype != np.uint8:
     return dataset.mean, dataset.std
   return pretrained.PIXELS[wanted]
+
+
+def start_from_weights(
+  config: Any, directory: Path, dataset: Dataset
+) -> tuple[Dataset, Callable[[TrainState], TrainState]]:
+  """Read `model.weights`, if there are any.
+
+  Returns:
+    The data set, with the features of a frozen encoder for its images, and what turns an initial state into one that
+    starts from the weights.
+
+  Raises:
+    UserError: the weights are not there or do not fit, or an image cannot be read.
+  """
+  if config.model.weights == 'none':
+    return dataset, lambda state: state
+  weights = load_weights(config, dataset, directory)
+  if config.model.encoder != 'frozen':
+    return dataset, partial(with_weights, weights=weights)
+  dataset = encode(config, dataset, weights)
+  # For who has the run and not its data: heads are trained on standardised features.
+  if hosts.is_first():
+    workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
+  return dataset, lambda state: state
 
 
 def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.Pretrained:
@@ -468,20 +507,7 @@ def _train(
       if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
         pending = (number + 1, metrics)
 
-  results = {
-    'method': config.method.name,
-    'dataset': config.data.name,
-    'seed': config.seed,
-    'select': config.select,
-    'sampling': config.train.sampling,
-    'needs_groups': needs_groups(config, method, prepared),
-    'first': {'prepare': config.first.prepare, **prepared.notes},
-    'data': dict(dataset.notes),
-    'model': config.model.name,
-    'classes': list(dataset.classes),
-    'groups': list(dataset.groups),
-    'titles': dict(dataset.titles),
-  }
+  results = heading(config, dataset, method, prepared)
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split)
   if hosts.is_first():
     workdir.write_json(directory / 'results.json', results)
@@ -511,15 +537,48 @@ def conclude(config, directory, dataset, checkpoints, state, roles, run_split) -
 
   found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}
 
+  return arrange(found, best, chosen, int(state.step), dataset)
+
+
+def heading(config: Any, dataset: Dataset, method: Method, prepared: Prepared) -> dict[str, Any]:
+  """Say in results.json what was run on what."""
+  return {
+    'method': config.method.name,
+    'dataset': config.data.name,
+    'seed': config.seed,
+    'select': config.select,
+    'sampling': config.train.sampling,
+    'needs_groups': needs_groups(config, method, prepared),
+    'first': {'prepare': config.first.prepare, **prepared.notes},
+    'data': dict(dataset.notes),
+    'model': config.model.name,
+    'classes': list(dataset.classes),
+    'groups': list(dataset.groups),
+    'titles': dict(dataset.titles),
+  }
+
+
+def arrange(
+  found: dict[int, dict[str, dict[str, Any]]], best: dict[str, int], chosen: int, last: int, dataset: Dataset
+) -> dict[str, Any]:
+  """Lay out the metrics of a run as results.json has them.
+
+  Args:
+    found: step -> role -> split -> metrics; roles in their order, the last is deployed; `train` at the chosen step.
+    best: rule -> the step that it selects.
+    chosen: the step that the config selects; `last` is that of the last state.
+  """
+
   def entry(step: int, role: str) -> dict[str, Any]:
     return {'step': step, **{s: found[step][role][s] for s in dataset.splits if s != 'train'}}
 
+  roles = list(found[chosen])
   deployed = roles[-1]
   return {
     **entry(chosen, deployed),
     'train': found[chosen][deployed]['train'],
     'selected': {rule: entry(step, deployed) for rule, step in best.items()},
-    'last': entry(int(state.step), deployed),
+    'last': entry(last, deployed),
     'roles': {role: entry(chosen, role) for role in roles},
   }
 
@@ -617,13 +676,22 @@ def with_weights(state: TrainState, weights: pretrained.Pretrained) -> TrainStat
 
 
 def _placed(values: PyTree, like: PyTree) -> PyTree:
-  """Copy arrays to where others are, in their types; a copy, as the step donates what it is given."""
-  return jax.tree.map(lambda v, old: jax.device_put(jnp.array(v, old.dtype), old.sharding), values, like)
+  """Copy arrays to where others are, in their types and shapes; a copy, as the step donates what it is given."""
+
+  def place(value: Array, old: Array) -> Array:
+    return jax.device_put(jnp.broadcast_to(jnp.array(value, old.dtype), old.shape), old.sharding)
+
+  return jax.tree.map(place, values, like)
 
 
-def make_method(config: Any, sizes: Sizes) -> Method:
-  """Build the method of a config."""
-  return METHODS[config.method.name](SimpleNamespace(**config.method), sizes)
+def make_method(config: Any, sizes: Sizes, numbers: Mapping[str, Any] = MappingProxyType({})) -> Method:
+  """Build the method of a config; `numbers` as in `assemble`."""
+  return METHODS[config.method.name](_options(config, 'method', numbers), sizes)
+
+
+def _options(config: Any, part: str, numbers: Mapping[str, Any]) -> SimpleNamespace:
+  changed = {name.removeprefix(f'{part}.'): v for name, v in numbers.items() if name.startswith(f'{part}.')}
+  return SimpleNamespace(**{**config[part], **changed})
 
 
 def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:

@@ -27,6 +27,21 @@ class Evaluation(NamedTuple):
   predictions: dict[str, np.ndarray]
 
 
+def make_score(model, preprocess: Callable, roles: tuple[str, ...], groups: int) -> Callable:
+  """Make the pure `(params, batch_stats, batch) -> (counts, outputs)`, both by role."""
+
+  def score(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
+    x = preprocess(batch['image'])
+    counts, outputs = {}, {}
+    for role in roles:
+      logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
+      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups)
+      outputs[role] = {'logits': logits, 'features': features}
+    return counts, outputs
+
+  return score
+
+
 def make_eval_step(
   model, preprocess: Callable, roles: tuple[str, ...], groups: int, mesh: jax.sharding.Mesh
 ) -> Callable:
@@ -34,15 +49,11 @@ def make_eval_step(
 
   `rows` is what the batch says beside its images: every host gets all of it.
   """
+  score = make_score(model, preprocess, roles, groups)
 
   @partial(jax.jit, out_shardings=sharding.everywhere(mesh))
   def eval_step(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
-    x = preprocess(batch['image'])
-    counts, outputs = {}, {}
-    for role in roles:
-      logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
-      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups)
-      outputs[role] = {'logits': logits, 'features': features}
+    counts, outputs = score(params, batch_stats, batch)
     return counts, outputs, {name: values for name, values in batch.items() if name != 'image'}
 
   return eval_step

@@ -35,7 +35,7 @@ def make_method(options, sizes: Sizes) -> Method:
   require_groups(sizes)
   counts = np.asarray(sizes.group_counts)
   occurs = counts > 0
-  extra = np.where(occurs, options.adjustment / np.sqrt(np.maximum(counts, 1)), 0.0)
+  scale = np.where(occurs, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
 
   def init(params):
     del params
@@ -46,7 +46,7 @@ def make_method(options, sizes: Sizes) -> Method:
     out = forward(MODEL, batch.image)
     each = losses.cross_entropy(out.logits, batch.label)
     membership = losses.group_membership(batch.group, batch.weight, sizes.g)
-    of_group = losses.group_means(each, membership) + jnp.asarray(extra, each.dtype)
+    of_group = losses.group_means(each, membership) + options.adjustment * jnp.asarray(scale, each.dtype)
     q = state['q'] * jnp.exp(options.step_size * jax.lax.stop_gradient(of_group))
     q = q / jnp.sum(q)
     value = jnp.sum(q * of_group)

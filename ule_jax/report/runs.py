@@ -209,8 +209,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _is_run(content: Any) -> bool:
-  """Tell a config of ours from the many other files of that name."""
-  return isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
+  """Tell the config of a run from the many other files of that name, and from a sweep's: its members are the runs."""
+  parts = ('method', 'data', 'train')
+  return isinstance(content, dict) and 'axes' not in content and all(isinstance(content.get(p), dict) for p in parts)
 
 
 def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
