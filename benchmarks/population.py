@@ -6,9 +6,10 @@
 Each of the three trains the same members (four seeds, eight weights of the term) on the same batches: frozen features
 of the faces at 32 x 32, `project`, no mistake weights, Adam, batches of 128. Only the loops of training are timed, from
 the first batch to the last parameter: the population draws the order on the host and the rest in `ule_jax.sweep`'s
-graph; a single run makes the compiled step of `ule_jax.main` with its loader; PyTorch is eager, in this process, with
-the features as one tensor, at the better of one and two threads. What is left out for all: start-up, compilation,
-evaluation, saving. The three take turns; ratios are paired by turn. First PyTorch's losses are compared with ours.
+graph; a single run makes the steps of `ule_jax.main` with its loader (one compiled step serves all of them here);
+PyTorch is eager, in this process, with the features as one tensor, at the better of one and two threads. What is left
+out for all: start-up, compilation, evaluation, saving. The three take turns; ratios are paired by turn. Before that,
+PyTorch's losses are compared with ours.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CASES = {
   'one hidden layer of 256': ('--config.model.head_depth=1', '--config.model.head_width=256'),
 }
 AXES = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0], 'seed': [0, 1, 2, 3]}
-STEPS, TURNS = 200, 3
+STEPS, TURNS = 100, 3
 
 
 def load(args, case: str):
@@ -83,12 +84,10 @@ def of_singles(config, dataset) -> Callable[[], float]:
   from ule_jax.data import pipeline
   from ule_jax.methods import Batch
 
-  mesh, compiled = sharding.make_mesh(), []
-  for member in sweep.expand(config, AXES):
-    built = train.build(member.config, dataset, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, built.state)
-    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-    compiled.append((member.config, places, built.state, sharding.compile_step(step, mesh, 'jit', places, False)))
+  mesh = sharding.make_mesh()
+  built = train.build(config, dataset, mesh)
+  step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+  step = sharding.compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state), False)
 
   def batches_of(own):
     return pipeline.train_batches(
@@ -98,10 +97,10 @@ def of_singles(config, dataset) -> Callable[[], float]:
 
   def run(steps: int = STEPS) -> float:
     seconds = 0.0
-    for own, _, initial, step in compiled:
-      state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), initial))
+    for member in sweep.expand(config, AXES):
+      state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), built.state))
       began = time.perf_counter()
-      batches = batches_of(own)
+      batches = batches_of(member.config)
       for _ in range(steps):
         state, _ = step(state, Batch(**next(batches)))
       jax.block_until_ready(state.params)
@@ -247,7 +246,7 @@ def measure(args, case: str) -> dict:
 def markdown(rows: list[dict]) -> str:
   """Lay out the table of the README."""
   lines = [
-    '| 32 ULE heads, 200 steps of 128 | population, s | 32 single runs / it | 32 PyTorch runs / it |',
+    '| 32 ULE heads, 100 steps of 128 | population, s | 32 single runs / it | 32 PyTorch runs / it |',
     '|---|---|---|---|',
   ]
 

@@ -6,6 +6,7 @@ rules. What depends on the seed alone (batches, noise on them) is made once for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,15 +82,10 @@ def compile_members(config: Any, training: Dataset, groups: int, members: Member
     zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
     return jax.lax.fori_loop(0, count, turn, (state, zeros))
 
-  score_block = make_score(model, preprocess, method.roles, groups)
+  score_batch = make_score(model, preprocess, method.roles, groups)
 
-  def score(params: PyTree, batch_stats: PyTree, blocks: Batch) -> dict[str, Counts]:
-    def add(total, block: Batch):
-      counts, _ = score_block(params, batch_stats, block._asdict())
-      return {role: total[role].merge(counts[role]) for role in total}, None
-
-    none = dict.fromkeys(method.roles, Counts.empty(len(training.classes), groups))
-    return jax.lax.scan(add, none, blocks)[0]
+  def score(params: PyTree, batch_stats: PyTree, block: Batch) -> dict[str, Counts]:
+    return score_batch(params, batch_stats, block._asdict())[0]
 
   def everyone(function: Callable, of_seed: tuple, of_setting: tuple) -> Callable:
     """Map a function of one member over all; the axes are those of `vmap`, for each argument."""
@@ -100,11 +96,17 @@ def compile_members(config: Any, training: Dataset, groups: int, members: Member
   advance = everyone(advance, (0, 0, None, 0, None, None), (0, None, 0, None, None, None))
   advance = jax.jit(advance, donate_argnums=0, compiler_options=options)
   score = jax.jit(everyone(score, (0, 0, None), (0, 0, None)))
+
+  def score_all(params: PyTree, batch_stats: PyTree, blocks: Batch) -> dict[str, Counts]:
+    # One block after the other, so that splits of all sizes are one graph.
+    each = [score(params, batch_stats, jax.tree.map(lambda x: x[i], blocks)) for i in range(len(blocks.label))]  # noqa: B023
+    return {role: functools.reduce(Counts.merge, [counts[role] for counts in each]) for role in method.roles}
+
   return Graphs(
     roles=method.roles,
     create=lambda: create(seeds, numbers),
     advance=lambda state, order, count: advance(state, seeds, numbers, order, count, train),
-    score=score,
+    score=score_all,
   )
 
 
