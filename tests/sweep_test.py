@@ -64,6 +64,7 @@ def test_a_member_that_is_not_finite_is_named_and_the_others_go_on(with_a_failur
   said = json.loads((bad / 'results.json').read_text())['failed']
   assert said == 'the loss or the gradient of teacher is not finite at step 0'
   assert not (bad / 'done').exists()
+  assert 'val/accuracy' not in (bad / 'metrics.jsonl').read_text()  # its networks are worth nothing
   first, second = results['settings']
   assert (first['seeds'], first['failed']) == ([0, 1], [])
   assert (second['seeds'], second['last']) == ([], {})

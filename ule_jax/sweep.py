@@ -8,7 +8,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from ule_jax.methods import Prepared
 from ule_jax.metrics import SELECTABLE
 from ule_jax.signals import Signals
 from ule_jax.train import (
+  TrainState,
   arrange,
   assemble,
   heading,
@@ -58,7 +59,8 @@ device. A member whose loss is not finite is named, and the others go on.
 Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
 
 OPTIMISER = ('optim.lr', 'optim.weight_decay', 'optim.clip')
-STEPS = 100  # at most in one call: a signal waits for its end
+STEPS, FIRST = 100, 10  # of one call: at most, and of the first
+CALL = 1.0  # seconds that a call should take: a signal waits for its end
 SAVE_EVERY = 60.0  # seconds between checkpoints of the population
 
 Axes = dict[str, list[float]]
@@ -80,7 +82,7 @@ class Trained(NamedTuple):
   that was evaluated.
   """
 
-  state: PyTree
+  state: TrainState
   networks: list[PyTree]
   step: np.ndarray
   score: np.ndarray
@@ -225,7 +227,26 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
 class Sweep:
   """A population on the device with its data, from a checkpoint or the beginning."""
 
-  def __init__(self, config, members: list[Member], directory: Path, dataset: Dataset, rules, begin, checkpoints):
+  def __init__(
+    self,
+    config: Any,
+    members: list[Member],
+    directory: Path,
+    dataset: Dataset,
+    rules: Sequence[str],
+    begin: Callable[[TrainState], TrainState],
+    checkpoints: Checkpoints,
+  ):
+    """Compile it and restore its newest checkpoint, or begin.
+
+    Args:
+      config: of any member.
+      rules: by which a step can be selected.
+      begin: changes the initial state.
+
+    Raises:
+      UserError: the data do not fit the device, or no checkpoint can be used.
+    """
     self.config, self.members, self.directory = config, members, directory
     self.dataset, self.rules, self.checkpoints = dataset, rules, checkpoints
     self.training = stages.training(config, dataset, Prepared())
@@ -253,14 +274,11 @@ class Sweep:
         'raise train.steps, or choose another --workdir.'
       )
 
-  def pieces(self) -> Iterator[tuple[int, int]]:
-    """Yield (first step, steps) of the calls that are left: each ends where something is due, or before."""
-    train, at = self.config.train, self.first
-    while at < self.steps:
-      ends = [(at // every + 1) * every for every in (train.eval_every, train.log_every)]
-      end = min(*ends, at + STEPS, self.steps)
-      yield at, end - at
-      at = end
+  def until_due(self, number: int, most: int) -> int:
+    """Count the steps of the next call: up to where something is due, or fewer; 0 at the end."""
+    train = self.config.train
+    ends = [(number // every + 1) * every for every in (train.eval_every, train.log_every)]
+    return min(*ends, number + most, self.steps) - number
 
   def train(self, signals: Signals) -> None:
     """Train to the end.
@@ -269,22 +287,21 @@ class Sweep:
       UserError: no member is finite any more.
       Interrupted: a signal came; the population is saved.
     """
-    config, steps, count = self.config, self.steps, len(self.members)
+    config, steps, runs = self.config, self.steps, len(self.members)
     order = population.make_order(config, self.training, self.numbers.seeds)
     room = min(STEPS, config.train.eval_every, config.train.log_every, max(steps, 1))
-    progress = console.Progress(steps, self.first, config.train.batch_size * count)
+    progress = console.Progress(steps, self.first, config.train.batch_size * runs)
     console.say(
-      f'{config.method.name} on {config.data.name}: {count} runs ({len(self.numbers.seeds)} seeds, '
+      f'{config.method.name} on {config.data.name}: {runs} runs ({len(self.numbers.seeds)} seeds, '
       f'{self.numbers.settings} settings), {self.training.splits["train"].count:,} training examples, {steps:,} steps '
       f'of {config.train.batch_size}, in {self.directory}' + (f', from step {self.first:,}' if self.first else '')
     )
     saved, saved_step = time.monotonic(), self.first
     log = workdir.MetricsLog(self.directory, self.first)
     with contextlib.closing(log), signals.deferred():
-      pieces = self.pieces()
-      piece = next(pieces, None)
-      batches = piece and order(*piece, room)
-      number = self.first
+      number, most = self.first, FIRST
+      count = self.until_due(number, most)
+      batches = order(number, count, room)
       # As in train.py: evaluate the state you have -> save it -> the next steps -> log their metrics.
       while True:
         due = number > 0 and (number % config.train.eval_every == 0 or number == steps)
@@ -297,13 +314,16 @@ class Sweep:
         if signals.asked:
           self.checkpoints.wait()
           raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
-        if piece is None:
+        if not count:
           break
-        state, metrics = self.graphs.advance(self.trained.state, batches, piece[1])
+        began = time.monotonic()
+        state, metrics = self.graphs.advance(self.trained.state, batches, count)
         self.trained = self.trained._replace(state=state)
-        number, piece = sum(piece), next(pieces, None)
-        batches = piece and order(*piece, room)  # while the device works
+        number, done = number + count, count
+        count = self.until_due(number, most)
+        batches = order(number, count, room)  # while the device works
         metrics = jax.device_get(metrics)
+        most = int(np.clip(done * CALL / (time.monotonic() - began), 1, STEPS))
         if number % config.train.log_every == 0 or number == steps:
           shown = {name: middle(values) for name, values in metrics.items() if 'loss/' in name}
           progress.report(number, shown)
@@ -365,20 +385,16 @@ class Sweep:
 
   def conclude(self) -> dict[str, Any]:
     """Evaluate every member at its last and its selected steps, write its folder, and compare the settings."""
-    config, dataset, state = self.config, self.dataset, self.trained.state
-    last, failed = networks_of(state), self.failures()
-    kept = dict(zip(self.rules, self.trained.networks, strict=True))
-    chosen = last if config.select == 'last' else kept[config.select]
-    splits = [split for split in dataset.splits if split != 'train']
-    counts = {
-      name: {split: self.counts(networks, split) for split in splits}
-      for name, networks in {**kept, 'last': last}.items()
-    }
+    config, last, failed = self.config, networks_of(self.trained.state), self.failures()
+    kept = dict(zip(self.rules, self.trained.networks, strict=True)) | {'last': last}
+    chosen = kept[config.select]
+    held_out = [split for split in self.dataset.splits if split != 'train']
+    counts = {rule: {split: self.counts(networks, split) for split in held_out} for rule, networks in kept.items()}
     counts[config.select]['train'] = self.counts(chosen, 'train')
     method = assemble(config, self.training).method
     log, results = read_log(self.directory / 'metrics.jsonl'), {}
     for member in self.members:
-      place, folder = member.place, self.directory / member.name
+      folder = self.directory / member.name
       folder.mkdir(exist_ok=True)
       (folder / 'done').unlink(missing_ok=True)
       for name in ('env.json', 'weights.json', 'features.json'):
@@ -386,37 +402,43 @@ class Sweep:
           shutil.copyfile(self.directory / name, folder / name)
       workdir.write_json(folder / 'config.json', member.config.to_dict())
       write_log(folder / 'metrics.jsonl', log, member.name)
-      about = heading(member.config, dataset, method, Prepared())
-      if place in failed:
-        workdir.write_json(folder / 'results.json', about | {'failed': failed[place]})
+      about = heading(member.config, self.dataset, method, Prepared())
+      if member.place in failed:
+        workdir.write_json(folder / 'results.json', about | {'failed': failed[member.place]})
         continue
-      best = {rule: int(self.trained.step[(r, *place)]) for r, rule in enumerate(self.rules)}
-      steps = best | {'last': int(state.step[place])}
-      found: dict[int, Any] = {}
-      for name, step in steps.items():
-        of_roles = found.setdefault(step, {role: {} for role in self.graphs.roles})
-        for split, of_split in counts[name].items():
-          for role, own in of_roles.items():
-            own[split] = summary(at(of_split[role], place), dataset)
-      results[member.name] = arrange(found, best, steps[config.select], steps['last'], dataset)
-      self.save_networks(folder, steps[config.select], at(chosen, place))
-      workdir.write_json(folder / 'results.json', about | results[member.name])
+      results[member.name] = found = self.results_of(member.place, counts)
+      save_networks(folder, found['step'], at(chosen, member.place))
+      workdir.write_json(folder / 'results.json', about | found)
       (folder / 'done').touch()
-    return compare(self.members, results, {m.name: failed[m.place] for m in self.members if m.place in failed}) | {
-      'method': config.method.name,
-      'dataset': config.data.name,
-      'steps': self.steps,
-      'select': config.select,
-    }
+    said = {member.name: failed[member.place] for member in self.members if member.place in failed}
+    about = {'method': config.method.name, 'dataset': config.data.name, 'steps': self.steps, 'select': config.select}
+    return about | compare(self.members, results, said)
 
-  def save_networks(self, folder: Path, step: int, networks: PyTree) -> None:
-    """Write the networks of a member that the verbs after training restore."""
-    shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
-    with contextlib.closing(Checkpoints(folder / 'checkpoints', ())) as checkpoints:
-      checkpoints.save(step, networks, {})
+  def results_of(self, place: tuple[int, int], counts: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Lay out the results of a member as those of a single run.
+
+    Args:
+      counts: rule, or `last` -> split -> role -> counts of all members.
+    """
+    best = {rule: int(self.trained.step[(r, *place)]) for r, rule in enumerate(self.rules)}
+    last = int(self.trained.state.step[place])
+    found: dict[int, Any] = {}
+    for rule, step in {**best, 'last': last}.items():
+      of_roles = found.setdefault(step, {role: {} for role in self.graphs.roles})
+      for split, of_split in counts[rule].items():
+        for role, own in of_roles.items():
+          own[split] = summary(at(of_split[role], place), self.dataset)
+    return arrange(found, best, best.get(self.config.select, last), last, self.dataset)
 
 
-def networks_of(state: Any) -> dict[str, PyTree]:
+def save_networks(folder: Path, step: int, networks: PyTree) -> None:
+  """Write the networks of a member that the verbs after training restore."""
+  shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
+  with contextlib.closing(Checkpoints(folder / 'checkpoints', ())) as checkpoints:
+    checkpoints.save(step, networks, {})
+
+
+def networks_of(state: TrainState) -> dict[str, PyTree]:
   """Take out of a state what is evaluated."""
   return {'params': state.params, 'batch_stats': state.batch_stats}
 
