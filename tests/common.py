@@ -54,10 +54,12 @@ def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.flo
   return Batch(*map(jnp.asarray, arrays))
 
 
-def setup(method, model, batch: Batch, tx=None, key=KEY):
-  """A fresh state and the (not jitted) step."""
+def setup(method, model, batch: Batch, tx=None, key=KEY, **settings):
+  """A fresh state, of the images' precision, and the (not jitted) step."""
   tx = tx or optax.adam(1e-2)
-  return create_state(method, model, tx, batch.image[:1], key), make_train_step(method, model, tx, key)
+  state = create_state(method, model, tx, batch.image[:1], key)
+  state = jax.tree.map(lambda x: x.astype(batch.image.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+  return state, make_train_step(method, model, tx, key, **settings)
 
 
 def train(method, model, batches, tx=None, key=KEY):
@@ -69,13 +71,15 @@ def train(method, model, batches, tx=None, key=KEY):
   return state, metrics
 
 
-def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = False):
-  """The same as `train`, on the devices of a mesh."""
-  state, step = setup(method, model, batches[0], tx)
+def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = False, **settings):
+  """The same as `train`, on the devices of a mesh, of which this host has a share."""
+  state, step = setup(method, model, batches[0], tx, **settings)
   state = jax.device_put(state, places := sharding.placement(state, mesh, fsdp))
   step = sharding.compile_step(step, mesh, parallel, places, remat=False)
   for batch in batches:
-    state, metrics = step(state, jax.tree.map(np.asarray, batch))
+    size = len(batch.label) // jax.process_count()
+    mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+    state, metrics = step(state, jax.tree.map(lambda x, mine=mine: np.asarray(x)[mine], batch))
   return state, metrics
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,9 +21,13 @@ from orbax.checkpoint import multihost
 
 from ule_jax.errors import RESUMABLE, UserError
 
-LOST = 60  # seconds without a word from a host, after which the others end
+# Seconds without a word from a host, after which the others end. jax's own threads would end them, with a stack trace,
+# after 100.
+LOST = 45
 BEAT = 5  # seconds between two words
+GRACE = 2  # seconds between the ends of the other hosts and of the first
 PATIENCE = 3600  # seconds that hosts wait where one of them has work to do
+_losing = threading.Lock()
 _leaving = threading.Event()
 _waits = itertools.count()  # a name can be waited at once only
 # What says that a launcher started several processes of this command.
@@ -70,10 +75,8 @@ def _launched() -> bool:
 
 
 def _initialize(**arguments) -> None:
-  # Otherwise jax's own threads abort the process with a stack trace; _watch does it with a sentence.
-  jax.config.update('jax_enable_recoverability', True)
   try:
-    jax.distributed.initialize(heartbeat_timeout_seconds=LOST, **arguments)
+    jax.distributed.initialize(**arguments)
   except RuntimeError as error:
     text = ' '.join(str(error).split())
     raise UserError(
@@ -98,12 +101,16 @@ def _watch() -> None:
 
 def lose(error: Exception) -> None:
   """End the process, as another host is gone: at once, as an ordinary exit would wait for that host."""
+  if not _losing.acquire(blocking=False):  # another thread says it
+    time.sleep(2 * GRACE)
   text = ' '.join(str(error).split()).partition('. ')[0]
   line = (
     f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts goes on from the last '
     'checkpoint.\n'
   )
   os.write(2, line.encode())
+  if is_first():
+    time.sleep(GRACE)  # as without it jax ends the others before they can say so
   os._exit(RESUMABLE)
 
 

@@ -33,19 +33,16 @@ def compiler_options(remat: bool) -> dict[str, str]:
   return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if remat and jax.default_backend() == 'cpu' else {}
 
 
-def make_mesh() -> Mesh:
-  """Put all devices of all hosts on one axis, host after host: a host's block of a batch is then on its devices."""
-  return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Put devices, all of all hosts, on one axis, host after host: a host's block of a batch is then on its devices."""
+  devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+  # The default, Explicit axes, rejects ordinary code with a ShardingTypeError.
+  return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
   """Put the devices of this host on one axis, for work that every host does for itself."""
-  return _mesh(jax.local_devices())
-
-
-def _mesh(devices: list[jax.Device]) -> Mesh:
-  # The default, Explicit axes, rejects ordinary code with a ShardingTypeError.
-  return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+  return make_mesh(jax.local_devices())
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
@@ -104,23 +101,23 @@ def compile_step(step: Callable, mesh: Mesh, parallel: str, places: PyTree, rema
 
   devices = list(mesh.devices.flat)
   mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
-  here_only = NamedSharding(mesh.local_mesh, PartitionSpec())
 
   def seen_as(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """See arrays, without a copy, as on the devices of all hosts or as on this one's, which is what pmap takes."""
     if jax.process_count() == 1:
       return tree
-    return jax.tree.map(
-      lambda x: jax.make_array_from_single_device_arrays(
-        x.shape, sharding, [part.data for part in x.addressable_shards]
-      ),
-      tree,
-    )
+
+    def again(x: Array) -> Array:
+      # The shards of what was put on a host's only device are not the single arrays that they should be (jax 0.10).
+      parts = [part.data for part in x.addressable_shards] if len(mesh.local_devices) > 1 else [x.addressable_data(0)]
+      return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+    return jax.tree.map(again, tree)
 
   def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
     stacked = jax.tree.map(lambda x: x.reshape(len(mesh.local_devices), -1, *x.shape[1:]), batch)
-    state, metrics = mapped(seen_as(state, here_only), stacked)
-    return seen_as(state, everywhere(mesh)), metrics
+    found = mapped(seen_as(state, NamedSharding(mesh.local_mesh, PartitionSpec())), stacked)
+    return seen_as(found, everywhere(mesh))
 
   return run
 

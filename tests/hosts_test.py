@@ -1,0 +1,178 @@
+"""Several processes on this machine train one run: the numbers of one, and one sentence where a process is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from common import assert_close, batch_of, method_of, network, train
+from sharding_test import KINDS, config_of
+
+from ule_jax import hosts
+from ule_jax import train as training
+from ule_jax.errors import Interrupted, UserError
+from ule_jax.sharding import PARALLEL
+
+HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {'PYTHONPATH': f'{HERE.parent}:{HERE}', 'XLA_FLAGS': ''}
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+@contextmanager
+def started(number: int, command) -> Iterator[list[subprocess.Popen]]:
+  """Start `command(host, port)` once for each host; none is left at the end."""
+  port, pipe = free_port(), subprocess.PIPE
+  with ExitStack() as stack:
+    processes = []
+    for i in range(number):
+      arguments = [sys.executable, *map(str, command(i, port))]
+      processes.append(stack.enter_context(subprocess.Popen(arguments, env=ENVIRONMENT, stderr=pipe, text=True)))
+      stack.callback(processes[i].kill)
+    yield processes
+
+
+def end(processes) -> list[tuple[int, str]]:
+  """Wait for all, and return their exit codes and what they said on stderr."""
+  said = [process.communicate(timeout=200)[1] for process in processes]
+  return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def work(number, out, workdir, stop):
+  with started(number, lambda i, port: [HERE / 'hosts_worker.py', i, number, port, out, workdir, stop]) as processes:
+    ends = end(processes)
+  assert [code for code, _ in ends] == [0] * number, ends
+
+
+def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(tmp_path, monkeypatch):
+  expected = training.run(config_of(), tmp_path / 'one')
+  workdir = tmp_path / 'turns'
+  with monkeypatch.context() as patch:
+    patch.setattr('ule_jax.hosts.preempted', lambda step: 'SIGTERM' if step == 2 else '')
+    with pytest.raises(Interrupted):
+      training.run(config_of(), workdir)
+  work(4, tmp_path / '4.npz', workdir, 4)
+  assert not (workdir / 'done').exists()
+  work(2, tmp_path / '2.npz', workdir, 0)
+
+  assert (workdir / 'done').exists()
+  assert json.loads((workdir / 'results.json').read_text()) == json.loads(json.dumps(expected))
+  for split in ('train', 'val', 'val_balanced', 'test'):
+    one, turns = (np.load(tmp_path / place / 'predictions' / f'{split}.npz') for place in ('one', 'turns'))
+    for name in one.files:  # every example once, in order; and what the last step made of them
+      np.testing.assert_allclose(turns[name], one[name], rtol=0, atol=1e-5, err_msg=f'{split} {name}')
+  with jax.enable_x64(True):
+    for name in KINDS:
+      batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
+      state, _ = train(method_of(name), network(batch_norm='batch', depth=1), batches, optax.sgd(1e-2))
+      leaves = jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state))
+      for parallel in PARALLEL:
+        for number in (2, 4):
+          with np.load(tmp_path / f'{number}.npz') as found:
+            for path, leaf in leaves:
+              assert_close(found[f'{name} {parallel} {jax.tree_util.keystr(path)}'], leaf, rtol=0, atol=1e-10)
+
+
+def until_step(workdir, step: int, processes) -> None:
+  """Wait until a run has logged a step."""
+  log, began = workdir / 'metrics.jsonl', time.monotonic()
+  while not (log.exists() and f'"step": {step},' in log.read_text()):
+    assert time.monotonic() - began < 120
+    assert [process.poll() for process in processes] == [None, None], end(processes)
+    time.sleep(0.05)
+
+
+LONG = ['--config=digits:erm', '--config.train.steps=20000', '--config.train.eval_every=20000', '--config.data.crops=1']
+MAIN = 'from ule_jax import cli, hosts, main; hosts.LOST, hosts.BEAT = 15, 0.5; cli.main(main.main)'
+
+
+@contextmanager
+def two(workdir):
+  """Two hosts in the middle of a run."""
+  flags = [f'--workdir={workdir}', '--hosts=2', *LONG]
+  with started(2, lambda i, port: ['-c', MAIN, *flags, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
+    until_step(workdir, 100, processes)
+    yield processes
+
+
+def test_a_signal_at_one_host_stops_all_at_one_step(tmp_path):
+  with two(tmp_path) as processes:
+    processes[1].send_signal(signal.SIGTERM)
+    ends = end(processes)
+  sentences = [line for _, said in ends for line in said.splitlines() if line.startswith('stopped: ')]
+  assert [code for code, _ in ends] == [75, 75], ends
+  assert len(sentences) == 2
+  assert sentences[0] == sentences[1]
+  step = int(sentences[0].split('at step ')[1].split(' of')[0].replace(',', ''))
+  assert (tmp_path / 'checkpoints' / str(step)).is_dir()
+  assert 'Traceback' not in ends[0][1] + ends[1][1]
+
+
+def test_a_host_that_dies_ends_the_others_in_one_sentence(tmp_path):
+  with two(tmp_path) as processes:
+    processes[1].kill()
+    began = time.monotonic()
+    (code, said), _ = end(processes)
+    assert time.monotonic() - began < 40
+  assert code == 75
+  assert said.count('stopped: another host is gone') == 1, said
+  assert 'Traceback' not in said
+  assert 'stack trace' not in said
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'sentence'),
+  [
+    (dict(coordinator='a:1'), '--hosts and --host missing'),
+    (dict(number=2, host=0), '--coordinator missing'),
+    (dict(coordinator='a:1', number=2, host=2), 'counted from 0 to 1'),
+    (dict(coordinator='a', number=2, host=0), 'names no port'),
+  ],
+)
+def test_half_an_address_is_refused(arguments, sentence):
+  with pytest.raises(UserError, match=sentence):
+    hosts.connect(**arguments)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'calls'),
+  [
+    ({}, []),
+    ({'SLURM_STEP_NUM_TASKS': '1'}, []),
+    ({'SLURM_STEP_NUM_TASKS': '4'}, [{}]),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, [{}]),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b'}, [{}]),
+    ({'TPU_WORKER_HOSTNAMES': 'a'}, []),
+  ],
+)
+def test_a_launcher_is_recognised(environment, calls, monkeypatch):
+  for name in (*hosts.COUNTS, 'TPU_WORKER_HOSTNAMES'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  found = []
+  monkeypatch.setattr(hosts, '_initialize', lambda **arguments: found.append(arguments))
+  hosts.connect()
+  assert found == calls
+
+
+def test_one_host_waits_for_nobody():
+  hosts.wait('nobody')
+  with hosts.first_before_others('nobody'):
+    pass
+  assert hosts.preempted(1) == ''
+  assert hosts.which() == {'host': 0, 'hosts': 1}

@@ -1,0 +1,46 @@
+"""One of several processes of one run, started by hosts_test: `hosts_worker.py HOST HOSTS PORT OUT WORKDIR STOP`.
+
+Trains small networks over all processes and writes their parameters; then goes on with a run, until step STOP if that
+is not 0.
+"""
+
+import sys
+
+import jax
+
+host, number, port, stop = (int(sys.argv[i]) for i in (1, 2, 3, 6))
+out, workdir = sys.argv[4:6]
+jax.config.update('jax_num_cpu_devices', 4 // number)
+
+from ule_jax import hosts  # noqa: E402
+
+hosts.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
+
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from common import batch_of, method_of, network, train_on  # noqa: E402
+from sharding_test import KINDS, config_of  # noqa: E402
+
+from ule_jax import sharding, train  # noqa: E402
+from ule_jax.errors import Interrupted  # noqa: E402
+
+assert (jax.process_count(), jax.device_count()) == (number, 4)
+with jax.enable_x64(True):
+  mesh, found = sharding.make_mesh(), {}
+  for name in KINDS:
+    method, model = method_of(name), network(batch_norm='batch', depth=1)
+    batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
+    for parallel in sharding.PARALLEL:
+      state, _ = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+      for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state)):
+        found[f'{name} {parallel} {jax.tree_util.keystr(path)}'] = np.asarray(leaf)
+if hosts.is_first():
+  np.savez(out, **found)
+
+if stop:
+  hosts.preempted = lambda step: 'SIGTERM' if step == stop else ''
+try:
+  train.run(config_of(), workdir)
+except Interrupted:
+  assert stop
+hosts.leave()
