@@ -32,6 +32,7 @@ def test_clusters_are_the_groups_and_not_only_the_mistakes(minority):
   assert rows['clusters'].rand > 0.97
   assert rows['clusters'].rand > rows["classes x the network's mistakes"].rand + 0.01
   assert found.label == (0, 0, 1, 1)
+  assert [found.place(c) for c in range(4)] == [0, 1, 0, 1]
   # What the student usually sees comes first in each class.
   assert [(shortcut[found.cluster == c] == k).mean() > 0.9 for c, k in enumerate(found.label)] == [True, False] * 2
 
@@ -84,6 +85,7 @@ def test_the_shortcut_of_the_embedded_task_is_found(page, ule_run):
   right = np.mean([row['prediction_student'] == row['label'] for row in rows])
   assert right == pytest.approx(results['roles']['student']['test']['accuracy'])
   assert rows[0]['filename'].startswith('digit ')
+  assert {(row['label'], row['cluster']) for row in rows} == {(c, n) for c in results['classes'] for n in '01'}
 
 
 def test_the_page_stands_alone(page):

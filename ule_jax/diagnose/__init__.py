@@ -25,6 +25,10 @@ class Clusters(NamedTuple):
   label: tuple[int, ...]
   distance: Float[np.ndarray, 'n']
 
+  def place(self, number: int) -> int:
+    """Number a cluster within its class: 0 began at what the student gets right, the others at its mistakes."""
+    return number - self.label.index(self.label[number])
+
 
 def standardise(features: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
   """Give every feature mean 0 and standard deviation 1; one that never changes becomes 0."""
@@ -133,9 +137,13 @@ def match(
 
 
 class Summary(NamedTuple):
-  """One cluster: its size, how right each network is in it, and how many of its examples are of which group."""
+  """One cluster: its size, how right each network is in it, and how many of its examples are of which group.
+
+  `place` is its number within its class.
+  """
 
   number: int
+  place: int
   label: int
   count: int
   accuracy: dict[str, float]
@@ -160,6 +168,7 @@ def summarise(
     found.append(
       Summary(
         number,
+        clusters.place(number),
         label,
         int(here.sum()),
         {role: float(values[here].mean()) for role, values in right.items()},

@@ -31,8 +31,8 @@ Is my model taking a shortcut? Cluster each class by what the student sees, and 
   --examples=N      pictures of each cluster (default 12)
   --no-images       without examples of the data, for sets whose images may not be passed on
 
-clusters.csv has a row per example: take its column `cluster` as the column `attribute` of your own metadata.csv, and
-methods that need groups have some. Where group labels are known, the page says how well the clusters agree with them.
+clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
+methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
@@ -106,7 +106,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
       (
         names(int(index)),
         run.classes[label[row]],
-        int(clusters.cluster[row]),
+        clusters.place(int(clusters.cluster[row])),
         *(run.classes[values[row]] for values in said.values()),
         dataset.groups[group[row]] if group[row] >= 0 else '',
       )
@@ -139,7 +139,7 @@ def table(run: Restored, found: dict[str, Any]) -> str:
   lines = [title, head, '-' * len(head)]
   for one in found['summaries']:
     cells = ''.join(f'{100 * one.accuracy[role]:>10.1f}' for role in run.roles)
-    lines.append(f'{run.classes[one.label][:23]:<24}{one.number:>8}{one.count:>10,}{cells}')
+    lines.append(f'{run.classes[one.label][:23]:<24}{one.place:>8}{one.count:>10,}{cells}')
   if found['matches']:
     lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
     lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in found['matches']]
