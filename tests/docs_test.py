@@ -4,6 +4,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -54,6 +56,14 @@ def test_links_lead_somewhere(root):
   for path in (root / 'docs').rglob('*.md'):
     for target in re.findall(r'\]\(([^)#]+)\)', path.read_text()):
       assert '://' in target or (path.parent / target).exists(), f'{path.name}: {target}'
+
+
+def test_the_tables_of_the_plan_are_those_of_its_formulas(root):
+  made = subprocess.run([sys.executable, root / 'benchmarks' / 'scale.py'], capture_output=True, text=True, check=True)
+  parts = made.stdout.strip().split('\n\n')
+  assert len(parts) == 3
+  for part in parts:
+    assert part in (root / 'docs' / 'scale.md').read_text()
 
 
 def commands(text):

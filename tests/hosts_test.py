@@ -21,6 +21,7 @@ from sharding_test import KINDS, config_of
 from ule_jax import hosts
 from ule_jax import train as training
 from ule_jax.errors import Interrupted, UserError
+from ule_jax.restore import restore
 from ule_jax.sharding import PARALLEL
 
 HERE = Path(__file__).parent
@@ -75,6 +76,8 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
     one, turns = (np.load(tmp_path / place / 'predictions' / f'{split}.npz') for place in ('one', 'turns'))
     for name in one.files:  # every example once, in order; and what the last step made of them
       np.testing.assert_allclose(turns[name], one[name], rtol=0, atol=1e-5, err_msg=f'{split} {name}')
+  one, turns = (restore(tmp_path / place).networks for place in ('one', 'turns'))
+  assert_close(turns, one, rtol=0, atol=1e-6)
   with jax.enable_x64(True):
     for name in KINDS:
       batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]

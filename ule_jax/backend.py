@@ -24,6 +24,11 @@ SETTINGS = (
 )
 
 
+def user_cache() -> Path:
+  """Return the folder of the user's cache for what can be made again."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'ule_jax'
+
+
 def use_cache(choice: str, say: Callable[[str], None]) -> None:
   """Keep what is compiled on disk, so that the next start need not compile it; or do not.
 
@@ -35,8 +40,7 @@ def use_cache(choice: str, say: Callable[[str], None]) -> None:
   if not jax.config.jax_enable_compilation_cache:
     choice = 'off'
   if choice == 'default':
-    home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{home}/ule_jax/xla'
+    folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{user_cache()}/xla'
   elif choice != 'off':
     folder = choice
   if folder and '://' not in folder:

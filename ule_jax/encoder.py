@@ -61,11 +61,6 @@ def encode(
   )
 
 
-def default_cache() -> Path:
-  """Return the folder of the user's cache for features."""
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ule_jax' / 'features'
-
-
 def key(dataset: Dataset, split: Split, encoder: str) -> str:
   """Name the features of a split by all that they depend on."""
   digest = hashlib.sha256(f'{encoder} {dataset.image_shape}'.encode())

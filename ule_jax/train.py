@@ -322,7 +322,7 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
       dataset,
       lambda image: apply(variables, sharding.shard_batch(image, mesh)),
       encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
-      cache=Path(config.model.feature_cache) if config.model.feature_cache else encoder.default_cache(),
+      cache=Path(config.model.feature_cache) if config.model.feature_cache else backend.user_cache() / 'features',
       batch_size=config.train.eval_batch_size,
       threads=config.loader.threads,
       say=console.say,
