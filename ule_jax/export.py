@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
   run, out = restore(Path(flags['run'])), Path(flags['out'])
-  if out.suffix in ('.safetensors', '.json') or out.is_dir():
+  if out.suffix not in ('.stablehlo', '') or out.is_dir():
     raise UserError(f'--out {out} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
   variables = jax.tree.map(np.asarray, run.variables(run.roles[-1]))
   tensors, layout = weights(run, variables)

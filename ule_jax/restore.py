@@ -172,6 +172,8 @@ def read_run(directory: Path) -> tuple[ConfigDict, dict[str, Any]]:
   if not (directory / 'done').exists():
     raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
   config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
+  if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
+    raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')
   try:
     return cli.complete(_tuples(config)), results
   except (ValueError, KeyError, TypeError) as error:

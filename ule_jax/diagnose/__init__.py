@@ -91,6 +91,9 @@ def part(
   return fit.predict(x).astype(np.int32), fit.means_
 
 
+OWN = 'clusters'
+
+
 class Match(NamedTuple):
   """How well a grouping agrees with the true groups.
 
@@ -127,13 +130,25 @@ def match(
     'one cluster (majority)': np.zeros_like(label),
     'classes': label,
     "classes x the network's mistakes": 2 * label + wrong,
-    'clusters': clusters.cluster,
+    OWN: clusters.cluster,
   }
   found = []
   for name, cluster in rows.items():
     mine, true = cluster[known], group[known]
     found.append(Match(name, purity(mine, true), float(adjusted_rand_score(true, mine)), len(np.unique(mine))))
   return found
+
+
+def remark(matches: list[Match]) -> str:
+  """Say that something that needs no clusters agrees with the groups as well as they do; '' if nothing does."""
+  own = [m.rand for m in matches if m.name == OWN]
+  better = [m.name for m in matches if m.name != OWN and m.rand >= own[0]]
+  if not better:
+    return ''
+  return (
+    f'Here {" and ".join(better)} agree with the groups as well as the clusters do, which then tell nothing more: '
+    'where few examples contradict the shortcut, look at another split (--split=test).'
+  )
 
 
 class Summary(NamedTuple):
