@@ -132,3 +132,15 @@ def test_worker_processes_give_the_same_batches_and_the_same_errors(faces):
   split = faces.splits['train']
   with pytest.raises(UserError, match=r'image \d+ is broken'):
     batches(faces._replace(splits=faces.splits | {'train': split._replace(load=broken)}), 1, workers=1)
+
+
+def test_images_are_prepared_alike_with_and_without_the_data():
+  from configs import base
+  from ule_jax import data
+
+  for name in data.DATASETS:
+    options = base.make(name, 'erm').data.to_dict()
+    prepared = data.preparation(name, options)
+    assert prepared.words
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    assert prepared.eval_transform(image, np.random.default_rng(0)).shape == prepared.image_shape

@@ -32,6 +32,7 @@ def test_clusters_are_the_groups_and_not_only_the_mistakes(minority):
   assert rows['clusters'].rand > 0.97
   assert rows['clusters'].rand > rows["classes x the network's mistakes"].rand + 0.01
   assert found.label == (0, 0, 1, 1)
+  assert [found.place(c) for c in range(4)] == [0, 1, 0, 1]
   # What the student usually sees comes first in each class.
   assert [(shortcut[found.cluster == c] == k).mean() > 0.9 for c, k in enumerate(found.label)] == [True, False] * 2
 
@@ -84,6 +85,7 @@ def test_the_shortcut_of_the_embedded_task_is_found(page, ule_run):
   right = np.mean([row['prediction_student'] == row['label'] for row in rows])
   assert right == pytest.approx(results['roles']['student']['test']['accuracy'])
   assert rows[0]['filename'].startswith('digit ')
+  assert {(row['label'], row['cluster']) for row in rows} == {(c, n) for c in results['classes'] for n in '01'}
 
 
 def test_the_page_stands_alone(page):
@@ -110,7 +112,7 @@ def test_a_run_on_a_frozen_encoder_without_pictures(frozen_run, tmp_path, capsys
   [
     ([], r'give --run=DIR'),
     (['--run=w', '--split=tset'], r"unknown split 'tset': did you mean 'test'"),
-    (['--run=w', '--clusters=1'], r'--clusters is 1: give at least 2'),
+    (['--run=w', '--clusters=1'], r'--clusters is 1: give a number from 2 to 20'),
     (['--run=w', '--out=thesis'], r'thesis exists and is no page of ule_jax.diagnose'),
   ],
 )
@@ -130,3 +132,10 @@ def test_a_report_is_not_overwritten_by_a_diagnosis(page, ule_run, tmp_path):
   (tmp_path / 'd' / 'index.html').write_text(text)
   with pytest.raises(UserError, match=r'is no page of ule_jax\.diagnose'):
     main([f'--run={ule_run}', f'--out={tmp_path / "d"}'])
+
+
+def test_it_says_where_the_clusters_tell_nothing_more():
+  own, classes = diagnose.Match('clusters', 0.9, 0.8, 4), diagnose.Match('classes', 0.9, 0.7, 2)
+  assert diagnose.remark([classes, own]) == ''
+  assert diagnose.remark([classes._replace(rand=0.8), own]).startswith('Here classes agree')
+  assert diagnose.remark([]) == ''

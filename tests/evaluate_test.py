@@ -163,6 +163,7 @@ def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
     ('scores', r'/20 cannot be used \(its scores do not have the checksum'),
     ('metadata', r'/20 cannot be used'),
     ('field', r'is a run of another version of ule_jax \(there is no optim.speed\)'),
+    ('results', r'results.json lacks classes, roles: the folder of the run is damaged'),
     ('weights', r'net.safetensors are other weights than those that'),
     ('features', r'features.json cannot be read'),
   ],
@@ -180,6 +181,8 @@ def test_a_damaged_run_is_named(harm, message, ule_run, frozen_run, tmp_path):
     content = json.loads(config.read_text())
     content['optim']['speed'] = 3
     config.write_text(json.dumps(content))
+  elif harm == 'results':
+    (tmp_path / 'w' / 'results.json').write_text('{"step": 20}')
   elif harm == 'weights':
     save_file(
       {n: t + 1 for n, t in load_file(frozen_run.parent / 'net.safetensors').items()}, tmp_path / 'net.safetensors'

@@ -74,6 +74,7 @@ def test_the_artifact_says_what_the_run_says_at_any_batch_size(ule_run, tmp_path
   about = json.loads((tmp_path / 'deep' / 'm.json').read_text())
   assert about['classes'] == ['below five', 'five or more']
   assert about['image_shape'] == [16, 16, 3]
+  assert about['prepare'] == 'resize to 16 x 16 (antialias)'
   assert (about['mean'], about['std']) == ([0.5] * 3, [0.25] * 3)
   run = restore(ule_run)
   images = images_of(run, 5)

@@ -18,7 +18,7 @@ import pytest
 from common import assert_close, batch_of, method_of, network, train
 from sharding_test import KINDS, config_of
 
-from ule_jax import hosts
+from ule_jax import cli, hosts
 from ule_jax import train as training
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.restore import restore
@@ -90,13 +90,20 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
               assert_close(found[f'{name} {parallel} {jax.tree_util.keystr(path)}'], leaf, rtol=0, atol=1e-10)
 
 
-def until_step(workdir, step: int, processes) -> None:
-  """Wait until a run has logged a step."""
-  log, began = workdir / 'metrics.jsonl', time.monotonic()
-  while not (log.exists() and f'"step": {step},' in log.read_text()):
+def until(found, processes) -> None:
+  """Wait until something is the case."""
+  began = time.monotonic()
+  while not found():
     assert time.monotonic() - began < 120
     assert [process.poll() for process in processes] == [None, None], end(processes)
     time.sleep(0.05)
+
+
+def training_in(workdir):
+  """Tell whether a run has logged its first step."""
+  return lambda: (
+    '"step": 100,' in (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else False
+  )
 
 
 LONG = ['--config=digits:erm', '--config.train.steps=20000', '--config.train.eval_every=20000', '--config.data.crops=1']
@@ -104,37 +111,60 @@ MAIN = 'from ule_jax import cli, hosts, main; hosts.LOST, hosts.BEAT = 15, 0.5; 
 
 
 @contextmanager
-def two(workdir):
-  """Two hosts in the middle of a run."""
+def two(workdir, found):
+  """Two hosts of a run that has come so far."""
   flags = [f'--workdir={workdir}', '--hosts=2', *LONG]
   with started(2, lambda i, port: ['-c', MAIN, *flags, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
-    until_step(workdir, 100, processes)
+    until(found, processes)
     yield processes
 
 
-def test_a_signal_at_one_host_stops_all_at_one_step(tmp_path):
-  with two(tmp_path) as processes:
-    processes[1].send_signal(signal.SIGTERM)
-    ends = end(processes)
+def stopped_at(workdir, processes) -> int:
+  """Send one of two hosts a signal, and return the step at which both were saved."""
+  processes[1].send_signal(signal.SIGTERM)
+  ends = end(processes)
   sentences = [line for _, said in ends for line in said.splitlines() if line.startswith('stopped: ')]
   assert [code for code, _ in ends] == [75, 75], ends
   assert len(sentences) == 2
   assert sentences[0] == sentences[1]
-  step = int(sentences[0].split('at step ')[1].split(' of')[0].replace(',', ''))
-  assert (tmp_path / 'checkpoints' / str(step)).is_dir()
   assert 'Traceback' not in ends[0][1] + ends[1][1]
+  step = int(sentences[0].split('at step ')[1].split(' of')[0].replace(',', ''))
+  assert (workdir / 'checkpoints' / str(step)).is_dir()
+  return step
 
 
-def test_a_host_that_dies_ends_the_others_in_one_sentence(tmp_path):
-  with two(tmp_path) as processes:
-    processes[1].kill()
+def test_a_signal_at_one_host_stops_all_at_one_step_again_and_again(tmp_path):
+  with two(tmp_path, training_in(tmp_path)) as processes:
+    first = stopped_at(tmp_path, processes)
+  with two(tmp_path, (tmp_path / 'lock').exists) as processes:  # before the resumed run's first step
+    assert first <= stopped_at(tmp_path, processes) < 20_000
+
+
+def test_two_stages_on_hosts_with_one_device(tmp_path):
+  """A fit is saved without a step; what both hosts say of it is what one would have."""
+  flags = ['--config=digits:dfr', '--config.train.steps=20', '--config.data.crops=1']
+  command = ['-c', MAIN, f'--workdir={tmp_path}', '--hosts=2', *flags]
+  with started(2, lambda i, port: [*command, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
+    ends = end(processes)
+  assert [code for code, _ in ends] == [0, 0], ends
+  expected = training.run(cli.parse(flags, '', {}).config, tmp_path / 'one')
+  assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
+
+
+@pytest.mark.parametrize(('killed', 'codes'), [(1, {75}), (0, {75, -signal.SIGABRT})])
+def test_a_host_that_dies_ends_the_other(killed, codes, tmp_path):
+  """In one sentence; only if the first one dies, jax may be faster than we are."""
+  with two(tmp_path, training_in(tmp_path)) as processes:
+    processes[killed].kill()
     began = time.monotonic()
-    (code, said), _ = end(processes)
+    code, said = end(processes)[1 - killed]
     assert time.monotonic() - began < 40
-  assert code == 75
-  assert said.count('stopped: another host is gone') == 1, said
-  assert 'Traceback' not in said
-  assert 'stack trace' not in said
+  assert code in codes
+  if code == 75:
+    assert said.count('stopped: another host is gone') == 1, said
+  if killed:
+    assert 'Traceback' not in said
+    assert 'stack trace' not in said
 
 
 @pytest.mark.parametrize(
@@ -144,6 +174,7 @@ def test_a_host_that_dies_ends_the_others_in_one_sentence(tmp_path):
     (dict(number=2, host=0), '--coordinator missing'),
     (dict(coordinator='a:1', number=2, host=2), 'counted from 0 to 1'),
     (dict(coordinator='a', number=2, host=0), 'names no port'),
+    (dict(coordinator='a:99999999', number=2, host=0), 'names no port'),
   ],
 )
 def test_half_an_address_is_refused(arguments, sentence):
@@ -160,6 +191,7 @@ def test_half_an_address_is_refused(arguments, sentence):
     ({'OMPI_COMM_WORLD_SIZE': '2'}, [{}]),
     ({'TPU_WORKER_HOSTNAMES': 'a,b'}, [{}]),
     ({'TPU_WORKER_HOSTNAMES': 'a'}, []),
+    ({'OMPI_COMM_WORLD_SIZE': ''}, []),
   ],
 )
 def test_a_launcher_is_recognised(environment, calls, monkeypatch):
@@ -171,6 +203,17 @@ def test_a_launcher_is_recognised(environment, calls, monkeypatch):
   monkeypatch.setattr(hosts, '_initialize', lambda **arguments: found.append(arguments))
   hosts.connect()
   assert found == calls
+
+
+def test_a_launcher_that_jax_does_not_know_is_named(monkeypatch):
+  def find_nobody(**arguments):
+    raise ValueError('coordinator_address should be defined.')  # as jax 0.10 does
+
+  monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+  monkeypatch.setattr(jax.distributed, 'initialize', find_nobody)
+  with pytest.raises(UserError, match='--hosts=1 if it is a run of its own'):
+    hosts.connect()
+  hosts.connect(number=1)
 
 
 def test_one_host_waits_for_nobody():

@@ -237,6 +237,8 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # orbax, tensorstore and json share no type
+      if hosts.several() and isinstance(error, jax.errors.JaxRuntimeError):  # another one is gone
+        raise
       raise UserError(
         f'a checkpoint cannot be written in {self._directory} ({_reason(error)}): '
         'make room there; the same command goes on from the last one that was.'

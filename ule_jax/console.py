@@ -74,7 +74,8 @@ def results_table(results: dict[str, Any], split: str = 'test') -> str:
     f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: {split}, % '
     f'(step {results["step"]}, chosen by {results["select"]})'
   )
-  return '\n'.join([title, rule, lines[0], rule, *lines[1:top], rule, *lines[top:], rule])
+  groups = [*lines[top:], rule] if lines[top:] else []
+  return '\n'.join([title, rule, lines[0], rule, *lines[1:top], rule, *groups])
 
 
 def rules_table(results: dict[str, Any]) -> str:

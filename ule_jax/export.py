@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
   run, out = restore(Path(flags['run'])), Path(flags['out'])
-  if out.suffix in ('.safetensors', '.json') or out.is_dir():
+  if out.suffix not in ('.stablehlo', '') or out.is_dir():
     raise UserError(f'--out {out} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
   variables = jax.tree.map(np.asarray, run.variables(run.roles[-1]))
   tensors, layout = weights(run, variables)
@@ -128,7 +128,7 @@ def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
 def describe(run: Restored, layout: str) -> dict[str, Any]:
   """Say what the files are: what a program needs to use them."""
   mean, std = pixel_scale(run.config, run.preparation)
-  name, data = run.config.model.name, run.config.data.to_dict()
+  name = run.config.model.name
   if layout in ('', pretrained.OURS):
     kind = f'names of ours, as {name} has no other home' + ('' if layout else ' with a head of hidden layers')
   else:
@@ -137,7 +137,7 @@ def describe(run: Restored, layout: str) -> dict[str, Any]:
     'classes': list(run.classes),
     'image_shape': list(run.preparation.image_shape),
     'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
-    'prepare': {key: data[key] for key in ('name', 'size', 'fit', 'resize') if key in data},
+    'prepare': run.preparation.words,
     'mean': list(mean),
     'std': list(std),
     'outputs': 'logits, one per class',

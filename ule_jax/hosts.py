@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
@@ -29,6 +30,7 @@ GRACE = 2  # seconds between the ends of the other hosts and of the first
 PATIENCE = 3600  # seconds that hosts wait where one of them has work to do
 _losing = threading.Lock()
 _leaving = threading.Event()
+_steps = itertools.count()
 _waits = itertools.count()  # a name can be waited at once only
 # What says that a launcher started several processes of this command.
 COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -41,12 +43,14 @@ def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
 
   Args:
     coordinator: ADDRESS:PORT of the first host, which the others can reach.
-    number: of hosts.
+    number: of hosts; 1 joins nobody, whatever the job says.
     host: which one this is, from 0 on.
 
   Raises:
     UserError: the arguments are not all there, or the others cannot be reached.
   """
+  if number == 1:
+    return
   given = {'coordinator': bool(coordinator), 'hosts': number > 0, 'host': host >= 0}
   if any(given.values()):
     if missing := [f'--{name}' for name, there in given.items() if not there]:
@@ -55,13 +59,18 @@ def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
       )
     if host >= number:
       raise UserError(f'--host={host}, but hosts are counted from 0 to {number - 1}, as --hosts={number}.')
-    if not coordinator.rpartition(':')[2].isdecimal():
+    port = coordinator.rpartition(':')[2]
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
       raise UserError(f'--coordinator={coordinator} names no port: write it as ADDRESS:PORT.')
-    if number == 1:
-      return
     _initialize(coordinator_address=coordinator, num_processes=number, process_id=host)
   elif _launched():
-    _initialize()
+    try:
+      _initialize()
+    except ValueError as error:
+      raise UserError(
+        f'this looks like one of several processes of a run, but jax does not find the others ({error}) '
+        'Give --coordinator=ADDRESS:PORT, --hosts=NUMBER and --host=WHICH, or --hosts=1 if it is a run of its own.'
+      ) from None
   elif importlib.util.find_spec('libtpu') and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu'):
     try:
       _initialize()
@@ -70,7 +79,7 @@ def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
 
 
 def _launched() -> bool:
-  several = any(int(os.environ.get(name) or 1) > 1 for name in COUNTS)
+  several = any(os.environ.get(name, '').strip() not in ('', '0', '1') for name in COUNTS)
   return several or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
 
 
@@ -148,6 +157,11 @@ def wait(name: str) -> None:
     multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
 
 
+def agree(answer: bool) -> bool:
+  """Return the first host's answer to a question, on all hosts."""
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(answer))) if several() else answer
+
+
 @contextmanager
 def first_before_others(name: str) -> Iterator[None]:
   """Let the first host go through a block before the others, who find what it left."""
@@ -164,4 +178,5 @@ def preempted(step: int) -> str:
   jax passes a SIGTERM at one host on to all of them, and finds a step that none has gone beyond. To be called by
   every host at every step.
   """
-  return 'SIGTERM' if several() and multihost_utils.reached_preemption_sync_point(step) else ''
+  del step  # jax wants numbers without a gap, and a run may begin anywhere, or be the second one of the process
+  return 'SIGTERM' if several() and multihost_utils.reached_preemption_sync_point(next(_steps)) else ''

@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False, 'coordinator': '', 'hosts': 0, 'host': -1})
   from ule_jax import console, hosts, train  # after the flags: importing jax takes seconds
 
+  if flags.values['hosts'] > 1:
+    console.say(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
   hosts.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
   if not hosts.is_first():
     console.hush()

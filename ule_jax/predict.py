@@ -86,7 +86,9 @@ def find(path: Path) -> tuple[Path, list[str]]:
     return path.parent, [path.name]
   if not path.is_dir():
     raise UserError(f'--input {path} is no image and no folder.')
-  names = sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
+  names = sorted(
+    p.relative_to(path).as_posix() for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file()
+  )
   if not names:
     raise UserError(f'{path} holds no image ({" ".join(SUFFIXES)}).')
   return path, names

@@ -98,10 +98,11 @@ def restore(directory: Path) -> Restored:
     raise UserError(f'{place} has no checkpoint of step {step}, which results.json is of: restore it.')
   with closing(Checkpoints(place, ())) as checkpoints:
     networks = checkpoints.restore_parts(step, like)
+  mesh = sharding.make_mesh()
+  networks = sharding.replicate(networks, mesh)
   if frozen:
-    model, networks = on_encoder(directory, config, preparation, model, networks, statistics)
-  preprocess, mesh = make_preprocess(*pixel_scale(config, preparation)), sharding.make_mesh()
-  networks = Networks(**sharding.replicate(networks, mesh))
+    model, networks = on_encoder(directory, config, preparation, model, networks, statistics, mesh)
+  networks, preprocess = Networks(**networks), make_preprocess(*pixel_scale(config, preparation))
   return Restored(directory, config, results, preparation, model, preprocess, networks, mesh)
 
 
@@ -125,6 +126,7 @@ def on_encoder(
   head: nn.Module,
   heads: dict[str, PyTree],
   statistics: dict[str, Any],
+  mesh: jax.sharding.Mesh,
 ) -> tuple[nn.Module, dict[str, PyTree]]:
   """Put heads on the frozen encoder that their features came from.
 
@@ -139,7 +141,7 @@ def on_encoder(
   weights = pretrained.load(config.model.weights, config.model.name, template)
   if weights.sha256 != workdir.read_json(directory / 'weights.json', ADVICE).get('sha256'):
     raise UserError(f'{weights.path} are other weights than those that {directory} was trained on: restore them.')
-  one = headless(weights, template)
+  one = sharding.replicate(headless(weights, template), mesh)  # for all roles
   model = OnEncoder(encoder, head, tuple(statistics['mean']), tuple(statistics['std']))
   parts = {
     role: {part: {'encoder': one[part], 'head': heads[part][role]} for part in heads} for role in heads['params']
@@ -170,6 +172,8 @@ def read_run(directory: Path) -> tuple[ConfigDict, dict[str, Any]]:
   if not (directory / 'done').exists():
     raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
   config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
+  if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
+    raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')
   try:
     return cli.complete(_tuples(config)), results
   except (ValueError, KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ class Signals:
       shared: SIGTERM is left to jax, which tells all hosts of it (hosts.preempted); SIGINT is passed on as one.
     """
     self.asked = ''
-    self._shared = shared
+    self._shared, self._passed = shared, False
     self._deferred = self._lost = False
     self._handlers: dict[int, Any] = {}
 
@@ -58,6 +58,9 @@ class Signals:
 
   def _pass_on(self, number: int, frame: Any) -> None:
     del number, frame
+    if self._passed:
+      os._exit(RESUMABLE)
+    self._passed = True
     os.kill(os.getpid(), signal.SIGTERM)
 
   def _on_unraisable(self, unraisable: Any) -> None:

@@ -214,11 +214,13 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
   # Not under a lock: several second runs may look at one first run that is done.
   unchanged = workdir.compare(directory, config.to_dict(), force)
   # The length of a fit is that of its first run: it is fitted again, which takes seconds.
+  results = {}
   if unchanged and not stages.is_fit(config) and (directory / 'done').exists():
     results = workdir.read_json(directory / 'results.json')
-    if results['last']['step'] == total_steps(config, stages.training(config, dataset, Prepared())):
-      return results
-  hosts.wait('the workdir was looked at')
+    if results['last']['step'] != total_steps(config, stages.training(config, dataset, Prepared())):
+      results = {}
+  if hosts.agree(bool(results)):
+    return results or workdir.read_json(directory / 'results.json')
   with contextlib.ExitStack() as stack:
     if hosts.is_first():
       stack.enter_context(workdir.owned(directory, config.to_dict(), force))
@@ -226,6 +228,8 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
         shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
       (directory / 'done').unlink(missing_ok=True)
     hosts.wait('the workdir is ours')
+    if not (directory / 'config.json').exists():
+      raise UserError(f'{directory} is not the folder that the first host has: give a --workdir that all hosts see.')
     with contextlib.closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
       begin, prepared = lambda state: state, Prepared()
       if checkpoints.latest is None or config.model.encoder == 'frozen':
@@ -395,12 +399,13 @@ def run_first(
   place = Path(config.first.workdir or directory / 'first')
   console.say(f'first run of {config.method.name}, in {place}:')
   last = _run(first, place, force, signals)['last']['step']
-  state = build(first, stages.training(first, dataset, Prepared()), sharding.make_mesh()).state
+  mesh = sharding.make_mesh()
+  state = build(first, stages.training(first, dataset, Prepared()), mesh).state
   with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
     if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
     state = checkpoints.restore(last, state)
-  return state, stages.prepare(config, dataset, place, state.params['model']['head'])
+  return state, stages.prepare(config, dataset, place, sharding.replicate(state.params['model']['head'], mesh))
 
 
 def _train(
@@ -678,8 +683,10 @@ def with_weights(state: TrainState, weights: pretrained.Pretrained) -> TrainStat
 def _placed(values: PyTree, like: PyTree) -> PyTree:
   """Copy arrays to where others are, in their types and shapes; a copy, as the step donates what it is given."""
 
-  def place(value: Array, old: Array) -> Array:
-    return jax.device_put(jnp.broadcast_to(jnp.array(value, old.dtype), old.shape), old.sharding)
+  def place(value, old):
+    value = np.broadcast_to(np.array(value, old.dtype), old.shape)  # a population has axes before those of a network
+    # Not device_put: what it puts on the only device of a host cannot be saved (jax 0.10).
+    return jax.make_array_from_callback(value.shape, old.sharding, lambda index: value[index])
 
   return jax.tree.map(place, values, like)
 

@@ -32,7 +32,8 @@ OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
 
 def preparation(*, size: int, resize: str, **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
-  return Preparation((size, size, 3), square(size, make_resize(resize)))
+  words = f'crop the largest square from the middle, resize it to {size} x {size} ({resize})'
+  return Preparation((size, size, 3), square(size, make_resize(resize)), words=words)
 
 
 def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augment: bool) -> Dataset:

@@ -40,7 +40,8 @@ PATCH = 3  # pixels, height and width of the square
 
 def preparation(**_) -> Preparation:
   """Say how images are prepared: ours have their size already."""
-  return Preparation((SIZE, SIZE, 3), stretch(SIZE, antialias), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+  mean, std, words = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), f'resize to {SIZE} x {SIZE} (antialias)'
+  return Preparation((SIZE, SIZE, 3), stretch(SIZE, antialias), mean, std, words=words)
 
 
 def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int) -> Dataset:

@@ -33,7 +33,9 @@ CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'v
 
 def preparation(*, size: int, resize: str, fit: str, **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
-  return Preparation((size, size, 3), FITS[fit](size, make_resize(resize)))
+  first = 'crop the largest square from the middle, then ' if fit == 'crop' else ''
+  words = f'{first}resize to {size} x {size} ({resize})'
+  return Preparation((size, size, 3), FITS[fit](size, make_resize(resize)), words=words)
 
 
 def load(

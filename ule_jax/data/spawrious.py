@@ -74,7 +74,8 @@ CHALLENGES = {
 
 def preparation(*, size: int, resize: str, **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
-  return Preparation((size, size, 3), stretch(size, make_resize(resize)))
+  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
+  return Preparation((size, size, 3), stretch(size, make_resize(resize)), words=words)
 
 
 def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val_fraction: float, seed: int) -> Dataset:

@@ -46,7 +46,8 @@ MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
 
 def preparation(*, size: int, resize: str, **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
-  return Preparation((size, size, 3), stretch(size, make_resize(resize)))
+  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
+  return Preparation((size, size, 3), stretch(size, make_resize(resize)), words=words)
 
 
 def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:

@@ -31,7 +31,8 @@ CLASSES = ('landbird', 'waterbird')
 
 def preparation(*, size: int, resize: str, **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
-  return Preparation((size, size, 3), shrink_and_center(size, make_resize(resize)))
+  words = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
+  return Preparation((size, size, 3), shrink_and_center(size, make_resize(resize)), words=words)
 
 
 def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:

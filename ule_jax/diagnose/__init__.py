@@ -25,6 +25,10 @@ class Clusters(NamedTuple):
   label: tuple[int, ...]
   distance: Float[np.ndarray, 'n']
 
+  def place(self, number: int) -> int:
+    """Number a cluster within its class: 0 began at what the student gets right, the others at its mistakes."""
+    return number - self.label.index(self.label[number])
+
 
 def standardise(features: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
   """Give every feature mean 0 and standard deviation 1; one that never changes becomes 0."""
@@ -87,6 +91,9 @@ def part(
   return fit.predict(x).astype(np.int32), fit.means_
 
 
+OWN = 'clusters'
+
+
 class Match(NamedTuple):
   """How well a grouping agrees with the true groups.
 
@@ -123,7 +130,7 @@ def match(
     'one cluster (majority)': np.zeros_like(label),
     'classes': label,
     "classes x the network's mistakes": 2 * label + wrong,
-    'clusters': clusters.cluster,
+    OWN: clusters.cluster,
   }
   found = []
   for name, cluster in rows.items():
@@ -132,10 +139,26 @@ def match(
   return found
 
 
+def remark(matches: list[Match]) -> str:
+  """Say that something that needs no clusters agrees with the groups as well as they do; '' if nothing does."""
+  own = [m.rand for m in matches if m.name == OWN]
+  better = [m.name for m in matches if m.name != OWN and m.rand >= own[0]]
+  if not better:
+    return ''
+  return (
+    f'Here {" and ".join(better)} agree with the groups as well as the clusters do, which then tell nothing more: '
+    'where few examples contradict the shortcut, look at another split (--split=test).'
+  )
+
+
 class Summary(NamedTuple):
-  """One cluster: its size, how right each network is in it, and how many of its examples are of which group."""
+  """One cluster: its size, how right each network is in it, and how many of its examples are of which group.
+
+  `place` is its number within its class.
+  """
 
   number: int
+  place: int
   label: int
   count: int
   accuracy: dict[str, float]
@@ -160,6 +183,7 @@ def summarise(
     found.append(
       Summary(
         number,
+        clusters.place(number),
         label,
         int(here.sum()),
         {role: float(values[here].mean()) for role, values in right.items()},

@@ -27,16 +27,18 @@ Is my model taking a shortcut? Cluster each class by what the student sees, and 
   --run=DIR         the --workdir of a run that is done; of a method with one network, that takes the student's place
   --out=DIR         where index.html and clusters.csv go (default diagnosis); an older page is replaced
   --split=NAME      whose examples (default val)
-  --clusters=N      of each class: one of what the student gets right, the others of its mistakes (default 2)
+  --clusters=N      of each class, at most 20: one of what the student gets right, the others of its mistakes
+                    (default 2)
   --examples=N      pictures of each cluster (default 12)
   --no-images       without examples of the data, for sets whose images may not be passed on
 
-clusters.csv has a row per example: take its column `cluster` as the column `attribute` of your own metadata.csv, and
-methods that need groups have some. Where group labels are known, the page says how well the clusters agree with them.
+clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
+methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 GENERATOR = 'ule_jax.diagnose'
+MOST = 20  # clusters of a class that somebody can look at
 SIDE = 80  # pixels of a picture, about
 
 
@@ -46,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.read(argv, USAGE, known).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
-  if flags['clusters'] < 2:
-    raise UserError(f'--clusters is {flags["clusters"]}: give at least 2.')
+  if not 2 <= flags['clusters'] <= MOST:
+    raise UserError(f'--clusters is {flags["clusters"]}: give a number from 2 to {MOST}.')
   out, split = Path(flags['out']), flags['split']
   refuse_others(out, GENERATOR)
   run = restore(Path(flags['run']))
@@ -82,6 +84,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
   disagree = said[student] != said[deployed] if len(run.roles) > 1 else ~right[student]
   clusters = diagnose.find_clusters(label, ~right[student], predictions[f'features_{student}'], count)
   grouped = bool((group >= 0).any())
+  matches = diagnose.match(clusters, label, ~right[student], group) if grouped else []
   summaries = diagnose.summarise(clusters, right, disagree, group, dataset.groups)
   chosen = [(str(s.number), i) for s in summaries for i in diagnose.examples(clusters, disagree, s.number, shown)]
   names = dataset.splits[split].name
@@ -99,14 +102,15 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
     'accuracy': {role: float(values.mean()) for role, values in right.items()},
     'disagree': int(disagree.sum()),
     'summaries': summaries,
-    'matches': diagnose.match(clusters, label, ~right[student], group) if grouped else [],
+    'matches': matches,
+    'remark': diagnose.remark(matches),
     'pictures': draw(run, dataset, split, predictions, chosen) if chosen else {},
     'restricted': RESTRICTED.get(run.config.data.name, ''),
     'rows': [
       (
         names(int(index)),
         run.classes[label[row]],
-        int(clusters.cluster[row]),
+        clusters.place(int(clusters.cluster[row])),
         *(run.classes[values[row]] for values in said.values()),
         dataset.groups[group[row]] if group[row] >= 0 else '',
       )
@@ -139,10 +143,11 @@ def table(run: Restored, found: dict[str, Any]) -> str:
   lines = [title, head, '-' * len(head)]
   for one in found['summaries']:
     cells = ''.join(f'{100 * one.accuracy[role]:>10.1f}' for role in run.roles)
-    lines.append(f'{run.classes[one.label][:23]:<24}{one.number:>8}{one.count:>10,}{cells}')
+    lines.append(f'{run.classes[one.label][:23]:<24}{one.place:>8}{one.count:>10,}{cells}')
   if found['matches']:
     lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
     lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in found['matches']]
+    lines += [found['remark']] if found['remark'] else []
   return '\n'.join(lines)
 
 
