@@ -8,24 +8,42 @@ import sys
 
 import jax
 
-host, number, port, stop = (int(sys.argv[i]) for i in (1, 2, 3, 6))
-out, workdir = sys.argv[4:6]
-jax.config.update('jax_num_cpu_devices', 4 // number)
 
-from ule_jax import hosts  # noqa: E402
+def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -> None:
+  from ule_jax import hosts
 
-hosts.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
+  jax.config.update('jax_num_cpu_devices', 4 // number)
+  hosts.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
+  assert (jax.process_count(), jax.device_count()) == (number, 4)
 
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from common import batch_of, method_of, network, train_on  # noqa: E402
-from sharding_test import KINDS, config_of  # noqa: E402
+  import numpy as np
+  from sharding_test import config_of
 
-from ule_jax import sharding, train  # noqa: E402
-from ule_jax.errors import Interrupted  # noqa: E402
+  from ule_jax import train
+  from ule_jax.errors import Interrupted
 
-assert (jax.process_count(), jax.device_count()) == (number, 4)
-with jax.enable_x64(True):
+  with jax.enable_x64(True):
+    found = trained()
+  if hosts.is_first():
+    np.savez(out, **found)
+  if stop:
+    hosts.preempted = lambda step: 'SIGTERM' if step == stop else ''
+  try:
+    train.run(config_of(), workdir)
+  except Interrupted:
+    assert stop
+  hosts.leave()
+
+
+def trained() -> dict:
+  """The parameters and statistics of small networks after five steps."""
+  import numpy as np
+  import optax
+  from common import batch_of, method_of, network, train_on
+  from sharding_test import KINDS
+
+  from ule_jax import sharding
+
   mesh, found = sharding.make_mesh(), {}
   for name in KINDS:
     method, model = method_of(name), network(batch_norm='batch', depth=1)
@@ -34,13 +52,8 @@ with jax.enable_x64(True):
       state, _ = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
       for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state)):
         found[f'{name} {parallel} {jax.tree_util.keystr(path)}'] = np.asarray(leaf)
-if hosts.is_first():
-  np.savez(out, **found)
+  return found
 
-if stop:
-  hosts.preempted = lambda step: 'SIGTERM' if step == stop else ''
-try:
-  train.run(config_of(), workdir)
-except Interrupted:
-  assert stop
-hosts.leave()
+
+if __name__ == '__main__':
+  main(*map(int, sys.argv[1:4]), *sys.argv[4:6], int(sys.argv[6]))
