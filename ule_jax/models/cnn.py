@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from ule_jax.models.convolution import conv_general_dilated
 from ule_jax.models.layers import PRECISIONS, classify, make_norm
 
 
@@ -32,7 +33,14 @@ class CNN(nn.Module):
     norm, dtype = make_norm(self.batch_norm, train, self.precision), PRECISIONS[self.precision]
     for i in range(self.depth):
       bias = self.batch_norm == 'none'
-      x = nn.Conv(self.width * 2**i, (3, 3), use_bias=bias, dtype=dtype, name=f'conv{i}')(x)
+      x = nn.Conv(
+        self.width * 2**i,
+        (3, 3),
+        use_bias=bias,
+        dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
+        name=f'conv{i}',
+      )(x)
       x = jax.nn.relu(norm(f'norm{i}')(x))
       if min(x.shape[1:3]) >= 2:
         x = nn.avg_pool(x, (2, 2), strides=(2, 2))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ule_jax.models.convolution import conv_general_dilated
 from ule_jax.models.layers import PRECISIONS, classify, drop_branch, make_norm, scale_depth
 from ule_jax.models.remat import run_block
 
@@ -27,6 +28,7 @@ def _conv(channels: int, kernel: int, stride: int, precision: str, name: str) ->
     use_bias=False,
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
     dtype=PRECISIONS[precision],
+    conv_general_dilated=conv_general_dilated,
     name=name,
   )
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ule_jax.models.convolution import conv_general_dilated
 from ule_jax.models.layers import PRECISIONS, Dropout, classify, drop_branch, scale_depth
 from ule_jax.models.remat import run_block
 
@@ -67,7 +68,15 @@ class ViT(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
     size, dtype = (self.patch, self.patch), PRECISIONS[self.precision]
-    x = nn.Conv(self.width, size, strides=size, padding='VALID', dtype=dtype, name='patches')(x)
+    x = nn.Conv(
+      self.width,
+      size,
+      strides=size,
+      padding='VALID',
+      dtype=dtype,
+      conv_general_dilated=conv_general_dilated,
+      name='patches',
+    )(x)
     x = x.reshape(x.shape[0], -1, self.width)
     token = self.param('token', nn.initializers.zeros, (1, 1, self.width))
     token = jnp.broadcast_to(token, (x.shape[0], 1, self.width)).astype(x.dtype)
