@@ -56,7 +56,7 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
   data = Batch(jnp.asarray(image), ids % 2, ids % 4, ids, jnp.ones(batch))
   make_state = jax.jit(lambda: create_state(method, model, tx, preprocess(data.image[:1]), key))
   step = make_train_step(method, model, tx, key, preprocess)
-  step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options(remat))
+  step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options())
   began = time.perf_counter()
   compiled = step.lower(jax.eval_shape(make_state), data).compile()
   row = {

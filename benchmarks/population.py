@@ -87,7 +87,7 @@ def of_singles(config, dataset) -> Callable[[], float]:
   mesh = sharding.make_mesh()
   built = train.build(config, dataset, mesh)
   step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-  step = sharding.compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state), False)
+  step = sharding.compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
 
   def batches_of(own):
     return pipeline.train_batches(

@@ -75,7 +75,7 @@ def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = 
   """The same as `train`, on the devices of a mesh, of which this host has a share."""
   state, step = setup(method, model, batches[0], tx, **settings)
   state = jax.device_put(state, places := sharding.placement(state, mesh, fsdp))
-  step = sharding.compile_step(step, mesh, parallel, places, remat=False)
+  step = sharding.compile_step(step, mesh, parallel, places)
   for batch in batches:
     size = len(batch.label) // jax.process_count()
     mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)

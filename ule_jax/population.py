@@ -62,7 +62,7 @@ def compile_members(config: Any, training: Dataset, groups: int, members: Member
   method, model, _, preprocess = assemble(config, training)
   sample = sample_of(training, preprocess)
   seeds, numbers = jnp.asarray(members.seeds, jnp.int32), jax.tree.map(jnp.asarray, members.numbers)
-  options = sharding.compiler_options(config.model.remat)
+  options = sharding.compiler_options()
 
   def create(seed: Array, numbers: dict[str, Array]) -> TrainState:
     parts = assemble(config, training, numbers)

@@ -24,13 +24,13 @@ PARALLEL = ('jit', 'pmap')
 LEAST_SHARDED = 1 << 16  # values of an array from which on fsdp divides it
 
 
-def compiler_options(remat: bool) -> dict[str, str]:
+def compiler_options() -> dict[str, str]:
   """Return what the compiler of this machine's devices needs to be told.
 
-  Args:
-    remat: of the model; the CPU's compiler drops the barriers that keep it from undoing it, unless told not to.
+  The CPU's drops the barriers that keep it from undoing `remat` and from computing what a product of matrices takes
+  again for that product's derivatives, unless told not to.
   """
-  return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if remat and jax.default_backend() == 'cpu' else {}
+  return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if jax.default_backend() == 'cpu' else {}
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -81,21 +81,20 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def compile_step(step: Callable, mesh: Mesh, parallel: str, places: PyTree, remat: bool) -> Callable:
+def compile_step(step: Callable, mesh: Mesh, parallel: str, places: PyTree) -> Callable:
   """Compile `(state, batch) -> (state, metrics)` for all devices; the state is donated.
 
   Args:
     step: a pure function, for either way.
-    parallel: of PARALLEL.
+    parallel: of PARALLEL. `pmap` takes no options for the compiler: on a CPU it undoes `remat` there, and is slower.
     places: where the state is, as `placement` says; on every device for `pmap`.
-    remat: of the model. On a CPU the compiler undoes it under `pmap`, which takes no options for it.
 
   Returns:
     A function of a state on the mesh and of this host's part of a batch.
   """
   if parallel == 'jit':
     compiled = jax.jit(
-      step, donate_argnums=0, out_shardings=(places, everywhere(mesh)), compiler_options=compiler_options(remat)
+      step, donate_argnums=0, out_shardings=(places, everywhere(mesh)), compiler_options=compiler_options()
     )
     return lambda state, batch: compiled(state, shard_batch(batch, mesh))
 

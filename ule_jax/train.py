@@ -426,7 +426,7 @@ def _train(
   method, model, tx, preprocess, key, state = build(config, training, mesh)
   step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
-  train_step = sharding.compile_step(step, mesh, config.parallel, places, config.model.remat)
+  train_step = sharding.compile_step(step, mesh, config.parallel, places)
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups), mesh)
 
   first, state = checkpoints.restore_newest(begin(state), console.say)

@@ -145,6 +145,8 @@ def _spread_taps(y, kernel, stride, padding, size):
 
 def _cpu_correlate(x, y, *, stride, padding, window):
   shape = (*window, x.shape[3], y.shape[3])
+  # The compiler transposes x here, and without a barrier it does all that led to x again in that loop.
+  x = lax.optimization_barrier(x)
   if _is_point(window, padding):
     x = x[:, :: stride[0], :: stride[1]]
   elif _is_patch(window, stride, padding, x.shape[1:3]):
@@ -183,12 +185,8 @@ def _convolved_shape(x, kernel, *, stride, padding):
 
 
 convolve_p = _define('ule_convolve', _convolved_shape, _convolve, _cpu_convolve)
-spread_p = _define(
-  'ule_spread', lambda y, kernel, *, size, **_: (y[0], *size, kernel[2]), _spread, _cpu_spread
-)
-correlate_p = _define(
-  'ule_correlate', lambda x, y, *, window, **_: (*window, x[3], y[3]), _correlate, _cpu_correlate
-)
+spread_p = _define('ule_spread', lambda y, kernel, *, size, **_: (y[0], *size, kernel[2]), _spread, _cpu_spread)
+correlate_p = _define('ule_correlate', lambda x, y, *, window, **_: (*window, x[3], y[3]), _correlate, _cpu_correlate)
 
 # The rules: of <g, operation(one, other)>, the gradient at one and that at the other.
 ad.defbilinear(

@@ -38,6 +38,16 @@ def make_norm(kind: str, train: bool, precision: str = 'float32') -> Callable[[s
   )
 
 
+def dot_general(x: Array, kernel: Array, *args, **settings) -> Array:
+  """Stand in for `lax.dot_general` in layers whose input is the end of a long chain of operations on single values.
+
+  For the kernel's gradient the CPU's compiler transposes that input, and without a barrier (see
+  `sharding.compiler_options`) it does the whole chain again there, in an order that is bad for the memory.
+  """
+  barrier = jax.lax.optimization_barrier if jax.default_backend() == 'cpu' else lambda x: x
+  return jax.lax.dot_general(barrier(x), kernel, *args, **settings)
+
+
 class Dropout(nn.Module):
   """Set a share of the values to 0 in training and scale the others up.
 

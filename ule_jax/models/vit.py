@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ule_jax.models.convolution import conv_general_dilated
-from ule_jax.models.layers import PRECISIONS, Dropout, classify, drop_branch, scale_depth
+from ule_jax.models.layers import PRECISIONS, Dropout, classify, dot_general, drop_branch, scale_depth
 from ule_jax.models.remat import run_block
 
 
@@ -35,12 +35,19 @@ class Block(nn.Module):
 
     y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm1')(x)
     attention = nn.MultiHeadDotProductAttention(
-      num_heads=self.heads, dtype=dtype, force_fp32_for_softmax=dtype is not None, name='attention'
+      num_heads=self.heads,
+      dtype=dtype,
+      force_fp32_for_softmax=dtype is not None,
+      qkv_dot_general=dot_general,
+      out_dot_general=dot_general,
+      name='attention',
     )
     x = x + drop_branch(drop(attention(y)), self.drop_path, train)
     y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm2')(x)
-    y = drop(jax.nn.gelu(nn.Dense(4 * width, dtype=dtype, name='mlp1')(y), approximate=False))
-    return x + drop_branch(drop(nn.Dense(width, dtype=dtype, name='mlp2')(y)), self.drop_path, train)
+    y = nn.Dense(4 * width, dtype=dtype, dot_general=dot_general, name='mlp1')(y)
+    y = drop(jax.nn.gelu(y, approximate=False))
+    y = nn.Dense(width, dtype=dtype, dot_general=dot_general, name='mlp2')(y)
+    return x + drop_branch(drop(y), self.drop_path, train)
 
 
 class ViT(nn.Module):
