@@ -103,12 +103,23 @@ def _patches(x, window: Pair):
   return x.reshape(b, i, m, j, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, i, j, m * n * c)
 
 
+def _four_channels(x, axis: int):
+  """Add a channel of zeros to three: with loads of four values the convolution takes a third of the time."""
+  return jnp.pad(x, [(0, int(n == axis)) for n in range(4)])
+
+
+def _is_slow_stem(window: Pair, stride: Pair, channels: tuple[int, int]) -> bool:
+  return window == (3, 3) and stride == (1, 1) and channels[0] == 3 and channels[1] >= 32
+
+
 def _cpu_convolve(x, kernel, *, stride, padding):
   window = kernel.shape[:2]
   if _is_point(window, padding):
     return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
   if _is_patch(window, stride, padding, x.shape[1:3]):
     return _patches(x, window) @ kernel.reshape(-1, kernel.shape[3])
+  if _is_slow_stem(window, stride, kernel.shape[2:]):
+    x, kernel = _four_channels(x, 3), _four_channels(kernel, 2)
   return _convolve(x, kernel, stride=stride, padding=padding)
 
 
@@ -151,6 +162,8 @@ def _cpu_correlate(x, y, *, stride, padding, window):
     x = x[:, :: stride[0], :: stride[1]]
   elif _is_patch(window, stride, padding, x.shape[1:3]):
     x = _patches(x, window)
+  elif _is_slow_stem(window, stride, shape[2:]):
+    return _correlate(_four_channels(x, 3), y, stride=stride, padding=padding, window=window)[:, :, :3]
   else:
     return _correlate(x, y, stride=stride, padding=padding, window=window)
   return jnp.tensordot(x, y, ((0, 1, 2), (0, 1, 2))).reshape(shape)

@@ -1,0 +1,63 @@
+"""The benchmark of the step: its separate calls compute what the fused step does, and its table is of its rows."""
+
+import sys
+
+import jax
+import pytest
+from common import assert_close
+
+
+@pytest.fixture
+def benchmark(root, monkeypatch):
+  monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+  import step_time
+
+  yield step_time
+  sys.modules.pop('step_time')
+
+
+TINY = {'batch': 4, 'size': 8, 'width': 4, 'depth': 2}
+
+
+def test_separate_calls_are_the_fused_step(benchmark):
+  from ule_jax.train import make_train_step
+
+  problem = benchmark.pose('cnn', 'float32', 'ule', batch_norm='batch', **TINY)
+  fused = jax.jit(make_train_step(problem.method, problem.model, problem.tx, problem.key, problem.preprocess))
+  separate, about = benchmark.make_separate(problem)
+  one = other = problem.state
+  for _ in range(2):
+    one, metrics = fused(one, problem.batch)
+    # It gives its parameters and optimiser state away.
+    other, found = separate(jax.tree.map(lambda x: x.copy(), other))
+    assert_close(found, benchmark.losses_of(metrics), rtol=1e-5)
+  assert_close((other.step, other.batch_stats), (one.step, one.batch_stats), rtol=1e-5)
+  # Adam divides by its root mean square: rounding shows where a gradient is next to nothing.
+  assert_close(other.params, one.params, rtol=1e-3, atol=1e-5)
+  assert about['gflop'] > 0
+
+
+def test_the_tables_are_of_the_last_run(benchmark, monkeypatch):
+  monkeypatch.setattr(benchmark, 'LEAST', 0.01)
+  monkeypatch.setattr(benchmark, 'product_peak', lambda precision: 1e11)
+  rows = benchmark.measure('cnn', 'float32', 2, ('erm', 'ule', 'separate'), TINY)
+  assert [row['contestant'] for row in rows] == ['erm', 'ule', 'separate']
+  assert all(len(row['ms']) == 2 for row in rows)
+  assert max(rows[2]['differences'].values()) < 1e-3
+  old = [row | {'run': 0, 'contestant': who, 'ms': [1.0]} for row in rows for who in ('ule', 'torch_eager')]
+  note = {k: v for k, v in rows[2].items() if k != 'compile_s'}
+  note |= {'contestant': 'torch_compiled', 'ms': [], 'note': 'ImportError: none'}
+  made = benchmark.markdown([*old, *rows, note]).splitlines()
+  assert len(made) == 7
+  assert made[2].startswith('| `cnn`, 4 of 8 x 8, float32 |')
+  assert made[6].endswith('| - | ImportError: none | - |')
+
+
+def test_pytorch_computes_the_same(benchmark):
+  pytest.importorskip('torch')
+  problem = benchmark.pose('resnet20', 'float32', 'ule', batch=4, size=16)
+  step = benchmark.fused(problem)
+  expected = jax.tree.map(float, step.step())
+  (rival,) = benchmark.torch_contestants(problem, 'resnet20', 'float32', ['torch_eager']).values()
+  for role, loss in expected.items():
+    assert rival.about['first'][role] == pytest.approx(loss, rel=1e-3)
