@@ -55,6 +55,11 @@ CASES = {
   'vit_s16': Case(4, 224),
   'vit_b16': Case(2, 224),
 }
+# The defaults of configs/base.py, whatever a data set's config makes of them
+ULE = {
+  'term': 'project', 'scalar': 'margin', 'weight': 10.0, 'student_loss': 'generalized_cross_entropy', 'q': 0.7,
+  'mistakes': 'class_balanced_weight', 'student_noise': 0.0,
+}  # fmt: skip
 ADAM = {'name': 'adam', 'lr': 1e-4, 'weight_decay': 0.0}
 LEAST = 0.5  # seconds of a turn
 
@@ -101,6 +106,7 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   model |= {k: v for k, v in changes.items() if k not in Case._fields}
   flags = [f'--config.model.{k}={v}' for k, v in model.items()]
   flags += [f'--config.optim.{k}={v}' for k, v in ADAM.items()]
+  flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
   config = cli.parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
   method = METHODS[method](config.method, Sizes(1000, 2, 4, np.full(4, 250)))
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)
@@ -339,6 +345,8 @@ def with_parameters(network, name: str, params, batch_stats):
       tensors[f'{layer}.weight'] = own['kernel'].T if layer == 'head' else own['kernel'].transpose(3, 2, 0, 1)
   else:
     tensors = pretrained.export(params, batch_stats, pretrained.layout_of(name, CASES[name].batch_norm))
+  if params['head']['kernel'].dtype == np.float64:
+    network = network.double()
   missing, extra = network.load_state_dict({k: torch.tensor(v.copy()) for k, v in tensors.items()}, strict=False)
   assert not extra, extra
   assert all(key.endswith('num_batches_tracked') for key in missing), missing
@@ -368,6 +376,7 @@ class Torch:
     if name.startswith('vit'):
       self.kinds = self.kinds[:1]
     parameters = [p for network in self.networks.values() for p in network.parameters()]
+    self.dtype = parameters[0].dtype
     self.adam = torch.optim.Adam(parameters, lr=problem.config.optim.lr, fused=True)
 
   def lay_out(self, kind: str) -> None:
@@ -381,7 +390,7 @@ class Torch:
       self.torch.cuda.synchronize()
 
   def pixels(self, image):
-    return (image.float() / 255 - 0.5) / 0.5
+    return (image.to(self.dtype) / 255 - 0.5) / 0.5
 
   def autocast(self):
     return self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.half)
@@ -405,7 +414,7 @@ class Torch:
     grad = self.torch.autograd.grad
     x = self.pixels(self.image).requires_grad_()
     with self.autocast():
-      z_s, z_t = (self.networks[role](x).float() for role in ('student', 'teacher'))
+      z_s, z_t = (self.networks[role](x).to(self.dtype) for role in ('student', 'teacher'))
     (g_s,) = grad(self.margin(z_s).sum(), x, retain_graph=True)
     (g_t,) = grad(self.margin(z_t).sum(), x, create_graph=True)
     student, teacher = self.losses(z_s, z_t, g_s, g_t)
@@ -421,7 +430,7 @@ class Torch:
     def run(role, parameters, buffers, x):
       buffers = {name: value.clone() for name, value in buffers[role].items()}
       with self.autocast():
-        z = functional_call(self.networks[role], (parameters[role], buffers), (x,)).float()
+        z = functional_call(self.networks[role], (parameters[role], buffers), (x,)).to(self.dtype)
       return self.margin(z).sum(), (z, buffers)
 
     def total(parameters, buffers, x):
@@ -545,6 +554,7 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     for who, losses in first.items()
     if reference and who not in ('ule', 'erm')
   }
+  # In float64 they are equal: tests/step_time_test.py.
   limit = 1e-3 if precision == 'float32' else 5e-2
   for who, by_role in differences.items():
     assert max(by_role.values()) < limit, f'{who} computes something else: {first}'
