@@ -453,7 +453,10 @@ class Torch:
         gradients, (found, moved) = function(parameters, buffers, self.image)
         for role, own in parameters.items():
           for name, parameter in own.items():
-            parameter.grad = gradients[role][name]
+            slope = gradients[role][name]
+            # The fused Adam goes through memory and not through indices: a transposed gradient would be misread.
+            same = slope.stride() == parameter.stride()
+            parameter.grad = slope if same else torch.empty_like(parameter).copy_(slope)
           for name, value in buffers[role].items():
             value.copy_(moved[role][name])
         self.adam.step()
