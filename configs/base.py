@@ -14,7 +14,8 @@ _STUDENT = dict(
   student_loss='generalized_cross_entropy',  # cross_entropy | generalized_cross_entropy
   q=0.7,  # of generalized_cross_entropy, in (0, 1]; 0.7 from Zhang and Sabuncu 2018 and LfF
   student_noise=0.0,  # standard deviation of Gaussian noise on the student's normalised input
-  mistakes='class_balanced_weight',  # none | weight | class_balanced_weight
+  mistakes='balanced',  # none | weight | class_balanced_weight | balanced
+  mistake_share=0.7,  # of balanced, in [0, 1]: what the student's mistakes weigh in their class
 )
 
 # method -> its options, read as config.method.<option>
@@ -250,7 +251,7 @@ def make(data: str, method: str) -> ConfigDict:
         weight_decay=-1.0,  # below 0: as in this run
         **copy.deepcopy(PREPARATIONS),
       ),
-      # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy}
+      # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy,mistake_balanced_accuracy}
       select='val/worst_class_accuracy',
       seed=0,  # of initialisation, dropout and data order
       parallel='jit',  # jit (one program, divided by the compiler) | pmap (one on every device): the same numbers
