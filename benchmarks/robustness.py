@@ -1,7 +1,7 @@
 """What ULE buys in worst-group accuracy: methods, controls and rivals on several shortcuts, tuned and confirmed alike.
 
   python benchmarks/robustness.py [--data=DIR] [--setting=digits] [--row='ULE, project'] [--out=NEW.jsonl]
-  python benchmarks/robustness.py --markdown               the tables of benchmarks/results/robustness.jsonl
+  python benchmarks/robustness.py --markdown [--details]   the tables of benchmarks/results/robustness.jsonl
 
 Each row of each setting is two populations (`ule_jax.sweep`): all values of the row's grid with seeds 0 and 1, from
 which two settings are picked by mean validation score, and these with the fresh seeds 10 to 14, of which the test is
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import dominoes
 import numpy as np
+from scipy import stats
 
 RESULTS = Path(__file__).parent / 'results' / 'robustness.jsonl'
 TUNED, FRESH = (0, 1), (10, 11, 12, 13, 14)
@@ -57,8 +58,8 @@ RESNET = {
   'model.batch_norm': 'frozen', 'train.sampling': 'class_balanced',
 }  # fmt: skip
 FROZEN = RESNET | {
-  'model.head_depth': 1, 'model.head_width': 64, 'optim.schedule': 'cosine', 'train.steps': 600, 'train.epochs': 0.0,
-  'train.eval_every': 100,
+  'model.head_depth': 1, 'model.head_width': 64, 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
+  'optim.schedule': 'cosine', 'train.batch_size': 128, 'train.steps': 600, 'train.epochs': 0.0, 'train.eval_every': 100,
 }  # fmt: skip
 TUNING = RESNET | {
   'optim.name': 'adam', 'optim.lr': 3e-4, 'optim.weight_decay': 0.0, 'train.steps': 200, 'train.epochs': 0.0,
@@ -103,11 +104,12 @@ SHARE = {'method.mistake_share': [0.5, 0.7]}
 SIGNED = {'method.weight': [0.03, 0.1], 'method.a': [0.3, 1.0]}
 ALONG = {'method.weight': [0.1, 1.0, 10.0]}
 PENALTY = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0]}
-DEFAULT = {'method.weight': 0.1, 'method.a': 0.3, 'method.mistake_share': 0.7}
+DEFAULT_ROW = 'ULE, one default'
+DEFAULT = {'method.weight': 0.03, 'method.a': 1.0, 'method.mistake_share': 0.7}
 ROWS = {
   'ERM': Row('erm', {}, {}),
   'LfF': Row('lff', {}, {'method.q': [0.3, 0.5, 0.7]}),
-  'control: gradient penalty': Row('gradient_penalty', {}, PENALTY, {'method.weight': 0.1}),
+  'control: gradient penalty': Row('gradient_penalty', ALONE, PENALTY, {'method.weight': 0.1}),
   'control: shuffled, `oppose_signed`': Row('shuffled_student', ALONE | OPPOSE, SIGNED),
   'ULE, `oppose_signed`': Row('ule', ALONE | OPPOSE, SIGNED),
   'control: mistakes alone': Row(
@@ -122,10 +124,10 @@ ROWS = {
   'control: mistakes + shuffled, `project`': Row('shuffled_student', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
-  'ULE, one default': Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
+  DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
   'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, {'optim.weight_decay': 0.0}, True),
-  'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED, PENALTY, groups=True),
+  'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),
 }  # fmt: skip
 
 
@@ -288,10 +290,10 @@ def spread(values, column: int = 1) -> str:
   return f'{own.mean():.1f} ± {own.std(ddof=1):.1f}'
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-  """Write the table of all settings, worst groups only, and one of each."""
-  names = [name for name in SETTINGS if any(row['setting'] == name for row in rows)]
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+  """Write the table of all settings: worst groups at the last step."""
   by = {(row['setting'], row['row']): row for row in rows}
+  names = [name for name in SETTINGS if any(name == setting for setting, _ in by)]
   lines = [
     '| worst group, last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
     '|---' * (len(names) + 1) + '|',
@@ -299,19 +301,45 @@ def markdown(rows: list[dict[str, Any]]) -> str:
   for label, row in ROWS.items():
     cells = [spread(by[name, label]['last']) if (name, label) in by else '' for name in names]
     if any(cells):
-      label = f'**{label}**' if label == 'ULE, one default' else label
-      lines.append(f'| {label}{" (needs groups)" if row.groups else ""} | ' + ' | '.join(cells) + ' |')
-  for name in names:
-    lines += ['', f'`{name}`: {SETTINGS[name].about}', '']
-    lines += ['| | accuracy | worst group, last step | label-free rule | oracle rule | picked |', '|---' * 6 + '|']
-    for label, row in ROWS.items():
-      if (name, label) not in by:
-        continue
-      own = by[name, label]
-      picked = ', '.join(f'{k.split(".")[-1]} {v:g}' for k, v in next(iter(own['picked'].values())).items()) or '-'
-      cells = [f'{100 * np.mean(own["last"], 0)[0]:.1f}', *(spread(own[r]) for r in ('last', 'label_free', 'oracle'))]
-      lines.append(f'| {label}{" (needs groups)" if row.groups else ""} | ' + ' | '.join([*cells, picked]) + ' |')
-  return '\n'.join(lines)
+      lines.append(f'| {heading(label, row)} | ' + ' | '.join(cells) + ' |')
+  return lines
+
+
+def details(rows: list[dict[str, Any]]) -> list[str]:
+  """Write a table of each setting, with both rules and what the oracle rule picked."""
+  lines = []
+  for name, setting in SETTINGS.items():
+    own = {row['row']: row for row in rows if row['setting'] == name}
+    if own:
+      lines += [f'`{name}`: {setting.about}; seeds {", ".join(map(str, next(iter(own.values()))["seeds"]))}', '']
+      head = '| | accuracy | worst group, last step | label-free rule | oracle rule | picked | the default minus this |'
+      lines += [head, '|---' * 7 + '|']
+    for label in (label for label in ROWS if label in own):
+      one = own[label]
+      picked = ', '.join(f'{k.split(".")[-1]} {v:g}' for k, v in next(iter(one['picked'].values())).items()) or '-'
+      cells = [f'{100 * np.mean(one["last"], 0)[0]:.1f}', *(spread(one[r]) for r in ('last', 'label_free', 'oracle'))]
+      lines.append(
+        f'| {heading(label, ROWS[label])} | ' + ' | '.join([*cells, picked, minus(own.get(DEFAULT_ROW), one)]) + ' |'
+      )
+    lines += [''] if own else []
+  return lines
+
+
+def minus(default: dict[str, Any] | None, other: dict[str, Any]) -> str:
+  """Write how far the default is above a row, paired by seed, with a bootstrap interval."""
+  if default is None or other is default:
+    return ''
+  apart = 100 * (np.asarray(default['last']) - np.asarray(other['last']))[:, 1]
+  if not apart.any():
+    return '0, the same runs'
+  interval = stats.bootstrap((apart,), np.mean, method='percentile', rng=0).confidence_interval
+  return f'{apart.mean():+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]'
+
+
+def heading(label: str, row: Row) -> str:
+  """Write the first cell of a row."""
+  label = f'**{label}**' if label == DEFAULT_ROW else label
+  return f'{label} (needs groups)' if row.groups else label
 
 
 def main():
@@ -321,9 +349,10 @@ def main():
   parser.add_argument('--setting', choices=SETTINGS)
   parser.add_argument('--row', choices=ROWS)
   parser.add_argument('--markdown', action='store_true')
+  parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
   args = parser.parse_args()
   if args.markdown:
-    print(markdown(read(args.out)))
+    print('\n'.join((details if args.details else summary)(read(args.out))))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)

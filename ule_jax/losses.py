@@ -286,8 +286,9 @@ def balanced_mistake_weight(
   Args:
     share: of the mistakes, in [0, 1].
 
-  >>> balanced_mistake_weight(jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]]), jnp.zeros(4, int), jnp.ones(4)).round(2)
-  Array([0.67, 0.67, 0.67, 2.  ], dtype=float32)
+  >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
+  >>> [round(float(m), 2) for m in balanced_mistake_weight(logits, jnp.zeros(4, int), jnp.ones(4))]
+  [0.67, 0.67, 0.67, 2.0]
   """
   wrong = class_balanced_mistake_weight(logits, label, weight)
   right = _share_classes(1 - mistake_weight(logits, label, weight), logits, label, weight)
