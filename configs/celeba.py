@@ -8,17 +8,12 @@ by us yet. The README has a small run that takes a minute on a CPU, with what it
 
 from configs import base
 
-# On 8,000 faces at 32 x 32 (CNN, seed 0, class-balanced sampling) the mistake weights turned the
-# teacher against the task: test accuracy 26 %, where it is 83 % with these options. Not tuned further.
-_NO_MISTAKES = {'method.mistakes': 'none', 'method.weight': 0.1}
 _SUBPOPBENCH = {  # YyzHarry/SubpopBench
   'optim.lr': 1e-3, 'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 30_001,
 }  # fmt: skip
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
 RECIPES = {
-  'ule': _NO_MISTAKES,
-  'shuffled_student': _NO_MISTAKES,
   'group_dro': {'method.step_size': 0.01},  # kohpangwei/group_DRO README: otherwise as ERM
   # anniesch/jtt README and issues 2 and 6
   'jtt': {

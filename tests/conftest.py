@@ -40,7 +40,10 @@ def ule_run(tmp_path_factory) -> Path:
 
   workdir = tmp_path_factory.mktemp('ule') / 'w'
   steps = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.train.log_every=5']
-  train.run(cli.parse(['--config=digits:ule', *steps, '--config.data.crops=1'], '', {}).config, workdir)
+  # A student and a term that 20 steps show; the defaults are tested where training is.
+  method = {'term': 'project', 'weight': 30.0, 'q': 0.3, 'student_noise': 2.0, 'mistakes': 'class_balanced_weight'}
+  options = [f'--config.method.{name}={value}' for name, value in method.items()]
+  train.run(cli.parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
   main([f'--run={workdir}', '--saliency=3'])
   return workdir
 

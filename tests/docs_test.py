@@ -46,7 +46,7 @@ def blocks(path):
 
 def test_every_page_is_here(root):
   found = {p.relative_to(root / 'docs').with_suffix('').as_posix() for p in (root / 'docs').rglob('*.md')}
-  assert set(PAGES) <= found <= {*PAGES, 'README', 'scale'}
+  assert set(PAGES) <= found <= {*PAGES, 'README', 'robustness', 'scale'}
   assert {p.stem for p in (root / 'configs').glob('*.py')} - {'__init__', 'base'} == {
     p.removeprefix('data/') for p in PAGES if p.startswith('data/')
   }

@@ -120,6 +120,36 @@ def test_mistake_weights_equal_a_loop(batch, x64):
     assert mass == pytest.approx(weight.sum() / len(present), rel=1e-9)
 
 
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.5, 1.0])
+def test_balanced_mistakes_have_their_share_of_each_class(batch, share):
+  logits, label = batch
+  right = np.array([softmax(z)[y] for z, y in zip(logits, label, strict=True)])
+  weight = np.array([1, 1, 0, 1, 1, 1, 1.0])
+  found = losses.mistake_weights('balanced', share)(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(weight))
+  present = np.unique(label[weight > 0])
+  for k in present:
+    own = (label == k) & (weight > 0)
+    parts = share * (1 - right[own]) / (1 - right[own]).sum() + (1 - share) * right[own] / right[own].sum()
+    np.testing.assert_allclose(np.asarray(found)[own], parts * weight.sum() / len(present), rtol=1e-6)
+
+
+def test_balanced_mistakes_weigh_the_groups_of_a_sure_student_alike():
+  # a shortcut's prediction, right for 8 of 10 in each class, however sure of itself
+  for sure in (3.0, 30.0):
+    wrong = np.tile(np.arange(10) < 2, 2)
+    label = np.repeat([0, 1], 10)
+    logits = np.where(wrong[:, None], np.eye(2)[1 - label], np.eye(2)[label]) * sure
+    found = losses.balanced_mistake_weight(jnp.asarray(logits), jnp.asarray(label), jnp.ones(20))
+    assert found[wrong].sum() == pytest.approx(10, rel=0.3 if sure < 10 else 1e-6)
+
+
+def test_balanced_mistakes_hold_back_where_the_student_is_in_doubt(batch):
+  logits, label = batch
+  count = np.bincount(label)
+  found = losses.balanced_mistake_weight(jnp.zeros_like(logits), jnp.asarray(label), jnp.ones(7), share=0.7)
+  np.testing.assert_allclose(found, (7 / (count > 0).sum() / count)[label], rtol=1e-6)
+
+
 def test_mistake_weights_have_no_gradient_to_the_student(batch):
   logits, label = batch
   for name, mistakes in losses.MISTAKES.items():

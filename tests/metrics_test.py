@@ -39,6 +39,36 @@ def test_accuracies_equal_a_loop():
     assert 0 <= low < per_group[g] < high <= 1
 
 
+def test_mistake_balanced_accuracy_is_the_mean_over_what_the_student_gets_wrong_and_right():
+  logits, label, group = make()
+  student = np.random.default_rng(1).normal(size=(200, 2)).astype(np.float32)
+  student[np.arange(200), label] += 1.5
+  weight = np.ones(200, np.float32)
+  weight[:7] = 0
+  arrays = map(jnp.asarray, (logits, label, group, weight))
+  counts = Counts.from_model_output(*arrays, groups=4, student=jnp.asarray(student))
+  right, knows, kept = logits.argmax(1) == label, student.argmax(1) == label, weight > 0
+  cells = [right[kept & (label == k) & (knows == s)].mean() for k in (0, 1) for s in (False, True)]
+  found = summarize(counts, CLASSES, GROUPS, [1] * 4)
+  assert found['mistake_balanced_accuracy'] == pytest.approx(np.mean(cells))
+  # a network that is the student knows nothing beside it; without a student the metric does not exist
+  same = Counts.from_model_output(
+    *map(jnp.asarray, (student, label, group, weight)), groups=4, student=jnp.asarray(student)
+  )
+  assert summarize(same, CLASSES, GROUPS, [1] * 4)['mistake_balanced_accuracy'] == 0.5
+  alone = summarize(count(logits, label, group), CLASSES, GROUPS, [1] * 4)
+  assert alone['mistake_balanced_accuracy'] is None
+  assert 'no student' in alone['reasons']['mistake_balanced_accuracy']
+
+
+def test_a_student_without_mistakes_in_a_class_leaves_that_cell_out():
+  label, group = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])
+  student, logits = np.eye(2)[[0, 0, 1, 0]], np.eye(2)[[0, 1, 1, 1]]
+  arrays = map(jnp.asarray, (logits, label, group, np.ones(4)))
+  found = summarize(Counts.from_model_output(*arrays, groups=4, student=jnp.asarray(student)), CLASSES, GROUPS, [1] * 4)
+  assert found['mistake_balanced_accuracy'] == pytest.approx((0.5 + 1 + 1) / 3)
+
+
 def test_padding_changes_nothing_and_merging_is_associative():
   logits, label, group = make(30)
   whole = count(logits, label, group)

@@ -41,6 +41,14 @@ def test_a_method_is_one_file_and_one_line(root, tmp_path):
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['method'] == 'focal'
 
 
+def test_the_tables_of_robustness_are_generated(root):
+  for flags, page in (((), 'README.md'), (('--details',), 'docs/robustness.md')):
+    command = [sys.executable, root / 'benchmarks' / 'robustness.py', '--markdown', *flags]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert len(made.splitlines()) > 10
+    assert made in (root / page).read_text()
+
+
 def test_the_results_table_is_generated(root):
   data = root / 'benchmarks' / 'results' / 'digits_grid.jsonl'
   if not data.exists():
@@ -49,7 +57,7 @@ def test_the_results_table_is_generated(root):
   made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
   first, second = made.split('\n\n')
   for table in (first, second):
-    assert table in (root / 'README.md').read_text()
+    assert table in (root / 'docs' / 'robustness.md').read_text()
 
 
 def test_the_family_table_is_generated(root):

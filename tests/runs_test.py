@@ -1,5 +1,6 @@
 """Whole runs of the main job on every layout of files: what the results say of each field's metrics."""
 
+import numpy as np
 import pytest
 from writers import write_folder, write_spawrious, write_urbancars, write_waterbirds
 
@@ -69,7 +70,11 @@ def test_a_folder_without_groups_has_no_group_metrics(tmp_path):
   assert results['groups'] == []
   assert results['test']['worst_group_accuracy'] is None
   assert results['test']['reasons']['worst_group_accuracy']
-  assert set(results['selected']) == {'val/accuracy', 'val/worst_class_accuracy'}
+  assert set(results['selected']) == {
+    'val/accuracy',
+    'val/worst_class_accuracy',
+    'val/mistake_balanced_accuracy',
+  }
   assert 'worst group accuracy' in console.results_table(results)
   assert console.rules_table(results)
 
@@ -95,6 +100,20 @@ def test_a_group_that_the_rule_or_sampling_needs_is_named(data, changes, message
   with pytest.raises(UserError, match=message):
     run(tmp_path, 'folder', root, *changes)
   assert not (tmp_path / 'run' / 'done').exists()
+
+
+def test_a_rule_that_compares_with_a_student_needs_one(tmp_path):
+  root = write_folder(tmp_path / 'data', rows(), HEADER)
+  with pytest.raises(UserError, match='the method trains no student'):
+    run(tmp_path, 'folder', root, '--config.select=val/mistake_balanced_accuracy', method='erm')
+  results = run(tmp_path, 'folder', root, '--config.select=val/mistake_balanced_accuracy', method='ule')
+  with np.load(tmp_path / 'run' / 'predictions' / 'val.npz') as file:
+    right = {role: file[f'logits_{role}'].argmax(1) == file['label'] for role in ('student', 'teacher')}
+    label = file['label']
+  cells = [(label == k) & (right['student'] == s) for k in (0, 1) for s in (False, True)]
+  expected = np.mean([right['teacher'][cell].mean() for cell in cells if cell.any()])
+  assert results['val']['mistake_balanced_accuracy'] == pytest.approx(expected)
+  assert results['roles']['student']['val']['mistake_balanced_accuracy'] is None
 
 
 def test_skipped_images_are_in_the_results(tmp_path):

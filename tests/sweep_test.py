@@ -17,6 +17,7 @@ from ule_jax.methods import METHODS
 from ule_jax.restore import read_run, restore
 
 SMALL = ['--config.data.crops=1', '--config.model.width=8', '--config.train.batch_size=32', '--config.loader.threads=0']
+BREAKABLE = ['method.term=project', 'method.weight=30.0']
 SHORT = ['--config.train.steps=7', '--config.train.eval_every=3', '--config.train.log_every=2']
 
 
@@ -46,14 +47,14 @@ def same_run(member, single):
 
 @pytest.fixture(scope='module')
 def with_a_failure(tmp_path_factory):
-  """A sweep of which one weight breaks; the other is the default."""
+  """A sweep of which one weight breaks; the other is the config's."""
   directory = tmp_path_factory.mktemp('sweep') / 'w'
-  return directory, go(small('ule'), directory, 'method.weight=30,1e38', 'seed=0,1')
+  return directory, go(small('ule', *BREAKABLE), directory, 'method.weight=30,1e38', 'seed=0,1')
 
 
 def test_a_member_of_ule_is_its_single_run_whatever_happens_to_the_others(with_a_failure, tmp_path):
   directory, _ = with_a_failure
-  train.run(small('ule', 'seed=1'), tmp_path / 'one')
+  train.run(small('ule', *BREAKABLE, 'seed=1'), tmp_path / 'one')
   same_run(directory / 'method.weight=30,seed=1', tmp_path / 'one')
 
 
@@ -238,5 +239,5 @@ def test_the_verb_prints_the_tables(with_a_failure, monkeypatch, capsys):
   sweep.main(['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}'])
   said = capsys.readouterr().out
   assert given == {'axes': {'method.weight': [30.0, 1e38], 'seed': [0, 1]}, 'place': directory}
-  assert '[6] val_balanced/worst_group_accuracy' in said
+  assert '[7] val_balanced/worst_group_accuracy' in said
   assert f'results: {directory / "sweep.json"}' in said

@@ -108,6 +108,11 @@ def reference(net, params, x, y, o):
   if o.mistakes == 'class_balanced_weight':
     for k in y.unique():
       m = torch.where(y == k, (1 - p_s).detach() * len(y) / len(y.unique()) / (1 - p_s).detach()[y == k].sum(), m)
+  if o.mistakes == 'balanced':
+    for k in y.unique():
+      own = y == k
+      parts = [(o.mistake_share, (1 - p_s).detach()), (1 - o.mistake_share, p_s.detach())]
+      m = torch.where(own, sum(s * v / v[own].sum() for s, v in parts) * len(y) / len(y.unique()), m)
   l_t = (m * F.cross_entropy(z_t, y, reduction='none')).mean() + o.weight * term(o.term, g_s, g_t, o.a).mean()
   return {
     'student': torch.autograd.grad(l_s.mean(), leaves(p['student']), retain_graph=True),

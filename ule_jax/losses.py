@@ -270,18 +270,51 @@ def class_balanced_mistake_weight(logits: Logits, label: Label, weight: PerExamp
 
   Without this a class that the student finds hard as a whole (a rare one) takes over.
   """
-  is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
-  mistake = mistake_weight(logits, label, weight)
-  mass = mistake @ is_class
-  present = jnp.sum(jnp.any(is_class > 0, axis=0))
-  return mistake * jnp.sum(weight) / (jnp.maximum(present, 1) * (mass[label] + EPS))
+  return _share_classes(mistake_weight(logits, label, weight), logits, label, weight)
+
+
+def balanced_mistake_weight(
+  logits: Logits, label: Label, weight: PerExample, share: float | Float[Array, ''] = 0.5
+) -> PerExample:
+  """Give the student's mistakes a share of each class, and what it gets right the rest.
+
+  With p the student's probability of the label: share (1 - p) / mean(1 - p) + (1 - share) p / mean(p), means over the
+  class in the batch, classes of equal mass. Where the student is a shortcut's prediction and `share` is 1/2, this
+  weighs the groups of a class alike, however sure of itself the student is. Where it is in doubt about everything, all
+  weights are near 1: nothing is unlearned. 1 is `class_balanced_weight`.
+
+  Args:
+    share: of the mistakes, in [0, 1].
+
+  >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
+  >>> [round(float(m), 2) for m in balanced_mistake_weight(logits, jnp.zeros(4, int), jnp.ones(4))]
+  [0.67, 0.67, 0.67, 2.0]
+  """
+  wrong = class_balanced_mistake_weight(logits, label, weight)
+  right = _share_classes(1 - mistake_weight(logits, label, weight), logits, label, weight)
+  return share * wrong + (1 - share) * right
+
+
+def mistake_weights(name: str, share) -> Callable[[Logits, Label, PerExample], PerExample]:
+  """Look up mistake weights and bind `share` where they have one."""
+  if name == 'balanced':
+    return partial(balanced_mistake_weight, share=share)
+  return MISTAKES[name]
 
 
 MISTAKES = {
   'none': no_weight,
   'weight': mistake_weight,
   'class_balanced_weight': class_balanced_mistake_weight,
+  'balanced': balanced_mistake_weight,
 }
+
+
+def _share_classes(values: PerExample, logits: Logits, label: Label, weight: PerExample) -> PerExample:
+  """Scale values so that every class has the same share of the batch and the mean is 1."""
+  is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
+  present = jnp.sum(jnp.any(is_class > 0, axis=0))
+  return values * jnp.sum(weight) / (jnp.maximum(present, 1) * ((values @ is_class)[label] + EPS))
 
 
 def _at_label(values: Logits, label: Label) -> PerExample:

@@ -7,10 +7,12 @@ included, and merging is a sum. A mean of batch means would be neither.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
@@ -23,17 +25,22 @@ Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 class Counts(clu_metrics.Metric):
   """Right answers and examples per class and group; the last column is for unknown groups.
 
+  The same where the student, that is the first of two networks, is wrong (column 0) and right (column 1); of the
+  student itself, and of a network that has none beside it, no example is counted there.
+
   Those of many runs at once have axes before these.
   """
 
   correct: Int[Array | np.ndarray, '*runs k g']
   total: Int[Array | np.ndarray, '*runs k g']
+  correct_beside: Int[Array | np.ndarray, '*runs k 2']
+  total_beside: Int[Array | np.ndarray, '*runs k 2']
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:
     """Return the counts of no example."""
-    zeros = jnp.zeros((classes, groups + 1), jnp.int32)
-    return cls(correct=zeros, total=zeros)
+    zeros, beside = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
+    return cls(correct=zeros, total=zeros, correct_beside=beside, total_beside=beside)
 
   @classmethod
   def from_model_output(
@@ -43,17 +50,27 @@ class Counts(clu_metrics.Metric):
     group: Int[Array, 'b'],
     weight: Float[Array, 'b'],
     groups: int,
+    student: Float[Array, 'b k'] | None = None,
   ) -> Counts:
-    """Count a batch. Examples of weight 0 are padding; group -1 is unknown."""
+    """Count a batch. Examples of weight 0 are padding; group -1 is unknown; `student` has the student's logits."""
     counted = (weight > 0).astype(jnp.int32)
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
-    return cls(correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted))
+    found = empty.replace(
+      correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted)
+    )
+    if student is None:
+      return found
+    column = (jnp.argmax(student, axis=-1) == label).astype(jnp.int32)
+    return found.replace(
+      correct_beside=empty.correct_beside.at[label, column].add(correct),
+      total_beside=empty.total_beside.at[label, column].add(counted),
+    )
 
   def merge(self, other: Counts) -> Counts:
     """Add two disjoint sets of examples."""
-    return type(self)(correct=self.correct + other.correct, total=self.total + other.total)
+    return jax.tree.map(operator.add, self, other)
 
   def compute(self) -> Float[Array, '']:
     """Compute the accuracy over all examples."""
@@ -86,6 +103,9 @@ def summarize(
 
   A metric that does not exist is None, and `reasons` says why.
 
+  `mistake_balanced_accuracy` averages over what the student gets wrong and right in each class: no group label is
+  needed. A network that knows no more than the student has 1/2 there.
+
   Args:
     train_group_counts: examples of each group in train, the weights of `adjusted_accuracy`
       (as in group_DRO's and WILDS' Waterbirds); None if the groups of some are not known.
@@ -113,6 +133,10 @@ def summarize(
   no_example = '' if total.sum() else 'the split has no example'
   put('accuracy', correct.sum() / max(total.sum(), 1), no_example)
   put('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
+  beside = np.asarray(counts.total_beside, np.int64)
+  found = np.asarray(counts.correct_beside, np.int64)[beside > 0] / beside[beside > 0]
+  no_student = '' if beside.sum() else 'there is no student beside it'
+  put('mistake_balanced_accuracy', found.mean() if beside.any() else 0, no_example or no_student)
   no_group = no_example
   if unknown:
     no_group = f'{unknown} examples of the split have no group'
@@ -145,4 +169,5 @@ def summarize(
   return values
 
 
-SELECTABLE = ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy')  # the last needs group labels
+# What can select a checkpoint: the third needs group labels, the last a student.
+SELECTABLE = ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy', 'mistake_balanced_accuracy')

@@ -36,6 +36,7 @@ from ule_jax.train import (
   selection_rules,
   start_from_weights,
   total_steps,
+  trains_student,
 )
 
 USAGE = """\
@@ -199,7 +200,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
-  rules = selection_rules(dataset, config.select)
+  rules = selection_rules(dataset, config.select, trains_student(config, dataset))
   refuse_empty_groups(config, dataset)
   steps = total_steps(config, stages.training(config, dataset, Prepared()))
   about = config.to_dict() | {'axes': axes}

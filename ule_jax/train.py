@@ -208,7 +208,7 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
-  rules = selection_rules(dataset, config.select)
+  rules = selection_rules(dataset, config.select, trains_student(config, dataset))
   if config.first.prepare == 'none':
     refuse_empty_groups(config, dataset)
   # Not under a lock: several second runs may look at one first run that is done.
@@ -259,9 +259,7 @@ def assemble(config: Any, training: Dataset, numbers: Mapping[str, Any] = Mappin
   Args:
     numbers: fields of `method` and `optim`, dotted, and what stands in their place; these may be traced.
   """
-  counts = training.group_counts()
-  sizes = Sizes(training.splits['train'].count, len(training.classes), len(training.groups), counts)
-  method = make_method(config, sizes, numbers)
+  method = make_method(config, sizes_of(training), numbers)
   model = make_model(SimpleNamespace(**config.model), len(training.classes))
   tx = make_optimizer(_options(config, 'optim', numbers), method.roles, max(total_steps(config, training), 1))
   return Parts(method, model, tx, make_preprocess(*pixel_scale(config, training)))
@@ -401,7 +399,7 @@ def run_first(
   last = _run(first, place, force, signals)['last']['step']
   mesh = sharding.make_mesh()
   state = build(first, stages.training(first, dataset, Prepared()), mesh).state
-  with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last'))) as checkpoints:
+  with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last', False))) as checkpoints:
     if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
     state = checkpoints.restore(last, state)
@@ -593,11 +591,17 @@ def is_validation(split: str) -> bool:
   return split == 'val' or split.startswith('val_')
 
 
-def selection_rules(dataset: Dataset, wanted: str) -> tuple[str, ...]:
+def trains_student(config: Any, dataset: Dataset) -> bool:
+  """Tell whether a method trains a network beside the one that it deploys."""
+  return len(make_method(config, sizes_of(dataset)).roles) > 1
+
+
+def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, ...]:
   """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow.
 
   Args:
     wanted: the rule that the config selects by; `last` is the last step.
+    student: whether there is one to compare with.
 
   Raises:
     UserError: `wanted` is not one of them; says why.
@@ -616,6 +620,8 @@ def selection_rules(dataset: Dataset, wanted: str) -> tuple[str, ...]:
     for metric in SELECTABLE:
       if 'group' in metric and reason:
         refused[f'{name}/{metric}'] = reason
+      elif 'mistake' in metric and not student:
+        refused[f'{name}/{metric}'] = 'the method trains no student'
       else:
         rules.append(f'{name}/{metric}')
   if wanted in refused:
@@ -689,6 +695,11 @@ def _placed(values: PyTree, like: PyTree) -> PyTree:
     return jax.make_array_from_callback(value.shape, old.sharding, lambda index: value[index])
 
   return jax.tree.map(place, values, like)
+
+
+def sizes_of(dataset: Dataset) -> Sizes:
+  """Say what a method may know of the data it is trained on."""
+  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), dataset.group_counts())
 
 
 def make_method(config: Any, sizes: Sizes, numbers: Mapping[str, Any] = MappingProxyType({})) -> Method:

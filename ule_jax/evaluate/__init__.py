@@ -28,14 +28,18 @@ class Evaluation(NamedTuple):
 
 
 def make_score(model, preprocess: Callable, roles: tuple[str, ...], groups: int) -> Callable:
-  """Make the pure `(params, batch_stats, batch) -> (counts, outputs)`, both by role."""
+  """Make the pure `(params, batch_stats, batch) -> (counts, outputs)`, both by role.
+
+  The first of several roles is the student.
+  """
 
   def score(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
     x = preprocess(batch['image'])
     counts, outputs = {}, {}
     for role in roles:
       logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
-      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups)
+      student = None if role == roles[0] else outputs[roles[0]]['logits']
+      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups, student)
       outputs[role] = {'logits': logits, 'features': features}
     return counts, outputs
 

@@ -21,7 +21,7 @@ def make_method(options, sizes: Sizes) -> Method:
   del sizes
   has_student = options.mistakes != 'none'
   student_loss = losses.classification_loss(options.student_loss, options.q)
-  mistakes = losses.MISTAKES[options.mistakes]
+  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
 
   def loss(params, forward, state, batch, step, key):

@@ -12,7 +12,8 @@ output with respect to its input.
             detail commits to what is coarse, and its gradient is smoother
   g_s, g_t  gradient of `scalar` of the student's and the teacher's logits at the normalised input (the image, or
             with `at=features` what a frozen encoder makes of it for both), g_s without a gradient of its own
-  m_i       `mistakes`: 1, or the student's probability of being wrong on example i
+  m_i       `mistakes`: 1, the student's probability of being wrong on example i, or `mistake_share` of its class for
+            what the student gets wrong
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
 
@@ -42,13 +43,13 @@ def make_method(options, sizes: Sizes) -> Method:
 
 def properties_of(options) -> frozenset[str]:
   """Tell what can be demanded of a loss with these mistakes: balancing the classes needs the whole batch."""
-  return PER_EXAMPLE - {SEPARABLE} if options.mistakes == 'class_balanced_weight' else PER_EXAMPLE
+  return PER_EXAMPLE if options.mistakes in ('none', 'weight') else PER_EXAMPLE - {SEPARABLE}
 
 
 def student_and_teacher(options, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
   student_loss = losses.classification_loss(options.student_loss, options.q)
-  mistakes = losses.MISTAKES[options.mistakes]
+  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
   term = losses.unlearning_term(options.term, options.a)
 

@@ -1,0 +1,363 @@
+"""What ULE buys in worst-group accuracy: methods, controls and rivals on several shortcuts, tuned and confirmed alike.
+
+  python benchmarks/robustness.py [--data=DIR] [--setting=digits] [--row='ULE, project'] [--out=NEW.jsonl]
+  python benchmarks/robustness.py --markdown [--details]   the tables of benchmarks/results/robustness.jsonl
+
+Each row of each setting is two populations (`ule_jax.sweep`): all values of the row's grid with seeds 0 and 1, from
+which two settings are picked by mean validation score, and these with the fresh seeds 10 to 14, of which the test is
+reported.
+The picks: the oracle rule (worst group of validation, which needs group labels there) and a rule without group labels:
+`val/mistake_balanced_accuracy` where a student is trained, else `val/worst_class_accuracy`. The same rule then selects
+the step. `ULE, one default` is not tuned: one setting for all. Settings that train convolutions are single runs of
+`ule_jax.main`, not tuned, with the default.
+
+DIR has mnist/, fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only
+`digits` needs none of it. Rows that the output has are left out, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import dominoes
+import numpy as np
+from scipy import stats
+
+RESULTS = Path(__file__).parent / 'results' / 'robustness.jsonl'
+TUNED, FRESH = (0, 1), (10, 11, 12, 13, 14)
+
+
+class Setting(NamedTuple):
+  """A data set with a network: `oracle` is the rule that needs groups, `single` are the seeds of single runs."""
+
+  about: str
+  config: str
+  flags: dict[str, Any]
+  oracle: str = 'val_balanced/worst_group_accuracy'
+  needs: str = ''
+  single: tuple[int, ...] = ()
+
+
+MLP = {
+  'data.size': 16, 'data.fit': 'stretch', 'data.augment': False, 'model.name': 'mlp', 'model.weights': 'none',
+  'model.width': 64, 'model.depth': 1, 'optim.name': 'adam', 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
+  'optim.schedule': 'cosine', 'train.batch_size': 128, 'train.steps': 600, 'train.epochs': 0.0, 'train.eval_every': 100,
+}  # fmt: skip
+RESNET = {
+  'data.official': False, 'data.size': 32, 'data.augment': False, 'model.name': 'resnet20',
+  'model.batch_norm': 'frozen', 'train.sampling': 'class_balanced',
+}  # fmt: skip
+FROZEN = RESNET | {
+  'model.head_depth': 1, 'model.head_width': 64, 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
+  'optim.schedule': 'cosine', 'train.batch_size': 128, 'train.steps': 600, 'train.epochs': 0.0, 'train.eval_every': 100,
+}  # fmt: skip
+TUNING = RESNET | {
+  'optim.name': 'adam', 'optim.lr': 3e-4, 'optim.weight_decay': 0.0, 'train.steps': 200, 'train.epochs': 0.0,
+  'train.batch_size': 64, 'train.eval_every': 50,
+}  # fmt: skip
+
+
+def faces(target: str, flags: dict[str, Any], **others) -> Setting:
+  """Make a setting of the 8,000 small faces: an attribute to predict, and Male beside it."""
+  how = 'frozen CIFAR ResNet-20, heads of 64 units' if flags is FROZEN else 'ResNet-20, fine-tuned for 200 steps'
+  flags = flags | {'data.target': target, 'data.attribute': 'Male'}
+  return Setting(f'CelebA, {target}, {how}', 'celeba', flags, 'val/worst_group_accuracy', 'celeba', **others)
+
+
+SETTINGS = {
+  'digits': Setting('digits, `tint`', 'digits', {}),
+  'dominoes': Setting('dominoes: MNIST beside Fashion-MNIST', 'folder', MLP, needs='fixed'),
+  'dominoes_random': Setting('dominoes, sides at random', 'folder', MLP, needs='random'),
+  'celeba_wavy': faces('Wavy_Hair', FROZEN),
+  'celeba_attractive': faces('Attractive', FROZEN),
+  'celeba_nose': faces('Big_Nose', FROZEN),
+  'celeba_tuned': faces('Attractive', TUNING, single=(10, 11, 12)),
+}
+
+
+class Row(NamedTuple):
+  """A method with what is fixed and what is tuned of it; `default` stands for the grid where nothing is tuned."""
+
+  method: str
+  flags: dict[str, Any]
+  grid: dict[str, list[float]]
+  default: Mapping[str, float] = MappingProxyType({})
+  groups: bool = False
+
+
+STUDENT = {'method.q': 0.7, 'method.student_noise': 1.0}
+ALONE = STUDENT | {'method.mistakes': 'none'}
+MISTAKES = STUDENT | {'method.mistakes': 'balanced'}
+OPPOSE, PROJECT = {'method.term': 'oppose_signed'}, {'method.term': 'project'}
+BALANCED = {'train.sampling': 'group_balanced'}
+SHARE = {'method.mistake_share': [0.5, 0.7]}
+SIGNED = {'method.weight': [0.03, 0.1], 'method.a': [0.3, 1.0]}
+ALONG = {'method.weight': [0.1, 1.0, 10.0]}
+PENALTY = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0]}
+DEFAULT_ROW = 'ULE, one default'
+DEFAULT = {'method.weight': 0.03, 'method.a': 1.0, 'method.mistake_share': 0.7}
+ROWS = {
+  'ERM': Row('erm', {}, {}),
+  'LfF': Row('lff', {}, {'method.q': [0.3, 0.5, 0.7]}),
+  'control: gradient penalty': Row('gradient_penalty', ALONE, PENALTY, {'method.weight': 0.1}),
+  'control: shuffled, `oppose_signed`': Row('shuffled_student', ALONE | OPPOSE, SIGNED),
+  'ULE, `oppose_signed`': Row('ule', ALONE | OPPOSE, SIGNED),
+  'control: mistakes alone': Row(
+    'ule', MISTAKES | {'method.weight': 0.0}, {'method.mistake_share': [0.3, 0.5, 0.6, 0.7, 0.8, 0.9]},
+    {'method.mistake_share': 0.7},
+  ),
+  'control: mistakes + gradient penalty': Row(
+    'gradient_penalty', MISTAKES, SHARE | {'method.weight': [0.03, 0.1, 0.3]},
+    {'method.mistake_share': 0.7, 'method.weight': 0.1},
+  ),
+  'control: mistakes + shuffled, `oppose_signed`': Row('shuffled_student', MISTAKES | OPPOSE, SHARE | SIGNED, DEFAULT),
+  'control: mistakes + shuffled, `project`': Row('shuffled_student', MISTAKES | PROJECT, SHARE | ALONG),
+  'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
+  'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
+  DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
+  'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
+  'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, {'optim.weight_decay': 0.0}, True),
+  'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),
+}  # fmt: skip
+
+
+# --- Runs ----------------------------------------------------------------------------------------------
+
+
+def config_of(setting: Setting, row: Row, args) -> Any:
+  """Make the config of a row in a setting, preparing its data if need be."""
+  from ule_jax import cli
+
+  method = f'{row.method},frozen' if 'model.head_depth' in setting.flags else row.method
+  flags = dict(setting.flags)
+  if setting.needs == 'celeba':
+    (weights,) = (args.data / 'weights').glob('resnet20-*.th')
+    flags |= {'data.dir': args.data / 'celeba', 'model.weights': weights}
+  elif setting.needs:
+    folder = args.work / f'dominoes-{setting.needs}'
+    if not folder.exists():
+      dominoes.build(args.data, folder, setting.needs)
+    flags['data.dir'] = folder
+  flags |= row.flags
+  if row.groups:
+    flags |= BALANCED
+  argv = [f'--config={setting.config}:{method}', *(f'--config.{field}={value}' for field, value in flags.items())]
+  return cli.parse(argv, '', {}).config
+
+
+def population(config: Any, grid: dict[str, list[float]], seeds, args) -> dict[str, Any]:
+  """Train a grid with some seeds; return sweep.json and the entries of each member."""
+  from ule_jax import sweep
+
+  folder = args.work / 'sweep'
+  shutil.rmtree(folder, ignore_errors=True)
+  found = sweep.run(config, grid | {'seed': list(seeds)}, folder)
+  found['results'] = {
+    name: json.loads((folder / name / 'results.json').read_text())
+    for name in found['members']
+    if (folder / name / 'done').exists()
+  }
+  return found
+
+
+def worst(entry: dict[str, Any]) -> list[float]:
+  """Take accuracy and worst group of the test from an entry of results.json."""
+  return [entry['test']['accuracy'], entry['test']['worst_group_accuracy']]
+
+
+def label_free(rules) -> str:
+  """Name the rule without group labels."""
+  return next(r for r in ('val/mistake_balanced_accuracy', 'val/worst_class_accuracy') if r in rules)
+
+
+def tune(setting: Setting, row: Row, args) -> dict[str, Any]:
+  """Pick a value of each axis by the two rules; keep what all were worth."""
+  if not row.grid or all(len(values) == 1 for values in row.grid.values()):
+    only = {field: values[0] for field, values in row.grid.items()}
+    return {'picked': {'oracle': only, 'label_free': only}, 'tried': []}
+  found = population(config_of(setting, row, args), row.grid, TUNED, args)
+  rules = {'oracle': setting.oracle, 'label_free': label_free(found['picked'])}
+
+  def score(one, rule):
+    split, metric = rule.split('/')
+    return one['selected'][rule][split][metric]['mean']
+
+  whole = [one for one in found['settings'] if not one['failed']]
+  tried = [
+    {
+      'setting': one['setting'],
+      'test': [round(one['last']['test'][m]['mean'], 4) for m in ('accuracy', 'worst_group_accuracy')],
+      **{name: round(score(one, rule), 4) for name, rule in rules.items()},
+    }
+    for one in whole
+  ]
+  picked = {name: max(whole, key=lambda one: score(one, rule))['setting'] for name, rule in rules.items()}
+  return {'picked': picked, 'tried': tried}
+
+
+def confirm(setting: Setting, row: Row, picked: dict[str, dict[str, float]], args) -> dict[str, Any]:
+  """Train the picked values with fresh seeds; accuracy and worst group of the test for each seed."""
+  rows: dict[str, Any] = {}
+  for name, values in picked.items():
+    if name == 'label_free' and values == picked['oracle']:
+      found = rows['found']
+    else:
+      config = config_of(setting, row, args)
+      found = rows['found'] = population(config, {field: [v] for field, v in values.items()}, FRESH, args)
+    results = list(found['results'].values())
+    if len(results) < len(FRESH):
+      raise SystemExit(f'{found["failed"]}: a picked setting is not finite')
+    if name == 'oracle':
+      rows['last'] = [worst(one['last']) for one in results]
+      rows['oracle'] = [worst(one['selected'][setting.oracle]) for one in results]
+    else:
+      rule = label_free(results[0]['selected'])
+      rows['label_free'] = [worst(one['selected'][rule]) for one in results]
+  return {'seeds': FRESH} | {name: np.round(v, 4).tolist() for name, v in rows.items() if name != 'found'}
+
+
+def singly(setting: Setting, row: Row, args) -> dict[str, Any]:
+  """Train single runs at the row's default."""
+  from ule_jax import train
+
+  found = {'last': [], 'oracle': [], 'label_free': []}
+  for seed in setting.single:
+    config = config_of(setting, row, args)
+    config.update_from_flattened_dict({**row.default, 'seed': seed})
+    folder = args.work / 'single'
+    shutil.rmtree(folder, ignore_errors=True)
+    result = train.run(config, folder)
+    found['last'].append(worst(result['last']))
+    found['oracle'].append(worst(result['selected'][setting.oracle]))
+    found['label_free'].append(worst(result['selected'][label_free(result['selected'])]))
+  values = {name: np.round(v, 4).tolist() for name, v in found.items()}
+  return {'picked': {'default': dict(row.default)}, 'seeds': setting.single} | values
+
+
+def run(args) -> None:
+  """Make the rows that the output does not have."""
+  from ule_jax.errors import UserError
+
+  commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip()
+  done = {(row['setting'], row['row']) for row in read(args.out)} if args.out.exists() else set()
+  for name, setting in SETTINGS.items():
+    for label, row in ROWS.items():
+      wanted = args.setting in (None, name) and args.row in (None, label) and (name, label) not in done
+      if not wanted or (setting.single and not (row.default or row.method == 'erm')):
+        continue
+      if setting.needs and not args.data:
+        print(f'{name}: left out, as it needs --data')
+        break
+      began = time.monotonic()
+      try:
+        if setting.single:
+          found = singly(setting, row, args)
+        else:
+          found = tune(setting, row, args)
+          found |= confirm(setting, row, found['picked'], args)
+      except UserError as error:
+        raise SystemExit(f'{name}, {label}: {error}') from None
+      about = {'setting': name, 'row': label, 'groups': row.groups, 'seconds': round(time.monotonic() - began)}
+      made = {'commit': commit, 'date': time.strftime('%Y-%m-%d'), 'machine': platform.machine()}
+      with args.out.open('a') as file:
+        file.write(json.dumps(about | found | made) + '\n')
+      print(
+        f'{name}, {label}: worst group {100 * np.mean(found["last"], 0)[1]:.1f} in {about["seconds"]} s', flush=True
+      )
+
+
+# --- Tables --------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+  """Read the rows of a file."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def spread(values, column: int = 1) -> str:
+  """Write mean and standard deviation over seeds, in %."""
+  own = 100 * np.asarray(values)[:, column]
+  return f'{own.mean():.1f} ± {own.std(ddof=1):.1f}'
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+  """Write the table of all settings: worst groups at the last step."""
+  by = {(row['setting'], row['row']): row for row in rows}
+  names = [name for name in SETTINGS if any(name == setting for setting, _ in by)]
+  lines = [
+    '| worst group, last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
+    '|---' * (len(names) + 1) + '|',
+  ]
+  for label, row in ROWS.items():
+    cells = [spread(by[name, label]['last']) if (name, label) in by else '' for name in names]
+    if any(cells):
+      lines.append(f'| {heading(label, row)} | ' + ' | '.join(cells) + ' |')
+  return lines
+
+
+def details(rows: list[dict[str, Any]]) -> list[str]:
+  """Write a table of each setting, with both rules and what the oracle rule picked."""
+  lines = []
+  for name, setting in SETTINGS.items():
+    own = {row['row']: row for row in rows if row['setting'] == name}
+    if own:
+      lines += [f'`{name}`: {setting.about}; seeds {", ".join(map(str, next(iter(own.values()))["seeds"]))}', '']
+      head = '| | accuracy | worst group, last step | label-free rule | oracle rule | picked | the default minus this |'
+      lines += [head, '|---' * 7 + '|']
+    for label in (label for label in ROWS if label in own):
+      one = own[label]
+      picked = ', '.join(f'{k.split(".")[-1]} {v:g}' for k, v in next(iter(one['picked'].values())).items()) or '-'
+      cells = [f'{100 * np.mean(one["last"], 0)[0]:.1f}', *(spread(one[r]) for r in ('last', 'label_free', 'oracle'))]
+      lines.append(
+        f'| {heading(label, ROWS[label])} | ' + ' | '.join([*cells, picked, minus(own.get(DEFAULT_ROW), one)]) + ' |'
+      )
+    lines += [''] if own else []
+  return lines
+
+
+def minus(default: dict[str, Any] | None, other: dict[str, Any]) -> str:
+  """Write how far the default is above a row, paired by seed, with a bootstrap interval."""
+  if default is None or other is default:
+    return ''
+  apart = 100 * (np.asarray(default['last']) - np.asarray(other['last']))[:, 1]
+  if not apart.any():
+    return '0, the same runs'
+  interval = stats.bootstrap((apart,), np.mean, method='percentile', rng=0).confidence_interval
+  return f'{apart.mean():+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]'
+
+
+def heading(label: str, row: Row) -> str:
+  """Write the first cell of a row."""
+  label = f'**{label}**' if label == DEFAULT_ROW else label
+  return f'{label} (needs groups)' if row.groups else label
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--data', type=Path)
+  parser.add_argument('--out', type=Path, default=RESULTS)
+  parser.add_argument('--setting', choices=SETTINGS)
+  parser.add_argument('--row', choices=ROWS)
+  parser.add_argument('--markdown', action='store_true')
+  parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
+  args = parser.parse_args()
+  if args.markdown:
+    print('\n'.join((details if args.details else summary)(read(args.out))))
+    return
+  with tempfile.TemporaryDirectory() as work:
+    args.work = Path(work)
+    run(args)
+
+
+if __name__ == '__main__':
+  main()
