@@ -4,7 +4,8 @@
   python benchmarks/step_time.py --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
   python benchmarks/step_time.py --markdown                          the table of benchmarks/results/step_time.jsonl
 
-Contestants, all with the term `project`, class-balanced mistakes, Adam, and the same parameters at the beginning:
+Contestants, all with Adam and the same parameters at the beginning, those of ULE with its default options but for the
+noise that the student sees, which is left out so that their losses can be compared:
 
   erm             one network, our step
   ule             two networks, our one fused step
@@ -55,10 +56,10 @@ CASES = {
   'vit_s16': Case(4, 224),
   'vit_b16': Case(2, 224),
 }
-# The defaults of configs/base.py, whatever a data set's config makes of them
+# The defaults of configs/base.py, but for the noise, whatever a data set's config makes of them
 ULE = {
-  'term': 'project', 'scalar': 'margin', 'weight': 10.0, 'student_loss': 'generalized_cross_entropy', 'q': 0.7,
-  'mistakes': 'class_balanced_weight', 'student_noise': 0.0,
+  'term': 'oppose_signed', 'scalar': 'margin', 'weight': 0.03, 'a': 1.0, 'student_loss': 'generalized_cross_entropy',
+  'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0,
 }  # fmt: skip
 ADAM = {'name': 'adam', 'lr': 1e-4, 'weight_decay': 0.0}
 LEAST = 0.5  # seconds of a turn
@@ -171,6 +172,7 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
   options, state = problem.config.method, problem.state
   scalar, term = losses.SCALARS[options.scalar], losses.unlearning_term(options.term, options.a)
   fit = losses.classification_loss(options.student_loss, options.q)
+  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
 
   def saliency(params, batch_stats, batch):
     def network(x):
@@ -184,7 +186,7 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
   def of_student(params, batch_stats, batch):
     def loss(params):
       (logits, moved), gradient = saliency(params, batch_stats, batch)
-      wrong = losses.MISTAKES[options.mistakes](logits, batch.label, batch.weight)
+      wrong = mistakes(logits, batch.label, batch.weight)
       return losses.weighted_mean(fit(logits, batch.label), batch.weight), (moved, gradient, wrong)
 
     (value, rest), slopes = jax.value_and_grad(loss, has_aux=True)(params)
@@ -400,15 +402,16 @@ class Torch:
     return (own - z.gather(1, 1 - self.label[:, None]))[:, 0]
 
   def losses(self, z_s, z_t, g_s, g_t):
-    """Both losses: GCE for the student; cross entropy where it errs, and `project`, for the teacher."""
+    """Both losses: GCE for the student; for the teacher cross entropy by its mistakes, and `oppose_signed`."""
     F, y, o = self.torch.nn.functional, self.label, self.options
-    p = F.softmax(z_s, 1).gather(1, y[:, None])[:, 0]
-    wrong = (1 - p).detach()
-    mass = wrong @ F.one_hot(y, 2).to(wrong.dtype)
-    wrong = wrong * len(y) / (2 * mass[y] + 1e-16)
-    along = (g_s * g_t).flatten(1).sum(1) / (g_s.flatten(1).square().sum(1) + 1e-16).sqrt()
-    learned = (wrong * F.cross_entropy(z_t, y, reduction='none')).mean()
-    return ((1 - p**o.q) / o.q).mean(), learned + o.weight * along.square().mean()
+    right = F.softmax(z_s, 1).gather(1, y[:, None])[:, 0]
+    own = F.one_hot(y, 2).to(right.dtype)
+    p = right.detach()
+    shares = ((o.mistake_share, 1 - p), (1 - o.mistake_share, p))
+    weights = sum(share * part / (2 * (part @ own)[y] + 1e-16) for share, part in shares) * len(y)
+    learned = (weights * F.cross_entropy(z_t, y, reduction='none')).mean()
+    term = (g_t + o.a * g_s).flatten(1).square().sum(1).mean()
+    return ((1 - right**o.q) / o.q).mean(), learned + o.weight * term
 
   def eager(self) -> dict:
     grad = self.torch.autograd.grad
@@ -541,6 +544,9 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
   """Prepare all contestants of a network, compare their losses, and time them in turns; return their rows."""
   import jax
 
+  from ule_jax import backend
+
+  backend.keep_memory()  # as `ule_jax.main` does; PyTorch gains by it, too
   problem = pose(name, precision, 'ule', **changes)
   makers = {'erm': lambda: fused(pose(name, precision, 'erm', **changes)), 'ule': lambda: fused(problem)}
   makers['separate'] = lambda: separate(problem)

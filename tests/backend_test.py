@@ -1,4 +1,4 @@
-"""The compilation cache: where it is, that it is used, and that it changes nothing."""
+"""The compilation cache: where it is, that it is used, and that it changes nothing; and the memory of a step."""
 
 import json
 import os
@@ -76,3 +76,46 @@ def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
   cold, hits, compiled = run('cold')
   assert hits == 0 < compiled
   assert run('warm') == (cold, compiled, 0)
+
+
+STEPS = """
+import resource, sys
+from ule_jax import backend
+if sys.argv[1] == 'keep' and not backend.keep_memory():
+  sys.exit(77)
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: jax.lax.optimization_barrier(x + jnp.arange(16.0)[:, None, None]).sum(0))
+x = jnp.ones((512, 1024))
+pages = []
+for _ in range(10):
+  step(x).block_until_ready()
+  pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(pages[-1] - pages[4])
+"""
+
+
+def pages_of_steps(how):
+  """Pages that the system gave to a process during five steps which need 32 MiB each."""
+  found = subprocess.run([sys.executable, '-c', STEPS, how], capture_output=True, text=True, check=False)
+  if found.returncode == 77:
+    pytest.skip('no glibc')
+  assert found.returncode == 0, found.stderr
+  return int(found.stdout)
+
+
+def test_memory_of_a_step_is_kept_for_the_next():
+  assert pages_of_steps('keep') < 0.2 * pages_of_steps('return')
+
+
+def test_memory_is_left_alone_where_jax_may_run_elsewhere(monkeypatch):
+  monkeypatch.setattr(backend.ctypes, 'CDLL', lambda name: pytest.fail('touched'))
+  monkeypatch.setattr(backend.sys, 'platform', 'darwin')
+  assert not backend.keep_memory()
+  monkeypatch.undo()
+  before = jax.config.jax_platforms
+  try:
+    jax.config.update('jax_platforms', 'cuda,cpu')
+    monkeypatch.setattr(backend.ctypes, 'CDLL', lambda name: type('Libc', (), {'mallopt': pytest.fail}))
+    assert not backend.keep_memory()
+  finally:
+    jax.config.update('jax_platforms', before)

@@ -8,7 +8,7 @@ import pytest
 
 LEAVES = {'errors'}  # anyone may import these
 ALLOWED = {
-  'main': {'cli', 'train', 'console', 'hosts'},
+  'main': {'backend', 'cli', 'train', 'console', 'hosts'},
   'cli': {'workdir', 'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',

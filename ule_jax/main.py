@@ -31,8 +31,9 @@ Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule
 def main(argv: Sequence[str]) -> None:
   """Parse the flags, run, and print the tables."""
   flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False, 'coordinator': '', 'hosts': 0, 'host': -1})
-  from ule_jax import console, hosts, train  # after the flags: importing jax takes seconds
+  from ule_jax import backend, console, hosts, train  # after the flags: importing jax takes seconds
 
+  backend.keep_memory()
   if flags.values['hosts'] > 1:
     console.say(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
   hosts.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])

@@ -523,6 +523,7 @@ def spreads(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def main(argv: Sequence[str]) -> None:
   """Parse the flags, run, and print the tables."""
   flags = cli.parse(argv, USAGE, {'axis': [], 'workdir': '', 'force': False})
+  backend.keep_memory()
   axes = parse_axes(flags.config, flags.values['axis'])
   directory = Path(flags.values['workdir'] or f'runs/{flags.name}-{flags.config.method.name}-sweep')
   results = run(flags.config, axes, directory, force=flags.values['force'])
