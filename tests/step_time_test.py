@@ -54,7 +54,7 @@ def test_the_tables_are_of_the_last_run(benchmark, monkeypatch):
   assert made[6].endswith('| - | ImportError: none | - |')
 
 
-@pytest.mark.parametrize('name', ['cnn', 'resnet20', 'vit_s16'])
+@pytest.mark.parametrize('name', ['cnn', 'resnet20', pytest.param('vit_s16', marks=pytest.mark.slow)])
 def test_pytorch_computes_the_same(name, benchmark, torchvision, x64, monkeypatch):
   """Both ways in which the rival is written, two steps, in float64."""
   if name == 'vit_s16':

@@ -54,6 +54,7 @@ def check(config: Any) -> None:
       raise UserError(f'{field} is {value}: give a number below {MOST:,}.')
   least = {
     'method.weight': 0,
+    'method.every': 1,
     'method.warmup_steps': 0,
     'method.a': 0,
     'method.noise': 0,
