@@ -707,7 +707,11 @@ def main() -> None:
         name=network, precision=precision, turns=args.turns, contestants=args.contestants.split(','), changes=changes
       )
       command = [sys.executable, __file__, f'--one={json.dumps(vars(one))}']
-      environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # PyTorch needs some of a GPU, too
+      environment = os.environ | {
+        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # PyTorch needs some of a GPU, too
+        'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile anew
+        'JAX_ENABLE_COMPILATION_CACHE': 'false',
+      }
       done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
       for row in json.loads(done.stdout.splitlines()[-1]):
         row |= {'commit': commit, 'date': time.strftime('%Y-%m-%d')}

@@ -15,7 +15,7 @@ matrices too. Elsewhere the compiler is given the convolutions and chooses itsel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -175,9 +175,13 @@ def _cpu_correlate(x, y, *, stride, padding, window):
 def _define(name: str, shape: Callable, anywhere: Callable, cpu: Callable) -> Primitive:
   operation = Primitive(name)
 
+  @cache
+  def compiled(**settings):
+    return jax.jit(partial(operation.bind, **settings))
+
   @operation.def_impl
   def run(*operands, **settings):
-    return jax.jit(partial(operation.bind, **settings))(*operands)
+    return compiled(**settings)(*operands)
 
   @operation.def_abstract_eval
   def typed(one, other, **settings):
