@@ -125,9 +125,6 @@ ROWS = {
   'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
   DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
-  'ULE, one default, `every=4`': Row(
-    'ule', MISTAKES | OPPOSE | {'method.every': 4}, {field: [value] for field, value in DEFAULT.items()}, DEFAULT
-  ),
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
   'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, {'optim.weight_decay': 0.0}, True),
   'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),

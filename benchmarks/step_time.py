@@ -9,7 +9,6 @@ noise that the student sees, which is left out so that their losses can be compa
 
   erm             one network, our step
   ule             two networks, our one fused step
-  every_4         the same with `every=4`: the term in every fourth step, and the mean of four
   separate        the same numbers from three compiled calls: the student's gradients, the teacher's, the update
   torch_eager     torch.autograd.grad(create_graph=True), contiguous or channels_last and one thread or all: the fastest
   torch_compiled  torch.func.grad and functional_call under torch.compile (images channels_last), PyTorch's fused Adam
@@ -39,7 +38,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / 'results' / 'step_time.jsonl'
-CONTESTANTS = ('erm', 'ule', 'every_4', 'separate', 'torch_eager', 'torch_compiled')
+CONTESTANTS = ('erm', 'ule', 'separate', 'torch_eager', 'torch_compiled')
 
 
 class Case(NamedTuple):
@@ -60,7 +59,7 @@ CASES = {
 # The defaults of configs/base.py, but for the noise, whatever a data set's config makes of them
 ULE = {
   'term': 'oppose_signed', 'scalar': 'margin', 'weight': 0.03, 'a': 1.0, 'student_loss': 'generalized_cross_entropy',
-  'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0, 'every': 1,
+  'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0,
 }  # fmt: skip
 ADAM = {'name': 'adam', 'lr': 1e-4, 'weight_decay': 0.0}
 LEAST = 0.5  # seconds of a turn
@@ -92,7 +91,7 @@ class Contestant(NamedTuple):
 
 
 def pose(name: str, precision: str, method: str, **changes) -> Problem:
-  """Make a network's problem; `changes` are of `Case`, of ULE, and of `config.model`."""
+  """Make a network's problem; `changes` are of `Case` and of `config.model`."""
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -105,11 +104,10 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
 
   case = CASES[name]._replace(**{k: v for k, v in changes.items() if k in Case._fields})
   model = {'name': name, 'batch_norm': case.batch_norm, 'precision': precision, 'weights': 'none'}
-  ule = ULE | {k: v for k, v in changes.items() if k in ULE}
-  model |= {k: v for k, v in changes.items() if k not in (*Case._fields, *ULE)}
+  model |= {k: v for k, v in changes.items() if k not in Case._fields}
   flags = [f'--config.model.{k}={v}' for k, v in model.items()]
   flags += [f'--config.optim.{k}={v}' for k, v in ADAM.items()]
-  flags += [f'--config.method.{k}={v}' for k, v in ule.items() if method == 'ule']
+  flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
   config = cli.parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
   method = METHODS[method](config.method, Sizes(1000, 2, 4, np.full(4, 250)))
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)
@@ -551,7 +549,6 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
   backend.keep_memory()  # as `ule_jax.main` does; PyTorch gains by it, too
   problem = pose(name, precision, 'ule', **changes)
   makers = {'erm': lambda: fused(pose(name, precision, 'erm', **changes)), 'ule': lambda: fused(problem)}
-  makers['every_4'] = lambda: fused(pose(name, precision, 'ule', every=4, **changes))
   makers['separate'] = lambda: separate(problem)
   ready = {who: make() for who, make in makers.items() if who in contestants}
   first = {who: jax.tree.map(float, c.step()) for who, c in ready.items()}
@@ -564,7 +561,7 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
   differences = {
     who: {role: abs(loss / reference[role] - 1) for role, loss in losses.items()}
     for who, losses in first.items()
-    if reference and who not in ('ule', 'every_4', 'erm')
+    if reference and who not in ('ule', 'erm')
   }
   # In float64 they are equal: tests/step_time_test.py.
   limit = 1e-3 if precision == 'float32' else 5e-2
@@ -579,8 +576,6 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     contestant.step()
     contestant.wait()
     counts[who] = math.ceil(LEAST / (time.perf_counter() - began))
-  if 'every_4' in counts:
-    counts['every_4'] = -(-counts['every_4'] // 4) * 4
   peaks = [product_peak(precision)]
   for _ in range(turns):
     load.append(round(os.getloadavg()[0], 1))
@@ -655,8 +650,8 @@ def markdown(rows: list[dict]) -> str:
     '|---|---|---|---|---|---|---|---|---|---|',
   ]
   theirs = [
-    '| time / fused step | `every=4` | separate calls | eager PyTorch | compiled PyTorch | its compile, s |',
-    '|---|---|---|---|---|---|',
+    '| time / fused step | separate calls | eager PyTorch | compiled PyTorch | its compile, s |',
+    '|---|---|---|---|---|',
   ]
   for (network, batch, size, precision, device), case in cases.items():
     place = '' if device == 'cpu' else f', {device}'
@@ -671,7 +666,7 @@ def markdown(rows: list[dict]) -> str:
       f'| {ule["gflop"] / ms * 1e3 / ule["peak_gflops"]:.0%} | {memory:.2f} |'
     )
     cells = []
-    for who in ('every_4', 'separate', 'torch_eager', 'torch_compiled'):
+    for who in ('separate', 'torch_eager', 'torch_compiled'):
       row = case.get(who, {})
       cells.append(spread(paired(row['ms'], ule['ms'])) if row.get('ms') else row.get('note', '-'))
     compile_s = case.get('torch_compiled', {}).get('compile_s')

@@ -29,7 +29,6 @@ METHODS = {
   'ule': dict(
     at='image',  # where gradients are taken: image | features (with model.encoder=frozen)
     weight=0.03,  # of the unlearning term; an exact 0 leaves it out of the graph
-    every=1,  # the term is in every n-th step, n times as strong: a cheaper ULE
     warmup_steps=0,  # over which the weight grows from 0
     term='oppose_signed',  # oppose | oppose_signed | suppress | project | cosine
     a=1.0,  # of oppose_signed: the multiple of the student's gradient to oppose

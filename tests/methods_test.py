@@ -19,7 +19,6 @@ DISTINCT = {make: name for name, make in reversed(METHODS.items())}
 VARIANTS = [(name, {}) for name in METHODS if name in DISTINCT.values()] + [
   ('gradient_penalty', {'mistakes': 'class_balanced_weight'}),
   ('ule', {'weight': 0.0}),
-  ('ule', {'every': 2}),
   ('ule', {'mistakes': 'weight', 'student_loss': 'cross_entropy', 'warmup_steps': 10}),
   *(('ule', {'term': t, 'weight': 0.01}) for t in losses.TERMS),
   ('group_dro', {'adjustment': 1.0}),

@@ -103,16 +103,6 @@ def test_the_weight_warms_up():
     assert float(m['loss/teacher']) == pytest.approx(float(m['learned'] + 2.0 * share * m['shared']), rel=1e-5)
 
 
-def test_the_term_at_every_third_step_is_three_times_as_strong():
-  lazy, thrice, never = (method_of('ule', **c) for c in ({'every': 3}, {'weight': 0.09}, {'weight': 0.0}))
-  for number, same in ((0, thrice), (1, never), (2, never), (3, thrice)):
-    after = []
-    for method in (lazy, same):
-      state, step = setup(method, NETWORKS['cnn'], BATCHES[0], optax.sgd(1.0))
-      after.append(jax.jit(step)(state.replace(step=jnp.asarray(number, jnp.int32)), BATCHES[0])[0])
-    assert_close(after[0].params, after[1].params, rtol=1e-4, atol=1e-6)
-
-
 def test_a_traced_weight_is_close_to_a_static_one():
   def after(weight):
     return train(method_of('ule', weight=weight), NETWORKS['mlp'], BATCHES[:1], optax.sgd(1e-2))[0].params

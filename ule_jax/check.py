@@ -54,7 +54,6 @@ def check(config: Any) -> None:
       raise UserError(f'{field} is {value}: give a number below {MOST:,}.')
   least = {
     'method.weight': 0,
-    'method.every': 1,
     'method.warmup_steps': 0,
     'method.a': 0,
     'method.noise': 0,

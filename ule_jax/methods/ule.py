@@ -17,9 +17,6 @@ output with respect to its input.
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
 
-With `every=n` the term is in every n-th step alone, n times as strong, and the other steps need no second derivative:
-the lazy regularisation of Karras et al. 2020, arXiv 1912.04958, appendix B.
-
 Departs from the paper: not known to. The term, the scalar, the student's loss, the mistake weights
 and all numbers are ours, chosen by measurement (benchmarks/results).
 """
@@ -58,30 +55,20 @@ def student_and_teacher(options, properties: frozenset[str], pair: Callable = la
 
   def loss(params, forward, state, batch, step, key):
     del params
-    noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
 
     def run(role, image):
       return losses.input_gradient(lambda x: forward(role, x), image, lambda out: scalar(out.logits, batch.label))
 
-    def with_term():
-      (student, g_s), (teacher, g_t) = run(STUDENT, noisy), run(TEACHER, batch.image)
-      return student, teacher, term(jax.lax.stop_gradient(pair(g_s)), g_t)
-
-    def without_term():
-      student, teacher = forward(STUDENT, noisy), forward(TEACHER, batch.image)
-      return student, teacher, jnp.zeros(len(batch.image), batch.image.dtype)
-
-    if options.every == 1:
-      student, teacher, apart = with_term()
-    else:
-      student, teacher, apart = jax.lax.cond(step % options.every == 0, with_term, without_term)
+    student, g_s = run(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
+    teacher, g_t = run(TEACHER, batch.image)
     fitted = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
     mistake = mistakes(student.logits, batch.label, batch.weight)
     learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):
-      metrics['shared'] = shared = losses.weighted_mean(everyone(apart), batch.weight)
-      learned = learned + options.every * weighted(options, step, shared)
+      shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
+      metrics['shared'] = shared
+      learned = learned + weighted(options, step, shared)
     return fitted + learned, Aux(
       losses={STUDENT: fitted, TEACHER: learned},
       batch_stats={STUDENT: student.batch_stats, TEACHER: teacher.batch_stats},
