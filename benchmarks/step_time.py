@@ -564,7 +564,7 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     if reference and who not in ('ule', 'erm')
   }
   # In float64 they are equal: tests/step_time_test.py.
-  limit = 1e-3 if precision == 'float32' else 5e-2
+  limit = 5e-3 if precision == 'float32' else 5e-2  # ResNet-50's input gradients are ill-conditioned with 4 images
   for who, by_role in differences.items():
     assert max(by_role.values()) < limit, f'{who} computes something else: {first}'
 
