@@ -74,6 +74,13 @@ def test_the_table_of_populations_is_generated(root):
   assert made in (root / 'README.md').read_text()
 
 
+def test_the_tables_of_steps_are_generated(root):
+  command = [sys.executable, root / 'benchmarks' / 'step_time.py', '--markdown']
+  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+  assert len(made.splitlines()) == 2 * (2 + 5) + 1
+  assert made in (root / 'README.md').read_text()
+
+
 def test_the_options_table_names_every_option_of_ule(root):
   from configs import base
 
