@@ -153,3 +153,17 @@ def test_remat_needs_less_memory_for_the_double_backward():
     compiled = jax.jit(step, compiler_options=sharding.compiler_options()).lower(state, batch).compile()
     needed[remat] = compiled.memory_analysis().temp_size_in_bytes
   assert needed[True] < 0.6 * needed[False]
+
+
+def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop():
+  """There, convolutions in a loop would be scalar loops, and parts must not run at once."""
+  method, batch, model, tx = method_of('erm'), batch_of(64, size=32), network('cnn', width=32), optax.sgd(1e-2)
+  state = jax.eval_shape(lambda: create_state(method, model, tx, batch.image[:1], KEY))
+  needed = {}
+  for parts in (1, 4):
+    step = make_train_step(method, model, tx, KEY, accumulate=parts)
+    compiled = jax.jit(step, compiler_options=sharding.compiler_options()).lower(state, batch).compile()
+    needed[parts] = compiled.memory_analysis().temp_size_in_bytes
+    if jax.default_backend() == 'cpu':
+      assert ' while(' not in compiled.as_text()
+  assert needed[4] < 0.6 * needed[1]

@@ -169,14 +169,16 @@ def in_parts(differentiate: Callable, parts: int) -> Callable:
     def one(sums, turn):
       number, part = turn
       share = jnp.sum(part.weight) / whole
-      (value, aux), gradients = differentiate(params, part, jax.random.fold_in(key, number))
+      sums, own = jax.lax.optimization_barrier((sums, params))  # where unrolled: one part after the other, for memory
+      (value, aux), gradients = differentiate(own, part, jax.random.fold_in(key, number))
       found = value, aux.losses, aux.metrics, gradients
       return jax.tree.map(lambda s, f: s + share * f, sums, found), (aux.batch_stats, aux.method_state)
 
     first = jax.tree.map(lambda x: x[0], split)
     (value, aux), gradients = jax.eval_shape(differentiate, params, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, aux.losses, aux.metrics, gradients))
-    (value, losses, metrics, gradients), kept = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
+    unroll = jax.default_backend() == 'cpu'  # whose compiler has no fast convolutions in a loop: 20 times slower
+    (value, losses, metrics, gradients), kept = jax.lax.scan(one, zeros, (jnp.arange(parts), split), unroll=unroll)
     batch_stats, method_state = jax.tree.map(lambda x: x[-1], kept)  # the same in every part
     return (value, Aux(losses, batch_stats, method_state, metrics)), gradients
 
