@@ -2,15 +2,17 @@
 
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import KEY, network
+from common import KEY, assert_close, network
 
 from configs import base
 from ule_jax import losses
 from ule_jax.models import MODELS, make_model
+from ule_jax.models.cnn import halve
 
 OPTIONS = {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'batch_norm': 'batch'}
 
@@ -148,3 +150,9 @@ def test_drop_path_skips_whole_branches_of_some_examples(name):
   kinds = np.unique((dropped / np.abs(dropped).max()).round(3), axis=0)
   assert 1 < len(kinds) < 64  # a few combinations of branches
   assert (apply(model, x, drop_path=0.5)[1] == apply(model, x)[1]).all()
+
+
+@pytest.mark.parametrize('size', [(4, 6), (5, 6), (5, 3)])
+def test_images_are_halved_as_flax_pools_them(size):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+  assert_close(halve(x), nn.avg_pool(x, (2, 2), strides=(2, 2)), rtol=1e-6, atol=1e-6)
