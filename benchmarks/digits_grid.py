@@ -16,10 +16,8 @@ Tuning uses seeds 0 to 2 and `val_balanced` (group labels in validation, for all
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +25,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 
 from ule_jax import cli
 from ule_jax.data import DATASETS, pipeline
@@ -371,7 +370,7 @@ def main() -> None:
   parser.add_argument('--table', nargs='?', const='confirm', help='print the table of a stage')
   parser.add_argument('--markdown', action='store_true', help="print the README's tables")
   args = parser.parse_args()
-  rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+  rows = record.read(args.out)
   if args.table:
     shown = [r for r in rows if r['stage'] == args.table]
     print(table(sorted(shown, key=tuned, reverse=True)))
@@ -386,21 +385,13 @@ def main() -> None:
   for method, setting in settings:
     if (args.stage, label({'method': method, 'setting': setting})) not in known:
       families.setdefault(family_of(method, setting), []).append(setting)
-  commit = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
-  stamp = {
-    'stage': args.stage,
-    'commit': commit.stdout.strip(),
-    'date': str(datetime.date.today()),
-    'jax': jax.__version__,
-  }
-  args.out.parent.mkdir(parents=True, exist_ok=True)
+  stamp = {'stage': args.stage, **record.made(), 'jax': jax.__version__}
   total, done, began = sum(map(len, families.values())), 0, time.monotonic()
   for (method, _, _), members in families.items():
     width = max(1, args.members // len(seeds))
     for part in (members[i : i + width] for i in range(0, len(members), width)):
       found = [stamp | row for row in train_family(method, part, seeds)]
-      with args.out.open('a') as file:
-        file.writelines(json.dumps(row) + '\n' for row in found)
+      record.add(args.out, *found)
       done += len(part)
       left = (time.monotonic() - began) / done * (total - done)
       print(table(found), f'\n{done}/{total} settings, {left / 60:.1f} min left', flush=True)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
+
+import record
 
 RESULTS = Path(__file__).parent / 'results' / 'family.jsonl'
 TUNING, FRESH = (0, 1, 2), (10, 11, 12)
@@ -95,16 +96,13 @@ def best(rows: list[dict], method: str) -> dict:
 
 def grid(out: Path) -> None:
   """Run what the file does not have yet."""
-  rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+  rows, made, began = record.read(out), record.made(), time.monotonic()
   done = {(r['method'], json.dumps(r['setting']), r['seed']) for r in rows if 'seed' in r}
-  described = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
-  commit, began = described.stdout.strip(), time.monotonic()
 
   def do(method: str, setting: dict, seed: int, left: int) -> None:
     if (method, json.dumps(setting), seed) not in done:
-      rows.append(row(method, setting, seed, run(method, setting, seed)) | {'commit': commit})
-      with out.open('a') as file:
-        file.write(json.dumps(rows[-1]) + '\n')
+      rows.append(row(method, setting, seed, run(method, setting, seed)) | made)
+      record.add(out, rows[-1])
       spent = time.monotonic() - began
       print(f'{spent:5.0f} s, {left} left: {method} {setting} seed {seed}', file=sys.stderr, flush=True)
 
@@ -116,9 +114,7 @@ def grid(out: Path) -> None:
     for seed in FRESH:
       do(method, chosen, seed, (len(GRID) - i) * len(FRESH))
   if not any('cost' in r for r in rows):
-    with out.open('a') as file:
-      for method, cost in costs().items():
-        file.write(json.dumps({'method': method, **cost, 'commit': commit}) + '\n')
+    record.add(out, *({'method': method, **cost, **made} for method, cost in costs().items()))
 
 
 def costs() -> dict[str, dict[str, float]]:
@@ -162,7 +158,7 @@ def costs() -> dict[str, dict[str, float]]:
 
 def markdown(path: Path) -> str:
   """Lay out the fresh seeds."""
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = record.read(path)
   cost = {r['method']: r for r in rows if 'cost' in r}
   lines = [
     '| method | needs groups in | settings | accuracy | worst group, last step | label-free rule | oracle rule '

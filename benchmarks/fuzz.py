@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import datetime
 import io
 import itertools
 import json
@@ -20,13 +19,14 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
+
+import record
 
 ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT), str(ROOT / 'tests')]
@@ -347,17 +347,14 @@ def main() -> None:
   began = time.monotonic()
   counts = {'command': args.commands, 'data': args.data}
   found = run([(kind, i) for kind, n in counts.items() for i in range(args.first, args.first + n)])
-  described = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
   row = {
-    'date': f'{datetime.date.today()}',
-    'commit': described.stdout.strip(),
+    **record.made(),
     **counts,
     'first': args.first,
     'ended': {kind: len(cases) for kind, cases in sorted(found.items())},
     'seconds': round(time.monotonic() - began),
   }
-  with args.out.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  record.add(args.out, row)
   print(json.dumps(row))
   sys.exit('wrong' in found)
 

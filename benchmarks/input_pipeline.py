@@ -14,7 +14,6 @@ tf.data's resize does not antialias: `linear` is the row to compare with it; `an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import record
 
 SIZE, BATCH, IMAGES = 224, 64, 2048
 SECONDS = 4.0  # of one measurement, after the warm-up
@@ -171,17 +172,8 @@ def main() -> None:
         print(f'{repeat + 1}/{args.repeats} {name}: {found[name][-1]:,.0f}', file=sys.stderr, flush=True)
   print(table(found))
   if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-      ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty'],
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    with args.out.open('a') as file:
-      for name, values in found.items():
-        row = {'row': name, 'images_per_second': values, 'threads': args.threads, 'commit': commit.stdout.strip()}
-        file.write(json.dumps(row) + '\n')
+    rows = ({'row': name, 'images_per_second': values, 'threads': args.threads} for name, values in found.items())
+    record.add(args.out, *(row | record.made() for row in rows))
 
 
 def table(found: dict[str, list[float]]) -> str:

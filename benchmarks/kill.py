@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import datetime
 import json
 import os
 import random
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 RESULTS = Path(__file__).parent / 'results' / 'kill.jsonl'
 STEPS, EVERY = 120, 5
@@ -115,12 +115,6 @@ def finish(run: Run) -> None:
     sys.exit(f'the run in {run.workdir} ended with {run.process.returncode}:\n{run.said()}')
 
 
-def processor() -> str:
-  info = Path('/proc/cpuinfo')
-  names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
-  return f'{names[0] if names else "unknown"}, {len(os.sched_getaffinity(0))} cores'
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--kills', type=int, default=50)
@@ -149,19 +143,15 @@ def main() -> None:
       runs += 1
       same += equal(outcome(workdir), whole)
       print(f'{phases.total()} kills, {same} of {runs} runs equal {dict(phases)}', file=sys.stderr, flush=True)
-  described = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False)
   row = {
-    'date': f'{datetime.date.today()}',
-    'commit': described.stdout.strip(),
-    'machine': processor(),
+    **record.made(),
     'kills': phases.total(),
     'phases': dict(phases),
     'runs': runs,
     'runs_equal_bitwise': same,
     'seconds': round(time.monotonic() - began),
   }
-  with args.out.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  record.add(args.out, row)
   print(json.dumps(row))
   sys.exit(same != runs)
 

@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import record
+
 RESULTS = Path(__file__).parent / 'results' / 'memory.jsonl'
 # network, batch, remat, precision; those of the last two batches are small enough to run on a CPU with 8 GiB
 COMPILED = [
@@ -108,21 +110,18 @@ def main() -> None:
   parser.add_argument('--one')
   args = parser.parse_args()
   if args.markdown:
-    print(markdown([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+    print(markdown(record.read(RESULTS)))
     return
   if args.one:
     print(json.dumps(measure(*json.loads(args.one))))
     return
-  git = ['git', 'describe', '--always', '--dirty', '--abbrev=7']
-  commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+  made = record.made()
   for case in [(*c, False) for c in COMPILED] + [(*c, True) for c in RUN if args.run]:
     command = [sys.executable, __file__, f'--one={json.dumps(case)}']
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    row = json.loads(done.stdout) | {'commit': commit, 'date': time.strftime('%Y-%m-%d')}
+    row = json.loads(done.stdout) | made
     print(json.dumps(row), flush=True)
-    if args.out:
-      with args.out.open('a') as file:
-        file.write(json.dumps(row) + '\n')
+    record.add(args.out, row)
 
 
 if __name__ == '__main__':

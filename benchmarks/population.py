@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import record
 
 RESULTS = Path(__file__).parent / 'results' / 'population.jsonl'
 CASES = {
@@ -224,8 +224,6 @@ def measure(args, case: str) -> dict:
     load_average.append(round(os.getloadavg()[0], 1))
     for name, run in (('population_s', ours), ('singles_s', singles), ('torch_s', lambda: rival.run(threads))):
       times[name].append(round(run(), 4))
-  with open('/proc/cpuinfo') as file:
-    machine = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), platform.machine())
   return {
     'case': case,
     'members': len(AXES['seed']) * len(AXES['method.weight']),
@@ -237,8 +235,6 @@ def measure(args, case: str) -> dict:
     'torch_threads': threads,
     'loss_difference': difference,
     'load_average': load_average,
-    'machine': machine,
-    'cores': len(os.sched_getaffinity(0)),
     'jax': jax.__version__,
     'torch': torch.__version__,
   }
@@ -272,18 +268,15 @@ def main() -> None:
   parser.add_argument('--markdown', action='store_true')
   args = parser.parse_args()
   if args.markdown:
-    print(markdown([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+    print(markdown(record.read(RESULTS)))
     return
   if not (args.data and args.weights):
     parser.error('give --data and --weights')
-  git = ['git', 'describe', '--always', '--dirty', '--abbrev=7']
-  commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+  made = record.made()
   for case in [args.case] if args.case else CASES:
-    row = measure(args, case) | {'commit': commit, 'date': time.strftime('%Y-%m-%d')}
+    row = measure(args, case) | made
     print(json.dumps(row), flush=True)
-    if args.out:
-      with args.out.open('a') as file:
-        file.write(json.dumps(row) + '\n')
+    record.add(args.out, row)
 
 
 if __name__ == '__main__':

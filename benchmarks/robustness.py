@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,6 +29,7 @@ from typing import Any, NamedTuple
 
 import dominoes
 import numpy as np
+import record
 from scipy import stats
 
 RESULTS = Path(__file__).parent / 'results' / 'robustness.jsonl'
@@ -250,8 +249,8 @@ def run(args) -> None:
   from ule_jax.errors import UserError
 
   backend.keep_memory()
-  commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip()
-  done = {(row['setting'], row['row']) for row in read(args.out)} if args.out.exists() else set()
+  made = record.made()
+  done = {(row['setting'], row['row']) for row in record.read(args.out)}
   for name, setting in SETTINGS.items():
     for label, row in ROWS.items():
       wanted = args.setting in (None, name) and args.row in (None, label) and (name, label) not in done
@@ -270,20 +269,13 @@ def run(args) -> None:
       except UserError as error:
         raise SystemExit(f'{name}, {label}: {error}') from None
       about = {'setting': name, 'row': label, 'groups': row.groups, 'seconds': round(time.monotonic() - began)}
-      made = {'commit': commit, 'date': time.strftime('%Y-%m-%d'), 'machine': platform.machine()}
-      with args.out.open('a') as file:
-        file.write(json.dumps(about | found | made) + '\n')
+      record.add(args.out, about | found | made)
       print(
         f'{name}, {label}: worst group {100 * np.mean(found["last"], 0)[1]:.1f} in {about["seconds"]} s', flush=True
       )
 
 
 # --- Tables --------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-  """Read the rows of a file."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def spread(values, column: int = 1) -> str:
@@ -354,7 +346,7 @@ def main():
   parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
   args = parser.parse_args()
   if args.markdown:
-    print('\n'.join((details if args.details else summary)(read(args.out))))
+    print('\n'.join((details if args.details else summary)(record.read(args.out))))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)

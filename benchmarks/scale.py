@@ -13,9 +13,10 @@ F is what the compiler says of the compiled step (benchmarks/results/memory.json
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
+
+import record
 
 MEMORY = Path(__file__).parent / 'results' / 'memory.jsonl'
 UTILISATION = 0.3
@@ -45,7 +46,7 @@ MACHINES = {
 
 def flops(network: str) -> float:
   """Return the FLOPs of an image in a fused ULE step."""
-  rows = (json.loads(line) for line in MEMORY.read_text().splitlines())
+  rows = record.read(MEMORY)
   (row,) = [
     r for r in rows if (r['network'], r['batch'], r['remat'], r['precision']) == (network, 16, False, 'bfloat16')
   ]

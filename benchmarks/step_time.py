@@ -26,7 +26,6 @@ import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import record
 
 RESULTS = Path(__file__).parent / 'results' / 'step_time.jsonl'
 CONTESTANTS = ('erm', 'ule', 'separate', 'torch_eager', 'torch_compiled')
@@ -592,8 +593,6 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     'batch': len(problem.batch.label),
     'size': problem.batch.image.shape[1],
     'device': jax.devices()[0].device_kind,
-    'cores': len(os.sched_getaffinity(0)),
-    'machine': machine(),
     'load_average': load,
     'peak_gflops': max(peaks) / 1e9,
     'versions': versions('jax', 'jaxlib', 'flax', 'torch', 'torchvision', 'timm'),
@@ -607,11 +606,6 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     about = {'contestant': who, 'ms': ms.get(who, []), **contestant.about}
     rows.append(common | about | {'differences': differences.get(who, {})})
   return rows
-
-
-def machine() -> str:
-  lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-  return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -687,14 +681,12 @@ def main() -> None:
   parser.add_argument('--one', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.markdown:
-    rows = (args.out or RESULTS).read_text().splitlines()
-    print(markdown([json.loads(line) for line in rows]))
+    print(markdown(record.read(args.out or RESULTS)))
     return
   if args.one:
     print(json.dumps(measure(**json.loads(args.one))))
     return
-  git = ['git', 'describe', '--always', '--dirty', '--abbrev=7']
-  commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+  made = record.made()
   changes = {name: value for name, value in (('batch', args.batch), ('size', args.size)) if value}
   for network in args.network.split(','):
     for precision in args.precision.split(','):
@@ -709,11 +701,8 @@ def main() -> None:
       }
       done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
       for row in json.loads(done.stdout.splitlines()[-1]):
-        row |= {'commit': commit, 'date': time.strftime('%Y-%m-%d')}
-        print(json.dumps(row), flush=True)
-        if args.out:
-          with args.out.open('a') as file:
-            file.write(json.dumps(row) + '\n')
+        print(json.dumps(row | made), flush=True)
+        record.add(args.out, row | made)
 
 
 if __name__ == '__main__':
