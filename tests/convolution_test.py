@@ -11,7 +11,7 @@ from ule_jax.models import convolution
 # height, width, channels in and out, window, stride, padding
 CASES = {
   '1x1': (5, 6, 3, 4, (1, 1), (1, 1), 'SAME'),
-  '1x1 stride 2': (5, 6, 3, 4, (1, 1), (2, 2), ((0, 0), (0, 0))),
+  '1x1 stride 2 and 1': (5, 6, 3, 4, (1, 1), (2, 1), ((0, 0), (0, 0))),
   '1x1 padded': (5, 6, 3, 4, (1, 1), (1, 1), ((1, 0), (0, 2))),
   '3x3': (5, 6, 3, 4, (3, 3), (1, 1), 'SAME'),
   '3x3, three channels': (5, 6, 3, 32, (3, 3), (1, 1), 'SAME'),
@@ -126,3 +126,12 @@ def test_each_device_gets_the_operations_that_it_is_fast_at():
   cpu, cuda = (convolutions(lowered.lower(lowering_platforms=(platform,)).as_text()) for platform in ('cpu', 'cuda'))
   assert cuda[0] > cpu[0] > 0  # the shortcuts are products of matrices on a CPU
   assert cuda[1] > cpu[1]
+
+
+def test_outside_of_a_compiled_function_it_is_compiled_once(caplog):
+  x, kernel, how = settings('3x3')
+  jax.clear_caches()
+  with jax.log_compiles(), caplog.at_level('WARNING'):
+    for _ in range(3):
+      ours(x, kernel, *how)
+  assert sum(record.message.startswith('Compiling') for record in caplog.records) == 1
