@@ -9,6 +9,8 @@ noise that the student sees, which is left out so that their losses can be compa
 
   erm             one network, our step
   ule             two networks, our one fused step
+  ule_devices     the same over virtual devices (JAX_NUM_CPU_DEVICES), as many as cores or twice as many: the faster;
+                  in a process of its own, as each process has one number of devices
   separate        the same numbers from three compiled calls: the student's gradients, the teacher's, the update
   torch_eager     torch.autograd.grad(create_graph=True), contiguous or channels_last and one thread or all: the fastest
   torch_compiled  torch.func.grad and functional_call under torch.compile (images channels_last), PyTorch's fused Adam
@@ -39,7 +41,7 @@ from typing import Any, NamedTuple
 import record
 
 RESULTS = Path(__file__).parent / 'results' / 'step_time.jsonl'
-CONTESTANTS = ('erm', 'ule', 'separate', 'torch_eager', 'torch_compiled')
+CONTESTANTS = ('erm', 'ule', 'ule_devices', 'separate', 'torch_eager', 'torch_compiled')
 
 
 class Case(NamedTuple):
@@ -84,11 +86,13 @@ class Contestant(NamedTuple):
 
   step: make one step; return its losses, as a dictionary that `wait` waits for.
   wait: let everything that was begun be done.
+  close: give back what it holds.
   """
 
   step: Callable[[], dict]
   wait: Callable[[], None]
   about: dict
+  close: Callable[[], None] = lambda: None
 
 
 def pose(name: str, precision: str, method: str, **changes) -> Problem:
@@ -144,22 +148,104 @@ def losses_of(metrics: dict) -> dict:
   return {name.removeprefix('loss/'): value for name, value in metrics.items() if name.startswith('loss/')}
 
 
-def fused(problem: Problem) -> Contestant:
-  """Make our step, as `ule_jax.train` runs it."""
+def fused(problem: Problem, devices: int = 1) -> Contestant:
+  """Make our step, as `ule_jax.train` runs it; what the compiler says of it is of one of the devices."""
   import jax
+  import jax.numpy as jnp
 
+  from ule_jax import sharding
   from ule_jax.train import make_train_step
 
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  everywhere = sharding.everywhere(mesh)
   step = make_train_step(problem.method, problem.model, problem.tx, problem.key, problem.preprocess)
-  step, about = compiled(step, problem.state, problem.batch, donate_argnums=0)
-  state = jax.tree.map(lambda x: x.copy(), problem.state)
+  batch = sharding.shard_batch(problem.batch, mesh)
+  state = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=everywhere)(problem.state)
+  step, about = compiled(step, state, batch, donate_argnums=0, out_shardings=everywhere)
 
   def run() -> dict:
     nonlocal state
-    state, metrics = step(state, problem.batch)
+    state, metrics = step(state, batch)
     return losses_of(metrics)
 
-  return Contestant(run, lambda: jax.block_until_ready(state), about)
+  return Contestant(run, lambda: jax.block_until_ready(state), about | {'devices': devices})
+
+
+class Served:
+  """Our step in a process of its own, which waits for its turn: how many devices a CPU has is up to the process.
+
+  Args:
+    one: what `serve` is told.
+  """
+
+  def __init__(self, one: dict):
+    command = [sys.executable, __file__, f'--serve={json.dumps(one)}']
+    environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(one['devices'])}
+    self.process = subprocess.Popen(
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1
+    )
+    self.about = json.loads(self.process.stdout.readline())
+    self.asked = 0
+
+  def step(self) -> dict:
+    self.asked += 1
+    return {}
+
+  def wait(self) -> None:
+    if self.asked:
+      self.process.stdin.write(f'{self.asked}\n')
+      self.process.stdout.readline()
+    self.asked = 0
+
+  def close(self) -> None:
+    self.process.stdin.close()
+    self.process.stdout.close()
+    self.process.wait()
+
+
+def serve(name: str, precision: str, changes: dict, devices: int) -> None:
+  """Make as many steps as each line of the standard input says, and say so when they are done."""
+  from ule_jax import backend
+
+  backend.keep_memory()
+  contestant = fused(pose(name, precision, 'ule', **changes), devices)
+  first = {role: float(loss) for role, loss in contestant.step().items()}
+  print(json.dumps(contestant.about | {'first': first}), flush=True)
+  for line in sys.stdin:
+    for _ in range(int(line)):
+      contestant.step()
+    contestant.wait()
+    print('done', flush=True)
+
+
+def over_devices(name: str, precision: str, changes: dict, examples: int) -> Contestant:
+  """Make our step over virtual devices of a CPU: as many as cores or twice as many, whichever is faster."""
+  import jax
+
+  if jax.default_backend() != 'cpu':
+    return Contestant(dict, lambda: None, {'note': 'for a CPU'})
+  cores, found = len(os.sched_getaffinity(0)), {}
+  for devices in (cores, 2 * cores):
+    if examples % devices == 0:
+      served = Served({'name': name, 'precision': precision, 'changes': changes, 'devices': devices})
+      found[seconds_of(served)] = served
+  if not found:
+    return Contestant(dict, lambda: None, {'note': f'{examples} images on {cores} cores'})
+  fastest = found.pop(min(found))
+  for other in found.values():
+    other.close()
+  return Contestant(fastest.step, fastest.wait, fastest.about, fastest.close)
+
+
+def seconds_of(contestant: Contestant | Served) -> float:
+  """Return the least time of three steps after a first."""
+  times = []
+  for _ in range(4):
+    began = time.perf_counter()
+    contestant.step()
+    contestant.wait()
+    times.append(time.perf_counter() - began)
+  return min(times[1:])
 
 
 def make_separate(problem: Problem) -> tuple[Callable, dict]:
@@ -553,11 +639,11 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
   makers['separate'] = lambda: separate(problem)
   ready = {who: make() for who, make in makers.items() if who in contestants}
   first = {who: jax.tree.map(float, c.step()) for who, c in ready.items()}
+  if 'ule_devices' in contestants:
+    ready['ule_devices'] = over_devices(name, precision, changes, len(problem.batch.label))
   rivals = torch_contestants(problem, name, precision, [who for who in contestants if who.startswith('torch')])
-  for who, rival in rivals.items():
-    if 'first' in rival.about:
-      first[who] = rival.about.pop('first')
   ready |= rivals
+  first |= {who: c.about.pop('first') for who, c in ready.items() if 'first' in c.about}
   reference = first.get('ule')
   differences = {
     who: {role: abs(loss / reference[role] - 1) for role, loss in losses.items()}
@@ -587,6 +673,8 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
       contestant.wait()
       ms[who].append(round((time.perf_counter() - began) / counts[who] * 1e3, 3))
   peaks.append(product_peak(precision))
+  for contestant in ready.values():
+    contestant.close()
   common = {
     'network': name,
     'precision': precision,
@@ -644,8 +732,9 @@ def markdown(rows: list[dict]) -> str:
     '|---|---|---|---|---|---|---|---|---|---|',
   ]
   theirs = [
-    '| time / fused step | separate calls | eager PyTorch | compiled PyTorch | its compile, s |',
-    '|---|---|---|---|---|',
+    '| time / fused step | the same on virtual devices | separate calls | eager PyTorch | compiled PyTorch '
+    '| its compile, s |',
+    '|---|---|---|---|---|---|',
   ]
   for (network, batch, size, precision, device), case in cases.items():
     place = '' if device == 'cpu' else f', {device}'
@@ -660,9 +749,11 @@ def markdown(rows: list[dict]) -> str:
       f'| {ule["gflop"] / ms * 1e3 / ule["peak_gflops"]:.0%} | {memory:.2f} |'
     )
     cells = []
-    for who in ('separate', 'torch_eager', 'torch_compiled'):
+    for who in ('ule_devices', 'separate', 'torch_eager', 'torch_compiled'):
       row = case.get(who, {})
       cells.append(spread(paired(row['ms'], ule['ms'])) if row.get('ms') else row.get('note', '-'))
+      if row.get('devices', 1) > 1:
+        cells[-1] += f' on {row["devices"]}'
     compile_s = case.get('torch_compiled', {}).get('compile_s')
     theirs.append(f'| {label} | {" | ".join(cells)} | {"-" if compile_s is None else f"{compile_s:.0f}"} |')
   return '\n'.join([*ours, '', *theirs])
@@ -679,12 +770,16 @@ def main() -> None:
   parser.add_argument('--out', type=Path)
   parser.add_argument('--markdown', action='store_true')
   parser.add_argument('--one', help=argparse.SUPPRESS)
+  parser.add_argument('--serve', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.markdown:
     print(markdown(record.read(args.out or RESULTS)))
     return
   if args.one:
     print(json.dumps(measure(**json.loads(args.one))))
+    return
+  if args.serve:
+    serve(**json.loads(args.serve))
     return
   made = record.made()
   changes = {name: value for name, value in (('batch', args.batch), ('size', args.size)) if value}

@@ -38,13 +38,23 @@ def test_separate_calls_are_the_fused_step(benchmark):
   assert about['gflop'] > 0
 
 
+def test_virtual_devices_have_the_losses_of_one(benchmark):
+  problem = benchmark.pose('cnn', 'float32', 'ule', batch_norm='batch', **TINY)
+  one, four = benchmark.fused(problem), benchmark.fused(problem, 4)
+  for _ in range(2):
+    assert_close(four.step(), one.step(), rtol=1e-5)
+  assert four.about['devices'] == 4
+
+
 def test_the_tables_are_of_the_last_run(benchmark, monkeypatch):
   monkeypatch.setattr(benchmark, 'LEAST', 0.01)
   monkeypatch.setattr(benchmark, 'product_peak', lambda precision: 1e11)
-  rows = benchmark.measure('cnn', 'float32', 2, ('erm', 'ule', 'separate'), TINY)
-  assert [row['contestant'] for row in rows] == ['erm', 'ule', 'separate']
+  monkeypatch.setattr(benchmark.os, 'sched_getaffinity', lambda process: {0, 1})
+  rows = benchmark.measure('cnn', 'float32', 2, ('erm', 'ule', 'ule_devices', 'separate'), TINY)
+  assert [row['contestant'] for row in rows] == ['erm', 'ule', 'separate', 'ule_devices']
   assert all(len(row['ms']) == 2 for row in rows)
-  assert max(rows[2]['differences'].values()) < 1e-3
+  assert max(value for row in rows[2:] for value in row['differences'].values()) < 1e-3
+  assert rows[3]['devices'] in (2, 4)
   old = [row | {'run': 0, 'contestant': who, 'ms': [1.0]} for row in rows for who in ('ule', 'torch_eager')]
   note = {k: v for k, v in rows[2].items() if k != 'compile_s'}
   note |= {'contestant': 'torch_compiled', 'ms': [], 'note': 'ImportError: none'}
