@@ -13,6 +13,9 @@ from jaxtyping import install_import_hook
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# The tests compile for far longer than they compute. What runs in a process of its own is compiled in full, and so is
+# what asks for the fixture `optimized`.
+jax.config.update('jax_disable_most_optimizations', True)
 install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +86,14 @@ def torchvision():
   except ImportError:
     pytest.skip('no torchvision')
   return torchvision
+
+
+@pytest.fixture
+def optimized():
+  """Compile as users do, for what is asked of the compiled program: memory and FLOPs."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture

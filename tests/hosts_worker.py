@@ -13,6 +13,7 @@ def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -
   from ule_jax import hosts
 
   jax.config.update('jax_num_cpu_devices', 4 // number)
+  jax.config.update('jax_disable_most_optimizations', True)  # as the process that it is compared with
   hosts.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
   assert (jax.process_count(), jax.device_count()) == (number, 4)
 

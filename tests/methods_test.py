@@ -142,7 +142,7 @@ def test_remat_changes_no_number(model, changes):
   assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
 
 
-def test_remat_needs_less_memory_for_the_double_backward():
+def test_remat_needs_less_memory_for_the_double_backward(optimized):
   """The compiler must not undo it: at most 0.6 of the temporary memory."""
   method, batch, tx = method_of('ule'), batch_of(size=32), optax.sgd(1e-2)
   needed = {}
@@ -155,7 +155,7 @@ def test_remat_needs_less_memory_for_the_double_backward():
   assert needed[True] < 0.6 * needed[False]
 
 
-def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop():
+def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop(optimized):
   """There, convolutions in a loop would be scalar loops, and parts must not run at once."""
   method, batch, model, tx = method_of('erm'), batch_of(64, size=32), network('cnn', width=32), optax.sgd(1e-2)
   state = jax.eval_shape(lambda: create_state(method, model, tx, batch.image[:1], KEY))

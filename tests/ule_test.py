@@ -118,7 +118,7 @@ def flops(method, model, batch):
 @pytest.mark.parametrize(
   ('name', 'changes'), [('cnn', {'width': 32, 'depth': 3}), ('vit', {'width': 192, 'depth': 6, 'heads': 3})]
 )
-def test_flops_against_erm(name, changes):
+def test_flops_against_erm(name, changes, optimized):
   model, batch = network(name, **changes), batch_of(32, size=32)
   erm_flops = flops(method_of('erm'), model, batch)
   for term in ('project', 'oppose'):  # the cheapest and the dearest
