@@ -9,7 +9,7 @@ reported.
 The picks: the oracle rule (worst group of validation, which needs group labels there) and a rule without group labels:
 `val/mistake_balanced_accuracy` where a student is trained, else `val/worst_class_accuracy`. The same rule then selects
 the step. `ULE, one default` is not tuned: one setting for all. Settings that train convolutions are single runs of
-`ule_jax.main` with the row's default; of rows whose student's mistakes count, its noise is picked, by the oracle rule.
+`ule_jax.main`, not tuned, with the default.
 
 DIR has mnist/, fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only
 `digits` needs none of it. Rows that the output has are left out, so that a stopped run goes on.
@@ -34,7 +34,6 @@ from scipy import stats
 
 RESULTS = Path(__file__).parent / 'results' / 'robustness.jsonl'
 TUNED, FRESH = (0, 1), (10, 11, 12, 13, 14)
-NOISES = (0.0, 1.0)  # the student's, of single runs
 
 
 class Setting(NamedTuple):
@@ -123,7 +122,7 @@ ROWS = {
   'control: mistakes + shuffled, `oppose_signed`': Row('shuffled_student', MISTAKES | OPPOSE, SHARE | SIGNED, DEFAULT),
   'control: mistakes + shuffled, `project`': Row('shuffled_student', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
-  'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED, DEFAULT),
+  'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
   DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
   'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, {'optim.weight_decay': 0.0}, True),
@@ -226,38 +225,22 @@ def confirm(setting: Setting, row: Row, picked: dict[str, dict[str, float]], arg
   return {'seeds': FRESH} | {name: np.round(v, 4).tolist() for name, v in rows.items() if name != 'found'}
 
 
-def singly(setting: Setting, label: str, row: Row, args) -> dict[str, Any]:
-  """Train single runs at the row's default, with the student's noise picked where its mistakes count."""
+def singly(setting: Setting, row: Row, args) -> dict[str, Any]:
+  """Train single runs at the row's default."""
   from ule_jax import train
 
-  def runs(values: dict[str, float], seeds) -> list[dict[str, Any]]:
-    found = []
-    for seed in seeds:
-      config = config_of(setting, row, args)
-      config.update_from_flattened_dict({**values, 'seed': seed})
-      folder = args.work / 'single'
-      shutil.rmtree(folder, ignore_errors=True)
-      found.append(train.run(config, folder))
-    return found
-
-  def score(results: list[dict[str, Any]], rule: str) -> float:
-    split, metric = rule.split('/')
-    return round(float(np.mean([result['selected'][rule][split][metric] for result in results])), 4)
-
-  settings, tried = [dict(row.default)], []
-  if row.flags.get('method.mistakes') == 'balanced' and label != DEFAULT_ROW:
-    settings = [{**row.default, 'method.student_noise': noise} for noise in NOISES]
-    for one in settings:
-      results = runs(one, TUNED)
-      rules = {'oracle': setting.oracle, 'label_free': label_free(results[0]['selected'])}
-      tried.append({'setting': one, **{name: score(results, rule) for name, rule in rules.items()}})
-    settings = [max(tried, key=lambda one: one['oracle'])['setting']]
-  results = runs(settings[0], setting.single)
-  rules = {'oracle': setting.oracle, 'label_free': label_free(results[0]['selected'])}
-  values = {'last': [worst(result['last']) for result in results]}
-  values |= {name: [worst(result['selected'][rule]) for result in results] for name, rule in rules.items()}
-  values = {name: np.round(v, 4).tolist() for name, v in values.items()}
-  return {'picked': {'oracle' if tried else 'default': settings[0]}, 'tried': tried, 'seeds': setting.single} | values
+  found = {'last': [], 'oracle': [], 'label_free': []}
+  for seed in setting.single:
+    config = config_of(setting, row, args)
+    config.update_from_flattened_dict({**row.default, 'seed': seed})
+    folder = args.work / 'single'
+    shutil.rmtree(folder, ignore_errors=True)
+    result = train.run(config, folder)
+    found['last'].append(worst(result['last']))
+    found['oracle'].append(worst(result['selected'][setting.oracle]))
+    found['label_free'].append(worst(result['selected'][label_free(result['selected'])]))
+  values = {name: np.round(v, 4).tolist() for name, v in found.items()}
+  return {'picked': {'default': dict(row.default)}, 'seeds': setting.single} | values
 
 
 def run(args) -> None:
@@ -279,7 +262,7 @@ def run(args) -> None:
       began = time.monotonic()
       try:
         if setting.single:
-          found = singly(setting, label, row, args)
+          found = singly(setting, row, args)
         else:
           found = tune(setting, row, args)
           found |= confirm(setting, row, found['picked'], args)
