@@ -11,6 +11,7 @@ from ule_jax.models import convolution
 # height, width, channels in and out, window, stride, padding
 CASES = {
   '1x1': (5, 6, 3, 4, (1, 1), (1, 1), 'SAME'),
+  '1x1 stride 2': (5, 6, 3, 4, (1, 1), (2, 2), ((0, 0), (0, 0))),
   '1x1 stride 2 and 1': (5, 6, 3, 4, (1, 1), (2, 1), ((0, 0), (0, 0))),
   '1x1 padded': (5, 6, 3, 4, (1, 1), (1, 1), ((1, 0), (0, 2))),
   '3x3': (5, 6, 3, 4, (3, 3), (1, 1), 'SAME'),
