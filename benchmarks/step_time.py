@@ -169,7 +169,7 @@ def fused(problem: Problem, devices: int = 1) -> Contestant:
     state, metrics = step(state, batch)
     return losses_of(metrics)
 
-  return Contestant(run, lambda: jax.block_until_ready(state), about | {'devices': devices})
+  return Contestant(run, lambda: jax.block_until_ready(state), about | {'devices': mesh.size})
 
 
 class Served:
