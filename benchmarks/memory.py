@@ -46,7 +46,7 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
 
   flags = [f'--config.model.name={name}', f'--config.model.remat={remat}', f'--config.model.precision={precision}']
   config = cli.parse(['--config=celeba:ule', '--config.data.dir=none', *flags], '', {}).config
-  method = make_method(config, Sizes(1000, 2, 4, np.full(4, 250)))
+  method = make_method(config, Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch'))
   model, tx = (
     make_model(SimpleNamespace(**config.model), 2),
     make_optimizer(SimpleNamespace(**config.optim), method.roles, 100),

@@ -115,7 +115,8 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   flags += [f'--config.optim.{k}={v}' for k, v in ADAM.items()]
   flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
   config = cli.parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
-  method = METHODS[method](config.method, Sizes(1000, 2, 4, np.full(4, 250)))
+  sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
+  method = METHODS[method](config.method, sizes)
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.5,) * 3), jax.random.key(0)
   rng, ids = np.random.default_rng(0), jnp.arange(case.batch, dtype=jnp.int32)
@@ -259,35 +260,41 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
   import optax
 
   from ule_jax import losses
+  from ule_jax.methods import Output
 
   options, state = problem.config.method, problem.state
   scalar, term = losses.SCALARS[options.scalar], losses.unlearning_term(options.term, options.a)
   fit = losses.classification_loss(options.student_loss, options.q)
   mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
 
-  def saliency(params, batch_stats, batch):
+  proportional = losses.is_proportional(options.scalar, 2, problem.config.model.batch_norm == 'batch')
+
+  def run(params, batch_stats, batch, loss):
     def network(x):
       variables = {'params': params, 'batch_stats': batch_stats}
-      (logits, _), updated = problem.model.apply(variables, x, train=True, mutable=['batch_stats'])
-      return logits, updated.get('batch_stats', {})
+      (logits, features), updated = problem.model.apply(variables, x, train=True, mutable=['batch_stats'])
+      return Output(logits, features, updated.get('batch_stats', {}))
+
+    def mean(logits):
+      return losses.weighted_mean(loss(logits, batch.label), batch.weight)
 
     x = problem.preprocess(batch.image)
-    return losses.input_gradient(network, x, lambda out: scalar(out[0], batch.label))
+    return losses.fit_and_input_gradient(network, x, batch.label, mean, scalar, proportional)
 
   def of_student(params, batch_stats, batch):
     def loss(params):
-      (logits, moved), gradient = saliency(params, batch_stats, batch)
-      wrong = mistakes(logits, batch.label, batch.weight)
-      return losses.weighted_mean(fit(logits, batch.label), batch.weight), (moved, gradient, wrong)
+      student, fitted, gradient = run(params, batch_stats, batch, fit)
+      wrong = mistakes(student.logits, batch.label, batch.weight)
+      return fitted, (student.batch_stats, gradient, wrong)
 
     (value, rest), slopes = jax.value_and_grad(loss, has_aux=True)(params)
     return value, slopes, rest
 
   def of_teacher(params, batch_stats, batch, student, wrong):
     def loss(params):
-      (logits, moved), gradient = saliency(params, batch_stats, batch)
-      learned = losses.weighted_mean(wrong * losses.cross_entropy(logits, batch.label), batch.weight)
-      return learned + options.weight * losses.weighted_mean(term(student, gradient), batch.weight), moved
+      teacher, learned, gradient = run(params, batch_stats, batch, lambda *at: wrong * losses.cross_entropy(*at))
+      shared = losses.weighted_mean(term(student, gradient), batch.weight)
+      return learned + options.weight * shared, teacher.batch_stats
 
     (value, moved), slopes = jax.value_and_grad(loss, has_aux=True)(params)
     return value, slopes, moved

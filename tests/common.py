@@ -23,8 +23,8 @@ def options(method: str, **changes) -> SimpleNamespace:
   return SimpleNamespace(**base.METHODS[method] | changes)
 
 
-def method_of(name: str, k: int = 2, **changes):
-  return METHODS[name](options(name, **changes), SIZES._replace(k=k))
+def method_of(name: str, k: int = 2, mixing: bool = True, **changes):
+  return METHODS[name](options(name, **changes), SIZES._replace(k=k, mixing=mixing))
 
 
 def network(name: str = 'cnn', k: int = 2, **changes):

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ule_jax.sharding import here
+
 EPS = 1e-16  # inside roots and under quotients: a zero gradient gives 0, not NaN; its square is a normal float32
 
 PerExample = Float[Array, 'b']
@@ -56,6 +58,55 @@ def input_gradient(
   _, pull, out = jax.vjp(total, x, has_aux=True)
   (gradient,) = pull(jnp.ones(()).astype(x.dtype))
   return out, gradient
+
+
+def fit_and_input_gradient(
+  network: Callable[[Float[Array, 'b *shape']], Out],
+  x: Float[Array, 'b *shape'],
+  label: Int[Array, 'n'],
+  fit: Callable[[Logits], Float[Array, '']],
+  scalar: Callable[[Logits, Label], PerExample],
+  proportional: bool,
+) -> tuple[Out, Float[Array, ''], InputGradient]:
+  """Run a network once; return its output, its loss, and the gradient of each example's scalar at its input.
+
+  Where the gradients of loss and scalar are proportional (`is_proportional`) the scalar is weighed by the loss's slope,
+  and its gradient divided by it: to the compiler that is the backward pass of the loss once more, and it is run once.
+  It saves a tenth of a ULE step's FLOPs for the student, and another for a teacher without second derivatives (ReLU).
+
+  Args:
+    network: returns an output with `logits`; of the whole batch, as labels are, where `x` is one device's part.
+    fit: the loss of the logits; it falls as the margin grows.
+    scalar: of SCALARS; the margin of two classes where it is `proportional`.
+  """
+  if not proportional:
+    out, gradient = input_gradient(network, x, lambda out: scalar(out.logits, label))
+    return out, fit(out.logits), gradient
+
+  def scalars(x):
+    out = network(x)
+    return scalar(out.logits, label), out
+
+  reached, pull, out = jax.vjp(scalars, x, has_aux=True)
+  loss, slopes = jax.value_and_grad(fit)(jax.lax.stop_gradient(out.logits))
+  # At the other logit it is exact however sure the network is; bounded, as a slope of 0 could not be divided out.
+  slope = jax.lax.stop_gradient(jnp.minimum(-_at_label(slopes, 1 - label), -EPS))
+  (gradient,) = pull(slope)
+  loss = jax.lax.stop_gradient(loss) + jnp.sum(slope * (reached - jax.lax.stop_gradient(reached)))
+  return out, loss, gradient / here(slope).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def is_proportional(scalar: str, classes: int, mixing: bool) -> bool:
+  """Tell whether the gradient of any loss is, for each example, a multiple of the scalar's: the margin of two classes.
+
+  Args:
+    scalar: a name in SCALARS.
+    mixing: whether the network mixes examples, which then have no gradients of their own.
+
+  >>> is_proportional('margin', 2, False), is_proportional('margin', 3, False), is_proportional('top_logit', 2, False)
+  (True, False, False)
+  """
+  return scalar == 'margin' and classes == 2 and not mixing
 
 
 def add_noise(key: Array, x: Float[Array, 'b *shape'], index: Int[Array, 'b'], std) -> Float[Array, 'b *shape']:
@@ -184,6 +235,8 @@ def margin(logits: Logits, label: Label) -> PerExample:
   2.0
   """
   is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+  if logits.shape[-1] == 2:  # linear, so that derivatives of its gradient are nothing rather than zeros
+    return jnp.sum(jnp.where(is_label, logits, -logits), axis=-1)
   return _at_label(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 
 

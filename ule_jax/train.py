@@ -261,7 +261,7 @@ def assemble(config: Any, training: Dataset, numbers: Mapping[str, Any] = Mappin
   Args:
     numbers: fields of `method` and `optim`, dotted, and what stands in their place; these may be traced.
   """
-  method = make_method(config, sizes_of(training), numbers)
+  method = make_method(config, sizes_of(config, training), numbers)
   model = make_model(SimpleNamespace(**config.model), len(training.classes))
   tx = make_optimizer(_options(config, 'optim', numbers), method.roles, max(total_steps(config, training), 1))
   return Parts(method, model, tx, make_preprocess(*pixel_scale(config, training)))
@@ -699,9 +699,10 @@ def _placed(values: PyTree, like: PyTree) -> PyTree:
   return jax.tree.map(place, values, like)
 
 
-def sizes_of(dataset: Dataset) -> Sizes:
-  """Say what a method may know of the data it is trained on."""
-  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), dataset.group_counts())
+def sizes_of(config: Any, dataset: Dataset) -> Sizes:
+  """Say what a method may know of the data it is trained on, and of the network."""
+  counts, mixing = dataset.group_counts(), config.model.batch_norm == 'batch'
+  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, mixing)
 
 
 def make_method(config: Any, sizes: Sizes, numbers: Mapping[str, Any] = MappingProxyType({})) -> Method:

@@ -53,12 +53,16 @@ class Aux(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """What a method may know of the data: examples, classes, groups, examples per group in train."""
+  """What a method may know of the data: examples, classes, groups, examples per group in train.
+
+  mixing: whether a network's output for an example depends on the batch's others (BatchNorm in training).
+  """
 
   n: int
   k: int
   g: int
   group_counts: Any  # int[g]
+  mixing: bool = True
 
 
 LABEL_FREE = 'label_free'  # never reads `group` in training

@@ -18,11 +18,11 @@ from ule_jax.sharding import everyone, here
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make the control; the options are `method.*` of configs/base.py."""
-  del sizes
   has_student = options.mistakes != 'none'
   student_loss = losses.classification_loss(options.student_loss, options.q)
   mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
+  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
 
   def loss(params, forward, state, batch, step, key):
     del params
@@ -32,10 +32,14 @@ def make_method(options, sizes: Sizes) -> Method:
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
       mistake = mistakes(student.logits, batch.label, batch.weight)
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
-    teacher, g_t = losses.input_gradient(
-      lambda x: forward(TEACHER, x), batch.image, lambda out: scalar(out.logits, batch.label)
+    teacher, learned, g_t = losses.fit_and_input_gradient(
+      lambda x: forward(TEACHER, x),
+      batch.image,
+      batch.label,
+      lambda logits: losses.weighted_mean(mistake * losses.cross_entropy(logits, batch.label), batch.weight),
+      scalar,
+      proportional,
     )
-    learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):
       penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)

@@ -19,7 +19,6 @@ from ule_jax.sharding import everyone, here
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make the control; same options as `ule`."""
-  del sizes
   return student_and_teacher(
-    options, frozenset({LABEL_FREE}), pair=lambda g_s: here(jnp.roll(everyone(g_s), 1, axis=0))
+    options, sizes, frozenset({LABEL_FREE}), pair=lambda g_s: here(jnp.roll(everyone(g_s), 1, axis=0))
   )

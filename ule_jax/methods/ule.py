@@ -37,8 +37,7 @@ STUDENT, TEACHER = 'student', 'teacher'
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make ULE; the options are `method.*` of configs/base.py."""
-  del sizes
-  return student_and_teacher(options, properties_of(options))
+  return student_and_teacher(options, sizes, properties_of(options))
 
 
 def properties_of(options) -> frozenset[str]:
@@ -46,24 +45,31 @@ def properties_of(options) -> frozenset[str]:
   return PER_EXAMPLE if options.mistakes in ('none', 'weight') else PER_EXAMPLE - {SEPARABLE}
 
 
-def student_and_teacher(options, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
+def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
   student_loss = losses.classification_loss(options.student_loss, options.q)
   mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
+  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
   term = losses.unlearning_term(options.term, options.a)
 
   def loss(params, forward, state, batch, step, key):
     del params
 
-    def run(role, image):
-      return losses.input_gradient(lambda x: forward(role, x), image, lambda out: scalar(out.logits, batch.label))
+    def run(role, image, loss):
+      return losses.fit_and_input_gradient(
+        lambda x: forward(role, x),
+        image,
+        batch.label,
+        lambda logits: losses.weighted_mean(loss(logits, batch.label), batch.weight),
+        scalar,
+        proportional,
+      )
 
-    student, g_s = run(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
-    teacher, g_t = run(TEACHER, batch.image)
-    fitted = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
+    noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
+    student, fitted, g_s = run(STUDENT, noisy, student_loss)
     mistake = mistakes(student.logits, batch.label, batch.weight)
-    learned = losses.weighted_mean(mistake * losses.cross_entropy(teacher.logits, batch.label), batch.weight)
+    teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):
       shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
