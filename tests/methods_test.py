@@ -85,6 +85,7 @@ def test_the_state_keeps_its_shape_and_the_step_compiles_once(name, changes):
   ('name', 'changes'),
   [
     *((name, {}) for name in METHODS if name in DISTINCT.values()),
+    ('ule', {'mixing': False}),
     ('gradient_penalty', {'mistakes': 'class_balanced_weight', 'student_noise': 0.1}),
     ('lisa', {'domains': 2, 'p_sel': 0.0}),
   ],
