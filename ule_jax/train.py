@@ -595,7 +595,7 @@ def is_validation(split: str) -> bool:
 
 def trains_student(config: Any, dataset: Dataset) -> bool:
   """Tell whether a method trains a network beside the one that it deploys."""
-  return len(make_method(config, sizes_of(dataset)).roles) > 1
+  return len(make_method(config, sizes_of(config, dataset)).roles) > 1
 
 
 def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, ...]:
