@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ule_jax.sharding import here
-
 EPS = 1e-16  # inside roots and under quotients: a zero gradient gives 0, not NaN; its square is a normal float32
 
 PerExample = Float[Array, 'b']
@@ -67,6 +65,7 @@ def fit_and_input_gradient(
   fit: Callable[[Logits], Float[Array, '']],
   scalar: Callable[[Logits, Label], PerExample],
   proportional: bool,
+  here: Callable[[PerExample], PerExample] = lambda values: values,
 ) -> tuple[Out, Float[Array, ''], InputGradient]:
   """Run a network once; return its output, its loss, and the gradient of each example's scalar at its input.
 
@@ -78,6 +77,7 @@ def fit_and_input_gradient(
     network: returns an output with `logits`; of the whole batch, as labels are, where `x` is one device's part.
     fit: the loss of the logits; it falls as the margin grows.
     scalar: of SCALARS; the margin of two classes where it is `proportional`.
+    here: takes the part of `x` out of what is of the whole batch (`sharding.here`).
   """
   if not proportional:
     out, gradient = input_gradient(network, x, lambda out: scalar(out.logits, label))

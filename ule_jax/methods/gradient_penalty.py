@@ -39,6 +39,7 @@ def make_method(options, sizes: Sizes) -> Method:
       lambda logits: losses.weighted_mean(mistake * losses.cross_entropy(logits, batch.label), batch.weight),
       scalar,
       proportional,
+      here,
     )
     metrics = {'learned': learned}
     if not losses.is_static_zero(options.weight):

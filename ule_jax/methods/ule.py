@@ -64,6 +64,7 @@ def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair:
         lambda logits: losses.weighted_mean(loss(logits, batch.label), batch.weight),
         scalar,
         proportional,
+        here,
       )
 
     noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
