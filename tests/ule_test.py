@@ -239,3 +239,14 @@ def test_one_backward_pass_saves_a_tenth_for_each_network(optimized):
     model = network(name, **changes)
     two, one = (flops(method_of('ule', mixing=mixing), model, batch) for mixing in (True, False))
     assert one / two < 1 - least, name
+
+
+@pytest.mark.parametrize(('kind', 'mixing'), [('none', False), ('frozen', False), ('batch', True)])
+def test_batch_statistics_mix_examples(kind, mixing):
+  from types import SimpleNamespace as Some
+
+  from ule_jax.train import sizes_of
+
+  config = Some(model=Some(batch_norm=kind))
+  dataset = Some(splits={'train': Some(count=1)}, classes='ab', groups='ab', group_counts=lambda: np.ones(2))
+  assert sizes_of(config, dataset).mixing is mixing
