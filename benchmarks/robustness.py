@@ -8,8 +8,8 @@ which two settings are picked by mean validation score, and these with the fresh
 reported.
 The picks: the oracle rule (worst group of validation, which needs group labels there) and a rule without group labels:
 `val/mistake_balanced_accuracy` where a student is trained, else `val/worst_class_accuracy`. The same rule then selects
-the step. `ULE, one default` is not tuned: one setting for all. Settings that train convolutions are single runs of
-`ule_jax.main`, not tuned, with the default.
+the step. `ULE, one default` is not tuned: one setting for all. Where convolutions are trained, members are single runs
+of `ule_jax.main`, and the grids (`FEW`) are smaller, with the student's noise among what is tuned.
 
 DIR has mnist/, fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only
 `digits` needs none of it. Rows that the output has are left out, so that a stopped run goes on.
@@ -22,9 +22,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import dominoes
@@ -37,14 +35,14 @@ TUNED, FRESH = (0, 1), (10, 11, 12, 13, 14)
 
 
 class Setting(NamedTuple):
-  """A data set with a network: `oracle` is the rule that needs groups, `single` are the seeds of single runs."""
+  """A data set with a network: `oracle` is the rule that needs groups; members of `single` settings are single runs."""
 
   about: str
   config: str
   flags: dict[str, Any]
   oracle: str = 'val_balanced/worst_group_accuracy'
   needs: str = ''
-  single: tuple[int, ...] = ()
+  single: bool = False
 
 
 MLP = {
@@ -61,8 +59,8 @@ FROZEN = RESNET | {
   'optim.schedule': 'cosine', 'train.batch_size': 128, 'train.steps': 600, 'train.epochs': 0.0, 'train.eval_every': 100,
 }  # fmt: skip
 TUNING = RESNET | {
-  'optim.name': 'adam', 'optim.lr': 3e-4, 'optim.weight_decay': 0.0, 'train.steps': 120, 'train.epochs': 0.0,
-  'train.batch_size': 64, 'train.eval_every': 40,
+  'optim.name': 'adam', 'optim.lr': 3e-4, 'optim.weight_decay': 0.0, 'optim.schedule': 'cosine', 'train.steps': 120,
+  'train.epochs': 0.0, 'train.batch_size': 64, 'train.eval_every': 60,
 }  # fmt: skip
 
 
@@ -80,17 +78,16 @@ SETTINGS = {
   'celeba_wavy': faces('Wavy_Hair', FROZEN),
   'celeba_attractive': faces('Attractive', FROZEN),
   'celeba_nose': faces('Big_Nose', FROZEN),
-  'celeba_tuned': faces('Attractive', TUNING, single=(10, 11, 12)),
+  'celeba_tuned': faces('Attractive', TUNING, single=True),
 }
 
 
 class Row(NamedTuple):
-  """A method with what is fixed and what is tuned of it; `default` stands for the grid where nothing is tuned."""
+  """A method with what is fixed and what is tuned of it."""
 
   method: str
   flags: dict[str, Any]
   grid: dict[str, list[float]]
-  default: Mapping[str, float] = MappingProxyType({})
   groups: bool = False
 
 
@@ -104,30 +101,42 @@ SIGNED = {'method.weight': [0.03, 0.1], 'method.a': [0.3, 1.0]}
 ALONG = {'method.weight': [0.1, 1.0, 10.0]}
 PENALTY = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0]}
 DEFAULT_ROW = 'ULE, one default'
-DEFAULT = {'method.weight': 0.03, 'method.a': 1.0, 'method.mistake_share': 0.7}
+DEFAULT_GRID = {'method.weight': [0.03], 'method.a': [1.0], 'method.mistake_share': [0.7]}
 ROWS = {
   'ERM': Row('erm', {}, {}),
   'LfF': Row('lff', {}, {'method.q': [0.3, 0.5, 0.7]}),
-  'control: gradient penalty': Row('gradient_penalty', ALONE, PENALTY, {'method.weight': 0.1}),
+  'control: gradient penalty': Row('gradient_penalty', ALONE, PENALTY),
   'control: shuffled, `oppose_signed`': Row('shuffled_student', ALONE | OPPOSE, SIGNED),
   'ULE, `oppose_signed`': Row('ule', ALONE | OPPOSE, SIGNED),
   'control: mistakes alone': Row(
-    'ule', MISTAKES | {'method.weight': 0.0}, {'method.mistake_share': [0.3, 0.5, 0.6, 0.7, 0.8, 0.9]},
-    {'method.mistake_share': 0.7},
+    'ule', MISTAKES | {'method.weight': 0.0}, {'method.mistake_share': [0.3, 0.5, 0.6, 0.7, 0.8, 0.9]}
   ),
   'control: mistakes + gradient penalty': Row(
-    'gradient_penalty', MISTAKES, SHARE | {'method.weight': [0.03, 0.1, 0.3]},
-    {'method.mistake_share': 0.7, 'method.weight': 0.1},
+    'gradient_penalty', MISTAKES, SHARE | {'method.weight': [0.03, 0.1, 0.3]}
   ),
-  'control: mistakes + shuffled, `oppose_signed`': Row('shuffled_student', MISTAKES | OPPOSE, SHARE | SIGNED, DEFAULT),
+  'control: mistakes + shuffled, `oppose_signed`': Row('shuffled_student', MISTAKES | OPPOSE, SHARE | SIGNED),
   'control: mistakes + shuffled, `project`': Row('shuffled_student', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
-  DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, {field: [value] for field, value in DEFAULT.items()}, DEFAULT),
+  DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, DEFAULT_GRID),
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
-  'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, {'optim.weight_decay': 0.0}, True),
+  'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, groups=True),
   'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),
 }  # fmt: skip
+
+NOISE = {'method.student_noise': [0.0, 1.0]}
+FEW = {  # what is tuned where members are single runs; rows that are not here are left out there
+  'ERM': {},
+  'LfF': ROWS['LfF'].grid,
+  'control: gradient penalty': {'method.weight': [0.01, 0.1]},
+  'control: mistakes alone': NOISE | SHARE,
+  'control: mistakes + gradient penalty': NOISE | {'method.mistake_share': [0.7], 'method.weight': [0.01, 0.1]},
+  'control: mistakes + shuffled, `oppose_signed`': NOISE | DEFAULT_GRID | {'method.weight': [0.003, 0.03]},
+  'ULE, mistakes + `oppose_signed`': NOISE | DEFAULT_GRID | {'method.weight': [0.003, 0.03]},
+  DEFAULT_ROW: DEFAULT_GRID,
+  'GroupDRO': ROWS['GroupDRO'].grid,
+  'group-balanced ERM': {'optim.weight_decay': [0.0]},
+}
 
 
 # --- Runs ----------------------------------------------------------------------------------------------
@@ -154,13 +163,30 @@ def config_of(setting: Setting, row: Row, args) -> Any:
   return cli.parse(argv, '', {}).config
 
 
-def population(config: Any, grid: dict[str, list[float]], seeds, args) -> dict[str, Any]:
+def singly(config: Any, grid: dict[str, list[float]], folder: Path) -> dict[str, Any]:
+  """Train what a sweep would, one run after the other; return what the sweep's comparison does."""
+  from ule_jax import sweep, train
+  from ule_jax.errors import UserError
+
+  members, failed, found = sweep.expand(config, grid), {}, {}
+  for member in members:
+    try:
+      found[member.name] = train.run(member.config, folder / member.name)
+    except UserError as error:
+      if 'finite' not in str(error):
+        raise
+      failed[member.name] = str(error)
+  return sweep.compare(members, found, failed)
+
+
+def population(setting: Setting, row: Row, grid: dict[str, list[float]], seeds, args) -> dict[str, Any]:
   """Train a grid with some seeds; return sweep.json and the entries of each member."""
   from ule_jax import sweep
 
+  config, grid = config_of(setting, row, args), grid | {'seed': list(seeds)}
   folder = args.work / 'sweep'
   shutil.rmtree(folder, ignore_errors=True)
-  found = sweep.run(config, grid | {'seed': list(seeds)}, folder)
+  found = singly(config, grid, folder) if setting.single else sweep.run(config, grid, folder)
   found['results'] = {
     name: json.loads((folder / name / 'results.json').read_text())
     for name in found['members']
@@ -184,7 +210,7 @@ def tune(setting: Setting, row: Row, args) -> dict[str, Any]:
   if not row.grid or all(len(values) == 1 for values in row.grid.values()):
     only = {field: values[0] for field, values in row.grid.items()}
     return {'picked': {'oracle': only, 'label_free': only}, 'tried': []}
-  found = population(config_of(setting, row, args), row.grid, TUNED, args)
+  found = population(setting, row, row.grid, TUNED, args)
   rules = {'oracle': setting.oracle, 'label_free': label_free(found['picked'])}
 
   def score(one, rule):
@@ -211,8 +237,8 @@ def confirm(setting: Setting, row: Row, picked: dict[str, dict[str, float]], arg
     if name == 'label_free' and values == picked['oracle']:
       found = rows['found']
     else:
-      config = config_of(setting, row, args)
-      found = rows['found'] = population(config, {field: [v] for field, v in values.items()}, FRESH, args)
+      grid = {field: [value] for field, value in values.items()}
+      found = rows['found'] = population(setting, row, grid, FRESH, args)
     results = list(found['results'].values())
     if len(results) < len(FRESH):
       raise SystemExit(f'{found["failed"]}: a picked setting is not finite')
@@ -225,24 +251,6 @@ def confirm(setting: Setting, row: Row, picked: dict[str, dict[str, float]], arg
   return {'seeds': FRESH} | {name: np.round(v, 4).tolist() for name, v in rows.items() if name != 'found'}
 
 
-def singly(setting: Setting, row: Row, args) -> dict[str, Any]:
-  """Train single runs at the row's default."""
-  from ule_jax import train
-
-  found = {'last': [], 'oracle': [], 'label_free': []}
-  for seed in setting.single:
-    config = config_of(setting, row, args)
-    config.update_from_flattened_dict({**row.default, 'seed': seed})
-    folder = args.work / 'single'
-    shutil.rmtree(folder, ignore_errors=True)
-    result = train.run(config, folder)
-    found['last'].append(worst(result['last']))
-    found['oracle'].append(worst(result['selected'][setting.oracle]))
-    found['label_free'].append(worst(result['selected'][label_free(result['selected'])]))
-  values = {name: np.round(v, 4).tolist() for name, v in found.items()}
-  return {'picked': {'default': dict(row.default)}, 'seeds': setting.single} | values
-
-
 def run(args) -> None:
   """Make the rows that the output does not have."""
   from ule_jax import backend
@@ -252,20 +260,17 @@ def run(args) -> None:
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}
   for name, setting in SETTINGS.items():
-    for label, row in ROWS.items():
-      wanted = args.setting in (None, name) and args.row in (None, label) and (name, label) not in done
-      if not wanted or (setting.single and not (row.default or row.method == 'erm')):
+    rows = {label: ROWS[label]._replace(grid=grid) for label, grid in FEW.items()} if setting.single else ROWS
+    for label, row in rows.items():
+      if args.setting not in (None, name) or args.row not in (None, label) or (name, label) in done:
         continue
       if setting.needs and not args.data:
         print(f'{name}: left out, as it needs --data')
         break
       began = time.monotonic()
       try:
-        if setting.single:
-          found = singly(setting, row, args)
-        else:
-          found = tune(setting, row, args)
-          found |= confirm(setting, row, found['picked'], args)
+        found = tune(setting, row, args)
+        found |= confirm(setting, row, found['picked'], args)
       except UserError as error:
         raise SystemExit(f'{name}, {label}: {error}') from None
       about = {'setting': name, 'row': label, 'groups': row.groups, 'seconds': round(time.monotonic() - began)}
