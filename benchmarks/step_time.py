@@ -2,6 +2,8 @@
 
   python benchmarks/step_time.py --out=NEW.jsonl                     every network, each in a process of its own
   python benchmarks/step_time.py --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
+  python benchmarks/step_time.py --network=resnet20,resnet50 --batch_norm=frozen --out=NEW.jsonl
+                                                                     the same with running statistics that do not move
   python benchmarks/step_time.py --markdown                          the table of benchmarks/results/step_time.jsonl
 
 Contestants, all with Adam and the same parameters at the beginning, those of ULE with its default options but for the
@@ -430,7 +432,7 @@ def make_torch_network(name: str, size: int):
   return timm.create_model(f'vit_{kind}_patch16_224', num_classes=2, img_size=size)
 
 
-def with_parameters(network, name: str, params, batch_stats):
+def with_parameters(network, name: str, batch_norm: str, params, batch_stats):
   """Give a PyTorch network the parameters of ours."""
   import jax
   import numpy as np
@@ -444,13 +446,13 @@ def with_parameters(network, name: str, params, batch_stats):
     for layer, own in params.items():
       tensors[f'{layer}.weight'] = own['kernel'].T if layer == 'head' else own['kernel'].transpose(3, 2, 0, 1)
   else:
-    tensors = pretrained.export(params, batch_stats, pretrained.layout_of(name, CASES[name].batch_norm))
+    tensors = pretrained.export(params, batch_stats, pretrained.layout_of(name, batch_norm))
   if params['head']['kernel'].dtype == np.float64:
     network = network.double()
   missing, extra = network.load_state_dict({k: torch.tensor(v.copy()) for k, v in tensors.items()}, strict=False)
   assert not extra, extra
   assert all(key.endswith('num_batches_tracked') for key in missing), missing
-  return network.train()
+  return network.train(batch_norm != 'frozen')  # of all its layers only BatchNorm asks
 
 
 class Torch:
@@ -465,8 +467,8 @@ class Torch:
     self.half = precision != 'float32'
     self.networks = {
       role: with_parameters(
-        make_torch_network(name, problem.batch.image.shape[1]), name, problem.state.params[role],
-        problem.state.batch_stats[role],
+        make_torch_network(name, problem.batch.image.shape[1]), name, problem.config.model.batch_norm,
+        problem.state.params[role], problem.state.batch_stats[role],
       ).to(self.device)
       for role in ('student', 'teacher')
     }  # fmt: skip
@@ -688,6 +690,7 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
     contestant.close()
   common = {
     'network': name,
+    'batch_norm': problem.config.model.batch_norm,
     'precision': precision,
     'batch': len(problem.batch.label),
     'size': problem.batch.image.shape[1],
@@ -733,7 +736,8 @@ def markdown(rows: list[dict]) -> str:
   """Lay out the two tables of the README: our step, and what it is compared with. A later run replaces an earlier."""
   cases: dict[tuple, dict[str, dict]] = {}
   for row in rows:
-    key = row['network'], row['batch'], row['size'], row['precision'], row['device']
+    batch_norm = row.get('batch_norm', CASES[row['network']].batch_norm)  # the first rows do not say
+    key = row['network'], batch_norm, row['batch'], row['size'], row['precision'], row['device']
     if any(kept['run'] != row['run'] for kept in cases.get(key, {}).values()):
       del cases[key]  # only what took turns can be compared
     cases.setdefault(key, {})[row['contestant']] = row
@@ -747,9 +751,9 @@ def markdown(rows: list[dict]) -> str:
     '| its compile, s |',
     '|---|---|---|---|---|---|',
   ]
-  for (network, batch, size, precision, device), case in cases.items():
-    place = '' if device == 'cpu' else f', {device}'
-    label = f'`{network}`, {batch} of {size} x {size}, {precision}{place}'
+  for (network, batch_norm, batch, size, precision, device), case in cases.items():
+    frozen, place = ', frozen statistics' * (batch_norm == 'frozen'), f', {device}' * (device != 'cpu')
+    label = f'`{network}`{frozen}, {batch} of {size} x {size}, {precision}{place}'
     ule, erm = case['ule'], case['erm']
     ms, slower = statistics.median(ule['ms']), paired(ule['ms'], erm['ms'])
     more = ule['gflop'] / erm['gflop']
@@ -777,6 +781,7 @@ def main() -> None:
   parser.add_argument('--contestants', default=','.join(CONTESTANTS), help='of these, with commas between')
   parser.add_argument('--batch', type=int, help='another batch size')
   parser.add_argument('--size', type=int, help='another image size')
+  parser.add_argument('--batch_norm', help="another than the network's: none, batch or frozen")
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--out', type=Path)
   parser.add_argument('--markdown', action='store_true')
@@ -793,7 +798,11 @@ def main() -> None:
     serve(**json.loads(args.serve))
     return
   made = record.made()
-  changes = {name: value for name, value in (('batch', args.batch), ('size', args.size)) if value}
+  changes = {
+    name: value
+    for name, value in (('batch', args.batch), ('size', args.size), ('batch_norm', args.batch_norm))
+    if value
+  }
   for network in args.network.split(','):
     for precision in args.precision.split(','):
       one = SimpleNamespace(

@@ -64,12 +64,23 @@ def test_the_tables_are_of_the_last_run(benchmark, monkeypatch):
   assert made[6].endswith('| - | ImportError: none | - |')
 
 
-@pytest.mark.parametrize('name', ['cnn', 'resnet20', pytest.param('vit_s16', marks=pytest.mark.slow)])
-def test_pytorch_computes_the_same(name, benchmark, torchvision, x64, monkeypatch):
+SLOW = {'marks': pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+  ('name', 'batch_norm'),
+  [
+    ('cnn', 'none'),
+    ('resnet20', 'batch'),
+    pytest.param('resnet20', 'frozen', **SLOW),
+    pytest.param('vit_s16', 'none', **SLOW),
+  ],
+)
+def test_pytorch_computes_the_same(name, batch_norm, benchmark, torchvision, x64, monkeypatch):
   """Both ways in which the rival is written, two steps, in float64."""
   if name == 'vit_s16':
     pytest.importorskip('timm')
-  problem = benchmark.pose(name, 'float32', 'ule', batch=4, size=16)
+  problem = benchmark.pose(name, 'float32', 'ule', batch=4, size=16, batch_norm=batch_norm)
   state = jax.tree.map(lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x, problem.state)
   batch = problem.batch._replace(weight=problem.batch.weight.astype(float))
   pixels = lambda image: (image.astype(float) / 255 - 0.5) / 0.5  # noqa: E731
