@@ -1,6 +1,7 @@
 """Every method on the embedded task, at its own best setting, beside ERM.
 
   python benchmarks/family.py --out=NEW.jsonl       tune on seeds 0 to 2, then run seeds 10 to 12 once
+  python benchmarks/family.py --out=NEW.jsonl --method=jtt      one method, without the cost of its step
   python benchmarks/family.py --markdown            the table of benchmarks/results/family.jsonl
 
 Every row is a run of the main job on configs/digits.py. A setting is chosen by the mean over the tuning seeds
@@ -94,8 +95,9 @@ def best(rows: list[dict], method: str) -> dict:
   return json.loads(max(found, key=lambda s: statistics.mean(found[s])))
 
 
-def grid(out: Path) -> None:
-  """Run what the file does not have yet."""
+def grid(out: Path, only: str | None) -> None:
+  """Run what the file does not have yet; of one method, if `only` one is asked for."""
+  methods = [only] if only else list(GRID)
   rows, made, began = record.read(out), record.made(), time.monotonic()
   done = {(r['method'], json.dumps(r['setting']), r['seed']) for r in rows if 'seed' in r}
 
@@ -106,14 +108,14 @@ def grid(out: Path) -> None:
       spent = time.monotonic() - began
       print(f'{spent:5.0f} s, {left} left: {method} {setting} seed {seed}', file=sys.stderr, flush=True)
 
-  tuning = [(m, s, seed) for m in GRID for s in settings(m) for seed in TUNING if len(settings(m)) > 1]
+  tuning = [(m, s, seed) for m in methods for s in settings(m) for seed in TUNING if len(settings(m)) > 1]
   for i, job in enumerate(tuning):
-    do(*job, len(tuning) - i + len(GRID) * len(FRESH))
-  for i, method in enumerate(GRID):
+    do(*job, len(tuning) - i + len(methods) * len(FRESH))
+  for i, method in enumerate(methods):
     chosen = best(rows, method) if len(settings(method)) > 1 else settings(method)[0]
     for seed in FRESH:
-      do(method, chosen, seed, (len(GRID) - i) * len(FRESH))
-  if not any('cost' in r for r in rows):
+      do(method, chosen, seed, (len(methods) - i) * len(FRESH))
+  if not only and not any('cost' in r for r in rows):
     record.add(out, *({'method': method, **cost, **made} for method, cost in costs().items()))
 
 
@@ -174,7 +176,11 @@ def markdown(path: Path) -> str:
       name: 100 * statistics.mean(r[name] for r in fresh) for name in fresh[0] if name.startswith(('worst', 'acc'))
     }
     spread = 100 * statistics.stdev(r['worst_last'] for r in fresh)
-    price = f'{cost[method]["cost"]:.1f}, {cost[method]["flops"]:.1f}' if method not in ('dfr', 'afr') else 'a fit'
+    price = '-'
+    if method in ('dfr', 'afr'):
+      price = 'a fit'
+    elif method in cost:
+      price = f'{cost[method]["cost"]:.1f}, {cost[method]["flops"]:.1f}'
     worst = ' | '.join(f'{mean[f"worst_{rule}"]:.1f}' for rule in ('label_free', 'oracle'))
     lines.append(
       f'| `{method}` | {", ".join(needs) or "-"} | {len(settings(method))} | {mean["accuracy"]:.1f} '
@@ -186,10 +192,11 @@ def markdown(path: Path) -> str:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=Path)
+  parser.add_argument('--method', choices=GRID)
   parser.add_argument('--markdown', action='store_true')
   args = parser.parse_args()
   if args.out:
-    grid(args.out)
+    grid(args.out, args.method)
   if args.markdown or not args.out:
     print(markdown(args.out or RESULTS))
 

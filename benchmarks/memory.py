@@ -1,6 +1,7 @@
 """How much memory a fused ULE step needs, with and without remat, in float32 and bfloat16.
 
   python benchmarks/memory.py [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
+  python benchmarks/memory.py --network=vit_s16,vit_b16    those of some networks
   python benchmarks/memory.py --markdown                   the table of benchmarks/results/memory.jsonl
 
 A row is one process: the compiled step's temporary memory (beside parameters, optimiser and batch) and FLOPs as the
@@ -105,6 +106,7 @@ def markdown(rows: list[dict]) -> str:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=Path)
+  parser.add_argument('--network', default='resnet50,vit_s16,vit_b16', help='of these, with commas between')
   parser.add_argument('--run', action='store_true')
   parser.add_argument('--markdown', action='store_true')
   parser.add_argument('--one')
@@ -117,6 +119,8 @@ def main() -> None:
     return
   made = record.made()
   for case in [(*c, False) for c in COMPILED] + [(*c, True) for c in RUN if args.run]:
+    if case[0] not in args.network.split(','):
+      continue
     command = [sys.executable, __file__, f'--one={json.dumps(case)}']
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     row = json.loads(done.stdout) | made

@@ -289,33 +289,39 @@ def spread(values, column: int = 1) -> str:
   return f'{own.mean():.1f} ± {own.std(ddof=1):.1f}'
 
 
+def cell(values) -> str:
+  """Write the spread of worst groups and the mean accuracy, in %."""
+  return f'{spread(values)} ({100 * np.mean(values, 0)[0]:.0f})'
+
+
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-  """Write the table of all settings: worst groups at the last step."""
+  """Write the table of all settings: worst groups at the last step, and accuracies in parentheses."""
   by = {(row['setting'], row['row']): row for row in rows}
   names = [name for name in SETTINGS if any(name == setting for setting, _ in by)]
   lines = [
-    '| worst group, last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
+    '| worst group (accuracy), last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
     '|---' * (len(names) + 1) + '|',
   ]
   for label, row in ROWS.items():
-    cells = [spread(by[name, label]['last']) if (name, label) in by else '' for name in names]
+    cells = [cell(by[name, label]['last']) if (name, label) in by else '' for name in names]
     if any(cells):
       lines.append(f'| {heading(label, row)} | ' + ' | '.join(cells) + ' |')
   return lines
 
 
 def details(rows: list[dict[str, Any]]) -> list[str]:
-  """Write a table of each setting, with both rules and what the oracle rule picked."""
+  """Write a table of each setting, with both rules, how many values were tried and what the oracle rule picked."""
   lines = []
   for name, setting in SETTINGS.items():
     own = {row['row']: row for row in rows if row['setting'] == name}
     if own:
       lines += [f'`{name}`: {setting.about}; seeds {", ".join(map(str, next(iter(own.values()))["seeds"]))}', '']
-      head = '| | accuracy | worst group, last step | label-free rule | oracle rule | picked | the default minus this |'
+      head = '| | accuracy | worst group, last step | label-free rule | oracle rule | tried, picked | default - this |'
       lines += [head, '|---' * 7 + '|']
     for label in (label for label in ROWS if label in own):
       one = own[label]
-      picked = ', '.join(f'{k.split(".")[-1]} {v:g}' for k, v in next(iter(one['picked'].values())).items()) or '-'
+      picked = ', '.join(f'{k.split(".")[-1]} {v:g}' for k, v in next(iter(one['picked'].values())).items())
+      picked = f'{len(one["tried"])}: {picked}' if one.get('tried') else f'none: {picked}' if picked else 'none'
       cells = [f'{100 * np.mean(one["last"], 0)[0]:.1f}', *(spread(one[r]) for r in ('last', 'label_free', 'oracle'))]
       lines.append(
         f'| {heading(label, ROWS[label])} | ' + ' | '.join([*cells, picked, minus(own.get(DEFAULT_ROW), one)]) + ' |'
