@@ -162,6 +162,8 @@ def stage_confirm(rows: list[dict]) -> list[tuple[str, dict]]:
 def load_config(method: str, setting: dict):
   """The digits config with a setting's fields; bare names are options of the method."""
   argv = [f'--config=digits:{method}']
+  if method in ('ule', 'shuffled_student', 'gradient_penalty'):
+    argv.append('--config.method.hold_back=0')  # which these searches did not have
   argv += [f'--config.{name if "." in name else f"method.{name}"}={value}' for name, value in setting.items()]
   return cli.parse(argv, '', {}).config
 

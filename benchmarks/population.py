@@ -44,6 +44,7 @@ def load(args, case: str):
     '--config.data.size=32', '--config.model.name=resnet20', f'--config.model.weights={args.weights}',
     '--config.model.batch_norm=frozen', f'--config.train.steps={STEPS}', *CASES[case],
     '--config.method.mistakes=none', '--config.method.term=project', '--config.method.student_noise=0',
+    '--config.method.hold_back=0',
   ]  # fmt: skip
   config = cli.parse(flags, '', {}).config
   options = dict(config.data)

@@ -8,8 +8,9 @@ which two settings are picked by mean validation score, and these with the fresh
 reported.
 The picks: the oracle rule (worst group of validation, which needs group labels there) and a rule without group labels:
 `val/mistake_balanced_accuracy` where a student is trained, else `val/worst_class_accuracy`. The same rule then selects
-the step. `ULE, one default` is not tuned: one setting for all. Where convolutions are trained, members are single runs
-of `ule_jax.main`, and the grids (`FEW`) are smaller, with the student's noise among what is tuned.
+the step. The rows of `DEFAULT` are not tuned: one setting for all. Where convolutions are trained, members are single
+runs of `ule_jax.main`, and the grids (`FEW`) are smaller, with the student's noise among what is tuned. The settings of
+`UNSEEN` were run once, after all options had been chosen.
 
 DIR has mnist/, fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only
 `digits` needs none of it. Rows that the output has are left out, so that a stopped run goes on.
@@ -35,7 +36,12 @@ TUNED, FRESH = (0, 1), (10, 11, 12, 13, 14)
 
 
 class Setting(NamedTuple):
-  """A data set with a network: `oracle` is the rule that needs groups; members of `single` settings are single runs."""
+  """A data set with a network.
+
+  oracle: the rule that needs groups.
+  single: members are single runs.
+  grids: what is tuned of the rows that are run, if not all of `ROWS`.
+  """
 
   about: str
   config: str
@@ -43,6 +49,7 @@ class Setting(NamedTuple):
   oracle: str = 'val_balanced/worst_group_accuracy'
   needs: str = ''
   single: bool = False
+  grids: dict[str, dict[str, list[float]]] | None = None
 
 
 MLP = {
@@ -71,17 +78,6 @@ def faces(target: str, flags: dict[str, Any], **others) -> Setting:
   return Setting(f'CelebA, {target}, {how}', 'celeba', flags, 'val/worst_group_accuracy', 'celeba', **others)
 
 
-SETTINGS = {
-  'digits': Setting('digits, `tint`', 'digits', {}),
-  'dominoes': Setting('dominoes: MNIST beside Fashion-MNIST', 'folder', MLP, needs='fixed'),
-  'dominoes_random': Setting('dominoes, sides at random', 'folder', MLP, needs='random'),
-  'celeba_wavy': faces('Wavy_Hair', FROZEN),
-  'celeba_attractive': faces('Attractive', FROZEN),
-  'celeba_nose': faces('Big_Nose', FROZEN),
-  'celeba_tuned': faces('Attractive', TUNING, single=True),
-}
-
-
 class Row(NamedTuple):
   """A method with what is fixed and what is tuned of it."""
 
@@ -91,7 +87,7 @@ class Row(NamedTuple):
   groups: bool = False
 
 
-STUDENT = {'method.q': 0.7, 'method.student_noise': 1.0}
+STUDENT = {'method.q': 0.7, 'method.student_noise': 1.0, 'method.hold_back': 0.0}
 ALONE = STUDENT | {'method.mistakes': 'none'}
 MISTAKES = STUDENT | {'method.mistakes': 'balanced'}
 OPPOSE, PROJECT = {'method.term': 'oppose_signed'}, {'method.term': 'project'}
@@ -100,8 +96,13 @@ SHARE = {'method.mistake_share': [0.5, 0.7]}
 SIGNED = {'method.weight': [0.03, 0.1], 'method.a': [0.3, 1.0]}
 ALONG = {'method.weight': [0.1, 1.0, 10.0]}
 PENALTY = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0]}
+FORMER = {'method.weight': [0.03], 'method.a': [1.0], 'method.mistake_share': [0.7]}
+# as in configs/base.py, whatever a data set's config makes of it
+DEFAULT = {
+  'method.q': 0.7, 'method.student_noise': 0.0, 'method.mistakes': 'balanced', 'method.mistake_share': 0.7,
+  'method.hold_back': 3.0, 'method.weight': 0.03,
+}  # fmt: skip
 DEFAULT_ROW = 'ULE, one default'
-DEFAULT_GRID = {'method.weight': [0.03], 'method.a': [1.0], 'method.mistake_share': [0.7]}
 ROWS = {
   'ERM': Row('erm', {}, {}),
   'LfF': Row('lff', {}, {'method.q': [0.3, 0.5, 0.7]}),
@@ -118,7 +119,12 @@ ROWS = {
   'control: mistakes + shuffled, `project`': Row('shuffled_student', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `project`': Row('ule', MISTAKES | PROJECT, SHARE | ALONG),
   'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
-  DEFAULT_ROW: Row('ule', MISTAKES | OPPOSE, DEFAULT_GRID),
+  'ULE, the former default': Row('ule', MISTAKES | OPPOSE, FORMER),
+  DEFAULT_ROW: Row('ule', DEFAULT | OPPOSE, {}),
+  'default, without holding back': Row('ule', DEFAULT | OPPOSE | {'method.hold_back': 0.0}, {}),
+  'default, control: mistakes alone': Row('ule', DEFAULT | {'method.weight': 0.0}, {}),
+  'default, control: shuffled': Row('shuffled_student', DEFAULT | OPPOSE, {}),
+  'default, control: gradient penalty': Row('gradient_penalty', DEFAULT, {}),
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
   'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, groups=True),
   'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),
@@ -131,11 +137,45 @@ FEW = {  # what is tuned where members are single runs; rows that are not here a
   'control: gradient penalty': {'method.weight': [0.01, 0.1]},
   'control: mistakes alone': NOISE | SHARE,
   'control: mistakes + gradient penalty': NOISE | {'method.mistake_share': [0.7], 'method.weight': [0.01, 0.1]},
-  'control: mistakes + shuffled, `oppose_signed`': NOISE | DEFAULT_GRID | {'method.weight': [0.003, 0.03]},
-  'ULE, mistakes + `oppose_signed`': NOISE | DEFAULT_GRID | {'method.weight': [0.003, 0.03]},
-  DEFAULT_ROW: DEFAULT_GRID,
+  'control: mistakes + shuffled, `oppose_signed`': NOISE | FORMER | {'method.weight': [0.003, 0.03]},
+  'ULE, mistakes + `oppose_signed`': NOISE | FORMER | {'method.weight': [0.003, 0.03]},
+  'ULE, the former default': FORMER,
+  DEFAULT_ROW: {},
+  'default, control: mistakes alone': {},
+  'default, control: shuffled': {},
   'GroupDRO': ROWS['GroupDRO'].grid,
   'group-balanced ERM': {'optim.weight_decay': [0.0]},
+}
+ONCE = {
+  'ERM': {},
+  'ULE, the former default': FORMER,
+  DEFAULT_ROW: {},
+  'default, without holding back': {},
+  'default, control: mistakes alone': {},
+  'group-balanced ERM': {'optim.weight_decay': [0.0]},
+}
+
+SETTINGS = {
+  'digits': Setting('digits, `tint`', 'digits', {}),
+  'dominoes': Setting('dominoes: MNIST beside Fashion-MNIST', 'folder', MLP, needs='fixed'),
+  'dominoes_random': Setting('dominoes, sides at random', 'folder', MLP, needs='random'),
+  'celeba_wavy': faces('Wavy_Hair', FROZEN),
+  'celeba_attractive': faces('Attractive', FROZEN),
+  'celeba_nose': faces('Big_Nose', FROZEN),
+  'celeba_tuned': faces('Attractive', TUNING, single=True, grids=FEW),
+}
+# The corner and the place of a digit; of the attributes with 450 images of each group, but for the above, three that are
+# related to Male and one that is less so; and all of the network trained on another of the above.
+UNSEEN = {
+  'digits_patch': Setting('digits, `patch`', 'digits', {'data.shortcut': 'patch'}, grids=ONCE),
+  'digits_place': Setting('digits, `place`', 'digits', {'data.shortcut': 'place'}, grids=ONCE),
+  'celeba_bags': faces('Bags_Under_Eyes', FROZEN, grids=ONCE),
+  'celeba_young': faces('Young', FROZEN, grids=ONCE),
+  'celeba_cheekbones': faces('High_Cheekbones', FROZEN, grids=ONCE),
+  'celeba_smiling': faces('Smiling', FROZEN, grids=ONCE),
+  'celeba_tuned_wavy': faces(
+    'Wavy_Hair', TUNING, single=True, grids={row: ONCE[row] for row in ('ERM', DEFAULT_ROW, 'group-balanced ERM')}
+  ),
 }
 
 
@@ -259,9 +299,9 @@ def run(args) -> None:
   backend.keep_memory()
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}
-  for name, setting in SETTINGS.items():
-    rows = {label: ROWS[label]._replace(grid=grid) for label, grid in FEW.items()} if setting.single else ROWS
-    for label, row in rows.items():
+  for name, setting in (SETTINGS | UNSEEN).items():
+    few = setting.grids and {label: ROWS[label]._replace(grid=grid) for label, grid in setting.grids.items()}
+    for label, row in (few or ROWS).items():
       if args.setting not in (None, name) or args.row not in (None, label) or (name, label) in done:
         continue
       if setting.needs and not args.data:
@@ -294,10 +334,10 @@ def cell(values) -> str:
   return f'{spread(values)} ({100 * np.mean(values, 0)[0]:.0f})'
 
 
-def summary(rows: list[dict[str, Any]]) -> list[str]:
+def summary(rows: list[dict[str, Any]], settings: dict[str, Setting] = SETTINGS) -> list[str]:
   """Write the table of all settings: worst groups at the last step, and accuracies in parentheses."""
   by = {(row['setting'], row['row']): row for row in rows}
-  names = [name for name in SETTINGS if any(name == setting for setting, _ in by)]
+  names = [name for name in settings if any(name == setting for setting, _ in by)]
   lines = [
     '| worst group (accuracy), last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
     '|---' * (len(names) + 1) + '|',
@@ -312,7 +352,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 def details(rows: list[dict[str, Any]]) -> list[str]:
   """Write a table of each setting, with both rules, how many values were tried and what the oracle rule picked."""
   lines = []
-  for name, setting in SETTINGS.items():
+  for name, setting in (SETTINGS | UNSEEN).items():
     own = {row['row']: row for row in rows if row['setting'] == name}
     if own:
       lines += [f'`{name}`: {setting.about}; seeds {", ".join(map(str, next(iter(own.values()))["seeds"]))}', '']
@@ -351,13 +391,14 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', type=Path)
   parser.add_argument('--out', type=Path, default=RESULTS)
-  parser.add_argument('--setting', choices=SETTINGS)
+  parser.add_argument('--setting', choices=SETTINGS | UNSEEN)
   parser.add_argument('--row', choices=ROWS)
   parser.add_argument('--markdown', action='store_true')
   parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
   args = parser.parse_args()
   if args.markdown:
-    print('\n'.join((details if args.details else summary)(record.read(args.out))))
+    rows = record.read(args.out)
+    print('\n'.join(details(rows) if args.details else [*summary(rows), '', *summary(rows, UNSEEN)]))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)

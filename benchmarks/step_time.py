@@ -61,10 +61,12 @@ CASES = {
   'vit_s16': Case(4, 224),
   'vit_b16': Case(2, 224),
 }
-# The defaults of configs/base.py, but for the noise, whatever a data set's config makes of them
+# The defaults of configs/base.py, whatever a data set's config makes of them, but for holding back: the student here
+# only guesses, and a term that is left out could not be compared
 ULE = {
   'term': 'oppose_signed', 'scalar': 'margin', 'weight': 0.03, 'a': 1.0, 'student_loss': 'generalized_cross_entropy',
   'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0,
+  'hold_back': 0.0,
 }  # fmt: skip
 ADAM = {'name': 'adam', 'lr': 1e-4, 'weight_decay': 0.0}
 LEAST = 0.5  # seconds of a turn

@@ -10,13 +10,14 @@ import difflib
 
 from ml_collections import ConfigDict
 
-# These and the term's defaults: the best mean over the image settings of benchmarks/robustness.py, on validation.
+# These and the term's defaults were chosen on the validation of benchmarks/robustness.py's settings (docs/robustness.md).
 _STUDENT = dict(
   student_loss='generalized_cross_entropy',  # cross_entropy | generalized_cross_entropy
   q=0.7,  # of generalized_cross_entropy, in (0, 1]; 0.7 from Zhang and Sabuncu 2018 and LfF
-  student_noise=1.0,  # standard deviation of Gaussian noise on the student's normalised input (or features)
+  student_noise=0.0,  # standard deviation of Gaussian noise on the student's normalised input (or features)
   mistakes='balanced',  # none | weight | class_balanced_weight | balanced
   mistake_share=0.7,  # of balanced, in [0, 1]: what the student's mistakes weigh in their class
+  hold_back=3.0,  # >= 0: the higher, the less is unlearned where the student is often wrong; 0: never mind
 )
 
 # method -> its options, read as config.method.<option>

@@ -45,6 +45,7 @@ def ule_run(tmp_path_factory) -> Path:
   steps = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.train.log_every=5']
   # A student and a term that 20 steps show; the defaults are tested where training is.
   method = {'term': 'project', 'weight': 30.0, 'q': 0.3, 'student_noise': 2.0, 'mistakes': 'class_balanced_weight'}
+  method |= {'hold_back': 0}
   options = [f'--config.method.{name}={value}' for name, value in method.items()]
   train.run(cli.parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
   main([f'--run={workdir}', '--saliency=3'])

@@ -150,6 +150,24 @@ def test_balanced_mistakes_hold_back_where_the_student_is_in_doubt(batch):
   np.testing.assert_allclose(found, (7 / (count > 0).sum() / count)[label], rtol=1e-6)
 
 
+def test_competence_equals_a_loop(batch):
+  logits, label = batch
+  right, weight = logits.argmax(1) == label, np.array([1, 1, 0, 1, 1, 1, 1.0])
+  right[label == label[0]] = True  # else it is below guessing for some
+  logits = np.where(right[:, None], np.eye(logits.shape[1])[label], logits)
+  accuracy = np.mean([right[(label == c) & (weight > 0)].mean() for c in np.unique(label[weight > 0])])
+  k = logits.shape[1]
+  assert 1 / k < accuracy < 1
+  found = losses.competence(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(weight))
+  assert float(found) == pytest.approx((accuracy - 1 / k) / (1 - 1 / k), rel=1e-5)
+
+
+def test_competence_of_who_guesses_or_is_wrong_is_0_and_of_who_is_right_1():
+  label = jnp.array([0, 1, 2, 0, 0, 1])
+  for guess, expected in ((label, 1), (jnp.zeros(6, int), 0), ((label + 1) % 3, 0)):
+    assert float(losses.competence(jax.nn.one_hot(guess, 3), label, jnp.ones(6))) == pytest.approx(expected, abs=1e-6)
+
+
 def test_mistake_weights_have_no_gradient_to_the_student(batch):
   logits, label = batch
   for name, mistakes in losses.MISTAKES.items():

@@ -17,7 +17,7 @@ from ule_jax.methods import METHODS
 from ule_jax.restore import read_run, restore
 
 SMALL = ['--config.data.crops=1', '--config.model.width=8', '--config.train.batch_size=32', '--config.loader.threads=0']
-BREAKABLE = ['method.term=project', 'method.weight=30.0']
+BREAKABLE = ['method.term=project', 'method.weight=30.0', 'method.hold_back=0']
 SHORT = ['--config.train.steps=7', '--config.train.eval_every=3', '--config.train.log_every=2']
 
 

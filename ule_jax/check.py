@@ -58,6 +58,7 @@ def check(config: Any) -> None:
     'method.a': 0,
     'method.noise': 0,
     'method.student_noise': 0,
+    'method.hold_back': 0,
     'method.step_size': 0,
     'method.adjustment': 0,
     'method.penalty_weight': 0,

@@ -355,6 +355,19 @@ def mistake_weights(name: str, share) -> Callable[[Logits, Label, PerExample], P
   return MISTAKES[name]
 
 
+def competence(logits: Logits, label: Label, weight: PerExample) -> Float[Array, '']:
+  """Compute how far above guessing a network is: its accuracy averaged over classes, from 1/k (0) to 1 (1).
+
+  >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
+  >>> float(competence(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
+  0.5
+  """
+  k = logits.shape[-1]
+  of_class = _share_classes(jnp.ones(label.shape), logits, label, weight)
+  accuracy = weighted_mean(of_class * (jnp.argmax(logits, axis=-1) == label), weight)
+  return jnp.clip((k * accuracy - 1) / (k - 1), 0, 1)
+
+
 MISTAKES = {
   'none': no_weight,
   'weight': mistake_weight,

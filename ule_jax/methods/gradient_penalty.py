@@ -3,16 +3,16 @@
   L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i |g_t(x_i)|^2
 
 With `mistakes: none` there is one network. Otherwise a student is trained beside it as in `ule`,
-and only its mistakes are used. What this gains over ERM is smoothness, and not ULE's. The penalty
-is Drucker and Le Cun's double backpropagation (IEEE Trans. Neural Networks 3(6), 1992) with our
-choice of scalar.
+and only its mistakes are used, for the weights and for `hold_back`. What this gains over ERM is
+smoothness, and not ULE's. The penalty is Drucker and Le Cun's double backpropagation (IEEE Trans.
+Neural Networks 3(6), 1992) with our choice of scalar.
 """
 
 from __future__ import annotations
 
 from ule_jax import losses
-from ule_jax.methods.contract import Aux, Method, Sizes, stateless
-from ule_jax.methods.ule import STUDENT, TEACHER, properties_of, weighted
+from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
+from ule_jax.methods.ule import STUDENT, TEACHER, mistakes_of, properties_of, trust_in, weighted
 from ule_jax.sharding import everyone, here
 
 
@@ -20,17 +20,17 @@ def make_method(options, sizes: Sizes) -> Method:
   """Make the control; the options are `method.*` of configs/base.py."""
   has_student = options.mistakes != 'none'
   student_loss = losses.classification_loss(options.student_loss, options.q)
-  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
   proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
 
   def loss(params, forward, state, batch, step, key):
     del params
-    values, stats, mistake, total = {}, {}, 1.0, 0.0
+    values, stats, mistake, total, trust = {}, {}, 1.0, 0.0, 1.0
     if has_student:
       student = forward(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
-      mistake = mistakes(student.logits, batch.label, batch.weight)
+      trust = trust_in(student, batch, options)
+      mistake = mistakes_of(student, batch, options, trust)
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
     teacher, learned, g_t = losses.fit_and_input_gradient(
       lambda x: forward(TEACHER, x),
@@ -45,9 +45,9 @@ def make_method(options, sizes: Sizes) -> Method:
     if not losses.is_static_zero(options.weight):
       penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty
-      learned = learned + weighted(options, step, penalty)
+      learned = learned + trust * weighted(options, step, penalty)
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats
     return total + learned, Aux(values, stats, state, metrics)
 
   roles = (STUDENT, TEACHER) if has_student else (TEACHER,)
-  return Method(roles, stateless, loss, properties_of(options))
+  return Method(roles, stateless, loss, properties_of(options) if has_student else PER_EXAMPLE)

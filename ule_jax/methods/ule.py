@@ -6,7 +6,7 @@ same batches, an unconstrained student, and a teacher whose loss uses the gradie
 output with respect to its input.
 
   L_student = mean_i l_s(s(x_i'), y_i)
-  L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i term(g_s(x_i'), g_t(x_i))
+  L_teacher = mean_i m_i CE(t(x_i), y_i) + trust * weight(step) * mean_i term(g_s(x_i'), g_t(x_i))
 
   x_i'      x_i with Gaussian noise of standard deviation `student_noise`: a student that sees less
             detail commits to what is coarse, and its gradient is smoother
@@ -14,6 +14,9 @@ output with respect to its input.
             with `at=features` what a frozen encoder makes of it for both), g_s without a gradient of its own
   m_i       `mistakes`: 1, the student's probability of being wrong on example i, or `mistake_share` of its class for
             what the student gets wrong
+  trust     how far above guessing the student is in the batch, from 0 to 1, to the power of `hold_back`. One that is
+            often wrong found no shortcut that explains the labels, and its direction is that of the task as well.
+            `balanced` needs it, too: the share is 1/2 + trust * (mistake_share - 1/2)
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
 
@@ -27,9 +30,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ule_jax import losses
-from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Method, Sizes, stateless
+from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Batch, Method, Output, Sizes, stateless
 from ule_jax.sharding import everyone, here
 
 STUDENT, TEACHER = 'student', 'teacher'
@@ -41,14 +45,27 @@ def make_method(options, sizes: Sizes) -> Method:
 
 
 def properties_of(options) -> frozenset[str]:
-  """Tell what can be demanded of a loss with these mistakes: balancing the classes needs the whole batch."""
-  return PER_EXAMPLE if options.mistakes in ('none', 'weight') else PER_EXAMPLE - {SEPARABLE}
+  """Tell what can be demanded of a loss with this student: balancing classes and trust need the whole batch."""
+  whole = options.mistakes not in ('none', 'weight') or not losses.is_static_zero(options.hold_back)
+  return PER_EXAMPLE - {SEPARABLE} if whole else PER_EXAMPLE
+
+
+def trust_in(student: Output, batch: Batch, options) -> Float[Array, ''] | float:
+  """Compute how much of what the student teaches is used, from 0 to 1."""
+  if losses.is_static_zero(options.hold_back):
+    return 1.0
+  return losses.competence(student.logits, batch.label, batch.weight) ** options.hold_back
+
+
+def mistakes_of(student: Output, batch: Batch, options, trust: Float[Array, ''] | float) -> Float[Array, 'b']:
+  """Weigh the examples by the student's mistakes."""
+  share = 0.5 + trust * (options.mistake_share - 0.5)
+  return losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
 
 
 def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
   student_loss = losses.classification_loss(options.student_loss, options.q)
-  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
   scalar = losses.SCALARS[options.scalar]
   proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
   term = losses.unlearning_term(options.term, options.a)
@@ -69,13 +86,14 @@ def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair:
 
     noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
     student, fitted, g_s = run(STUDENT, noisy, student_loss)
-    mistake = mistakes(student.logits, batch.label, batch.weight)
+    trust = trust_in(student, batch, options)
+    mistake = mistakes_of(student, batch, options, trust)
     teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
-    metrics = {'learned': learned}
+    metrics = {'learned': learned, 'trust': jnp.asarray(trust)}
     if not losses.is_static_zero(options.weight):
       shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
       metrics['shared'] = shared
-      learned = learned + weighted(options, step, shared)
+      learned = learned + trust * weighted(options, step, shared)
     return fitted + learned, Aux(
       losses={STUDENT: fitted, TEACHER: learned},
       batch_stats={STUDENT: student.batch_stats, TEACHER: teacher.batch_stats},
