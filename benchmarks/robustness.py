@@ -164,8 +164,8 @@ SETTINGS = {
   'celeba_nose': faces('Big_Nose', FROZEN),
   'celeba_tuned': faces('Attractive', TUNING, single=True, grids=FEW),
 }
-# The corner and the place of a digit; of the attributes with 450 images of each group, but for the above, three that are
-# related to Male and one that is less so; and all of the network trained on another of the above.
+# The corner and the place of a digit; of the attributes with 450 images of each group, but for the above, three that
+# are related to Male and one that is less so; and all of the network trained on another of the above.
 UNSEEN = {
   'digits_patch': Setting('digits, `patch`', 'digits', {'data.shortcut': 'patch'}, grids=ONCE),
   'digits_place': Setting('digits, `place`', 'digits', {'data.shortcut': 'place'}, grids=ONCE),

@@ -105,6 +105,7 @@ def reference(net, params, x, y, o):
   m, classes = torch.ones(len(y), dtype=torch.float64), y.unique()
   right = sum((z_s.argmax(1) == y)[y == c].double().mean() for c in classes) / len(classes)
   k = z_s.shape[1]
+  assert not o.hold_back or 1 / k < right < 1  # else trust tells nothing
   trust = max(float((k * right - 1) / (k - 1)), 0) ** o.hold_back
   share = 0.5 + trust * (o.mistake_share - 0.5)
   if o.mistakes != 'none':

@@ -64,6 +64,26 @@ def test_the_teachers_loss_sends_no_gradient_to_the_student(term):
   assert not leaves_equal(light['teacher'], heavy['teacher'])
 
 
+@pytest.mark.parametrize('name', ['ule', 'shuffled_student', 'gradient_penalty'])
+def test_holding_back_is_a_smaller_weight_and_a_share_nearer_to_a_half(name):
+  asked = {'mistakes': 'balanced', 'weight': 0.5, 'mistake_share': 0.9}
+  held, metrics = train(method_of(name, hold_back=0.5, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
+  trust = float(metrics['trust'])
+  assert 0 < trust < 1
+  asked |= {'weight': 0.5 * trust, 'mistake_share': 0.5 + 0.4 * trust}
+  same, metrics = train(method_of(name, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
+  assert metrics['trust'] == 1
+  assert_close(held.params, same.params, rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_that_only_guesses_leaves_the_term_out():
+  batch = BATCHES[0]._replace(image=jnp.zeros_like(BATCHES[0].image))  # which it cannot tell apart
+  held, metrics = train(method_of('ule', hold_back=2.0, weight=100.0), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+  assert metrics['trust'] == 0
+  same, _ = train(method_of('ule', weight=0.0, mistake_share=0.5), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+  assert_close(held.params, same.params, rtol=1e-6, atol=1e-7)
+
+
 def test_the_student_sends_its_direction_to_the_teacher():
   """The teacher's step changes with the student alone, and not when the term is left out."""
   method = method_of('ule', mistakes='none')

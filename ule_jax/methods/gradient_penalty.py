@@ -10,6 +10,8 @@ Neural Networks 3(6), 1992) with our choice of scalar.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from ule_jax import losses
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
 from ule_jax.methods.ule import STUDENT, TEACHER, mistakes_of, properties_of, trust_in, weighted
@@ -41,7 +43,7 @@ def make_method(options, sizes: Sizes) -> Method:
       proportional,
       here,
     )
-    metrics = {'learned': learned}
+    metrics = {'learned': learned} | ({'trust': jnp.asarray(trust)} if has_student else {})
     if not losses.is_static_zero(options.weight):
       penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty
