@@ -121,6 +121,7 @@ ROWS = {
   'ULE, mistakes + `oppose_signed`': Row('ule', MISTAKES | OPPOSE, SHARE | SIGNED),
   'ULE, the former default': Row('ule', MISTAKES | OPPOSE, FORMER),
   DEFAULT_ROW: Row('ule', DEFAULT | OPPOSE, {}),
+  'default, `hold_back` tuned': Row('ule', DEFAULT | OPPOSE, {'method.hold_back': [0.0, 1.0, 2.0, 3.0, 4.0]}),
   'default, without holding back': Row('ule', DEFAULT | OPPOSE | {'method.hold_back': 0.0}, {}),
   'default, control: mistakes alone': Row('ule', DEFAULT | {'method.weight': 0.0}, {}),
   'default, control: shuffled': Row('shuffled_student', DEFAULT | OPPOSE, {}),
