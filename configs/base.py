@@ -17,7 +17,7 @@ _STUDENT = dict(
   student_noise=0.0,  # standard deviation of Gaussian noise on the student's normalised input (or features)
   mistakes='balanced',  # none | weight | class_balanced_weight | balanced
   mistake_share=0.7,  # of balanced, in [0, 1]: what the student's mistakes weigh in their class
-  hold_back=3.0,  # >= 0: the higher, the less is unlearned where the student is often wrong; 0: never mind
+  hold_back=3.0,  # >= 0: the higher, the less the term and the share of balanced count where the student is often wrong
 )
 
 # method -> its options, read as config.method.<option>

@@ -13,10 +13,7 @@ from configs import base
 # (benchmarks/results/robustness.jsonl). The others: the best of at most four, by the same rule, seeds 0 to 2
 # (benchmarks/results/family.jsonl).
 RECIPES = {
-  'shuffled_student': {'method.weight': 0.1, 'method.a': 1.0, 'method.student_noise': 1.0, 'method.hold_back': 0.0},
-  'gradient_penalty': {
-    'method.weight': 0.3, 'method.mistakes': 'balanced', 'method.student_noise': 1.0, 'method.hold_back': 0.0,
-  },
+  'gradient_penalty': {'method.mistakes': 'balanced'},
   'lff': {'method.q': 0.3},
   'jtt': {'first.jtt.up_weight': 50.0, 'first.steps': 200},
   'eiil': {'method.step_size': 0.01, 'first.steps': 200},

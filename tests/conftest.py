@@ -66,7 +66,7 @@ def frozen_run(tmp_path_factory) -> Path:
     '--config=celeba:ule,frozen', f'--config.data.dir={write_celeba(root / "celeba")}', '--config.data.official=False',
     '--config.data.size=8', '--config.model.name=resnet20', f'--config.model.weights={root}/net.safetensors',
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
-    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache',
+    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache', '--config.method.hold_back=0',
   ]  # fmt: skip
   train.run(cli.parse(flags, '', {}).config, root / 'w')
   return root / 'w'

@@ -133,7 +133,7 @@ def check(config: Any) -> None:
   numbers = isinstance(strengths, (tuple, list)) and all(isinstance(s, (int, float)) and s > 0 for s in strengths)
   if not numbers or not strengths:
     raise UserError(f'first.dfr.strengths is {strengths}: give numbers above 0, as (1.0, 0.1).')
-  for field in ('method.decay', 'method.p_sel', 'method.contrast', 'train.holdout'):
+  for field in ('method.decay', 'method.p_sel', 'method.contrast', 'method.mistake_share', 'train.holdout'):
     if field in fields and not 0 <= fields[field] <= 1:
       raise UserError(f'{field} is {fields[field]}: give a number from 0 to 1.')
   try:

@@ -2,7 +2,7 @@
 
 Every family is one literal table (`CLASSIFICATION_LOSSES`, `SCALARS`, `TERMS`, `MISTAKES`), and the
 keys are the names that configs use. Everything is per example; `weighted_mean` is the only place
-where a batch is reduced.
+where a batch is reduced, but for means over classes or groups and `competence`.
 
 The abstract of arXiv 2409.02792 fixes only that the teacher's loss uses the gradient of the
 student's output with respect to its input. The five terms, the four scalars, the student losses
@@ -355,25 +355,28 @@ def mistake_weights(name: str, share) -> Callable[[Logits, Label, PerExample], P
   return MISTAKES[name]
 
 
-def competence(logits: Logits, label: Label, weight: PerExample) -> Float[Array, '']:
-  """Compute how far above guessing a network is: its accuracy averaged over classes, from 1/k (0) to 1 (1).
-
-  >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
-  >>> float(competence(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
-  0.5
-  """
-  k = logits.shape[-1]
-  of_class = _share_classes(jnp.ones(label.shape), logits, label, weight)
-  accuracy = weighted_mean(of_class * (jnp.argmax(logits, axis=-1) == label), weight)
-  return jnp.clip((k * accuracy - 1) / (k - 1), 0, 1)
-
-
 MISTAKES = {
   'none': no_weight,
   'weight': mistake_weight,
   'class_balanced_weight': class_balanced_mistake_weight,
   'balanced': balanced_mistake_weight,
 }
+
+
+def competence(logits: Logits, label: Label, weight: PerExample) -> Float[Array, '']:
+  """Compute how far above guessing a network is in a batch: 0 to 1 for an accuracy of 1/k to 1, averaged over classes.
+
+  Over the classes that the batch has; 0 if there is but one, which a guess may be right about.
+
+  >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
+  >>> float(competence(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
+  0.5
+  """
+  k = logits.shape[-1]
+  of_class = group_membership(label, weight, k)
+  classes = jnp.sum(jnp.any(of_class > 0, axis=0))
+  accuracy = jnp.sum(group_means(jnp.argmax(logits, axis=-1) == label, of_class)) / jnp.maximum(classes, 1)
+  return jnp.where(classes > 1, jnp.maximum((k * accuracy - 1) / (k - 1), 0), 0)
 
 
 def _share_classes(values: PerExample, logits: Logits, label: Label, weight: PerExample) -> PerExample:

@@ -114,7 +114,10 @@ def make_train_step(
     UserError: the method's loss is not the mean of those of the parts.
   """
   if accumulate > 1 and SEPARABLE not in method.properties:
-    raise UserError('train.accumulate needs a loss that is a mean over examples, and that of this method.name is not.')
+    raise UserError(
+      'train.accumulate needs a loss that is a mean over examples, and that of this method.name with its options is '
+      'not one (that of ule is with method.mistakes=none or weight and method.hold_back=0).'
+    )
 
   def step(state: TrainState, batch: Batch):
     step_key = jax.random.fold_in(key, state.step)

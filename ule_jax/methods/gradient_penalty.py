@@ -1,20 +1,18 @@
 """Control: a penalty on the model's own input gradient, with no student's gradient in it.
 
-  L_teacher = mean_i m_i CE(t(x_i), y_i) + weight(step) * mean_i |g_t(x_i)|^2
+  L_teacher = mean_i m_i CE(t(x_i), y_i) + trust * weight(step) * mean_i |g_t(x_i)|^2
 
-With `mistakes: none` there is one network. Otherwise a student is trained beside it as in `ule`,
-and only its mistakes are used, for the weights and for `hold_back`. What this gains over ERM is
+With `mistakes: none` there is one network, and trust is 1. Otherwise a student is trained beside
+it as in `ule`, and only its mistakes are used, for m_i and for trust. What this gains over ERM is
 smoothness, and not ULE's. The penalty is Drucker and Le Cun's double backpropagation (IEEE Trans.
 Neural Networks 3(6), 1992) with our choice of scalar.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from ule_jax import losses
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
-from ule_jax.methods.ule import STUDENT, TEACHER, mistakes_of, properties_of, trust_in, weighted
+from ule_jax.methods.ule import STUDENT, TEACHER, lesson, properties_of, weighted
 from ule_jax.sharding import everyone, here
 
 
@@ -27,12 +25,12 @@ def make_method(options, sizes: Sizes) -> Method:
 
   def loss(params, forward, state, batch, step, key):
     del params
-    values, stats, mistake, total, trust = {}, {}, 1.0, 0.0, 1.0
+    values, stats, metrics, trust, mistake, total = {}, {}, {}, 1.0, 1.0, 0.0
     if has_student:
       student = forward(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
-      trust = trust_in(student, batch, options)
-      mistake = mistakes_of(student, batch, options, trust)
+      trust, mistake = lesson(student, batch, options)
+      metrics['trust'] = trust
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
     teacher, learned, g_t = losses.fit_and_input_gradient(
       lambda x: forward(TEACHER, x),
@@ -43,7 +41,7 @@ def make_method(options, sizes: Sizes) -> Method:
       proportional,
       here,
     )
-    metrics = {'learned': learned} | ({'trust': jnp.asarray(trust)} if has_student else {})
+    metrics['learned'] = learned
     if not losses.is_static_zero(options.weight):
       penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty

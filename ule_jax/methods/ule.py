@@ -16,7 +16,7 @@ output with respect to its input.
             what the student gets wrong
   trust     how far above guessing the student is in the batch, from 0 to 1, to the power of `hold_back`. One that is
             often wrong found no shortcut that explains the labels, and its direction is that of the task as well.
-            `balanced` needs it, too: the share is 1/2 + trust * (mistake_share - 1/2)
+            `balanced` is held back, too: its share is 1/2 + trust * (mistake_share - 1/2)
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
 
@@ -50,17 +50,13 @@ def properties_of(options) -> frozenset[str]:
   return PER_EXAMPLE - {SEPARABLE} if whole else PER_EXAMPLE
 
 
-def trust_in(student: Output, batch: Batch, options) -> Float[Array, ''] | float:
-  """Compute how much of what the student teaches is used, from 0 to 1."""
-  if losses.is_static_zero(options.hold_back):
-    return 1.0
-  return losses.competence(student.logits, batch.label, batch.weight) ** options.hold_back
-
-
-def mistakes_of(student: Output, batch: Batch, options, trust: Float[Array, ''] | float) -> Float[Array, 'b']:
-  """Weigh the examples by the student's mistakes."""
+def lesson(student: Output, batch: Batch, options) -> tuple[Float[Array, ''], Float[Array, 'b']]:
+  """Compute what the teacher learns of a student beside its gradient: the trust in it, and each example's weight."""
+  trust = jnp.ones(())
+  if not losses.is_static_zero(options.hold_back):
+    trust = losses.competence(student.logits, batch.label, batch.weight) ** options.hold_back
   share = 0.5 + trust * (options.mistake_share - 0.5)
-  return losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
+  return trust, losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
 
 
 def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
@@ -86,10 +82,9 @@ def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair:
 
     noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
     student, fitted, g_s = run(STUDENT, noisy, student_loss)
-    trust = trust_in(student, batch, options)
-    mistake = mistakes_of(student, batch, options, trust)
+    trust, mistake = lesson(student, batch, options)
     teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
-    metrics = {'learned': learned, 'trust': jnp.asarray(trust)}
+    metrics = {'learned': learned, 'trust': trust}
     if not losses.is_static_zero(options.weight):
       shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
       metrics['shared'] = shared
