@@ -6,8 +6,8 @@
                                                                      the same with running statistics that do not move
   python benchmarks/step_time.py --markdown                          the table of benchmarks/results/step_time.jsonl
 
-Contestants, all with Adam and the same parameters at the beginning, those of ULE with its default options but for the
-noise that the student sees, which is left out so that their losses can be compared:
+Contestants, all with Adam and the same parameters at the beginning, those of ULE with its default options but for
+holding back, which is left out so that their losses can be compared:
 
   erm             one network, our step
   ule             two networks, our one fused step

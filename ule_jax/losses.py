@@ -375,7 +375,8 @@ def competence(logits: Logits, label: Label, weight: PerExample) -> Float[Array,
   k = logits.shape[-1]
   of_class = group_membership(label, weight, k)
   classes = jnp.sum(jnp.any(of_class > 0, axis=0))
-  accuracy = jnp.sum(group_means(jnp.argmax(logits, axis=-1) == label, of_class)) / jnp.maximum(classes, 1)
+  right = (jnp.argmax(logits, axis=-1) == label).astype(weight.dtype)
+  accuracy = jnp.sum(group_means(right, of_class)) / jnp.maximum(classes, 1)
   return jnp.where(classes > 1, jnp.maximum((k * accuracy - 1) / (k - 1), 0), 0)
 
 
