@@ -128,13 +128,14 @@ def test_erm_with_its_own_rate_clip_decay_and_batches(tmp_path):
 
 def test_gradient_penalty_with_a_student(tmp_path):
   axes = 'method.weight=0,0.3', 'method.q=0.2,0.5', 'method.student_noise=0.5,2', 'method.hold_back=0,0.5'
-  go(small('gradient_penalty'), tmp_path / 's', *axes)
+  sgd = 'optim.name=sgd', 'optim.lr=0.05'  # Adam would divide a slope that is nothing but rounding by itself
+  go(small('gradient_penalty', *sgd), tmp_path / 's', *axes)
   values = ['method.weight=0.3', 'method.q=0.5', 'method.student_noise=2', 'method.hold_back=0.5']
-  train.run(small('gradient_penalty', *values), tmp_path / 'one')
+  train.run(small('gradient_penalty', *sgd, *values), tmp_path / 'one')
   same_run(tmp_path / 's' / ','.join(values), tmp_path / 'one')
   # a weight of 0 is traced here, and leaves the term out there; so is a hold_back of 0, with the trust
   values = ['method.weight=0', 'method.q=0.2', 'method.student_noise=0.5', 'method.hold_back=0']
-  train.run(small('gradient_penalty', *values), tmp_path / 'none')
+  train.run(small('gradient_penalty', *sgd, *values), tmp_path / 'none')
   a, b = restore(tmp_path / 's' / ','.join(values)), restore(tmp_path / 'none')
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.networks, b.networks)
 
