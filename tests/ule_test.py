@@ -10,6 +10,7 @@ from common import KEY, SIZES, assert_close, batch_of, leaves_equal, method_of, 
 
 from ule_jax import losses
 from ule_jax.methods import erm
+from ule_jax.methods.contract import SEPARABLE
 
 BATCHES = [batch_of(seed=s) for s in range(6)]
 NETWORKS = {'mlp': network('mlp'), 'cnn': network('cnn'), 'resnet20': network('resnet20'), 'vit': network('vit')}
@@ -74,6 +75,16 @@ def test_holding_back_is_a_smaller_weight_and_a_share_nearer_to_a_half(name):
   same, metrics = train(method_of(name, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
   assert metrics['trust'] == 1
   assert_close(held.params, same.params, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('mistakes', 'hold_back', 'can'),
+  [('none', 0.0, True), ('weight', 0.0, True), ('none', 3.0, False), ('balanced', 0.0, False)],
+)
+def test_what_looks_at_the_whole_batch_cannot_be_accumulated(mistakes, hold_back, can):
+  assert (SEPARABLE in method_of('ule', mistakes=mistakes, hold_back=hold_back).properties) is can
+  made = method_of('gradient_penalty', mistakes=mistakes, hold_back=hold_back)
+  assert (SEPARABLE in made.properties) is (can or mistakes == 'none')  # then it has no student
 
 
 def test_a_student_that_only_guesses_leaves_the_term_out():
