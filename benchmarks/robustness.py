@@ -23,6 +23,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,6 +166,19 @@ SETTINGS = {
   'celeba_nose': faces('Big_Nose', FROZEN),
   'celeba_tuned': faces('Attractive', TUNING, single=True, grids=FEW),
 }
+# The default with one option changed, each run once: what makes it so
+CHANGES = {
+  'student_loss': ['cross_entropy'], 'q': [0.3, 0.9], 'student_noise': [0.5, 1.0, 2.0],
+  'scalar': ['label_logit', 'top_logit', 'loss'], 'a': [0.3, 3.0], 'weight': [0.01, 0.1], 'warmup_steps': [150, 450],
+  'mistake_share': [0.5, 0.9], 'mistakes': ['none', 'weight', 'class_balanced_weight'],
+}  # fmt: skip
+CHANGED = {
+  f'default, `{option}={value}`': Row('ule', DEFAULT | OPPOSE | {f'method.{option}': value}, {})
+  for option, values in CHANGES.items()
+  for value in values
+}
+VARIED = ('digits', 'dominoes_random', 'celeba_attractive')
+
 # The corner and the place of a digit; of the attributes with 450 images of each group, but for the above, three that
 # are related to Male and one that is less so; and all of the network trained on another of the above.
 UNSEEN = {
@@ -301,8 +315,10 @@ def run(args) -> None:
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}
   for name, setting in (SETTINGS | UNSEEN).items():
-    few = setting.grids and {label: ROWS[label]._replace(grid=grid) for label, grid in setting.grids.items()}
-    for label, row in (few or ROWS).items():
+    rows = ROWS | CHANGED if name in VARIED else ROWS
+    if setting.grids:
+      rows = {label: ROWS[label]._replace(grid=grid) for label, grid in setting.grids.items()}
+    for label, row in rows.items():
       if args.setting not in (None, name) or args.row not in (None, label) or (name, label) in done:
         continue
       if setting.needs and not args.data:
@@ -335,15 +351,15 @@ def cell(values) -> str:
   return f'{spread(values)} ({100 * np.mean(values, 0)[0]:.0f})'
 
 
-def summary(rows: list[dict[str, Any]], settings: dict[str, Setting] = SETTINGS) -> list[str]:
-  """Write the table of all settings: worst groups at the last step, and accuracies in parentheses."""
+def summary(rows: list[dict[str, Any]], settings: Iterable[str] = SETTINGS, of: dict[str, Row] = ROWS) -> list[str]:
+  """Write a table of settings: worst groups at the last step, and accuracies in parentheses."""
   by = {(row['setting'], row['row']): row for row in rows}
   names = [name for name in settings if any(name == setting for setting, _ in by)]
   lines = [
     '| worst group (accuracy), last step | ' + ' | '.join(f'`{name}`' for name in names) + ' |',
     '|---' * (len(names) + 1) + '|',
   ]
-  for label, row in ROWS.items():
+  for label, row in of.items():
     cells = [cell(by[name, label]['last']) if (name, label) in by else '' for name in names]
     if any(cells):
       lines.append(f'| {heading(label, row)} | ' + ' | '.join(cells) + ' |')
@@ -393,13 +409,14 @@ def main():
   parser.add_argument('--data', type=Path)
   parser.add_argument('--out', type=Path, default=RESULTS)
   parser.add_argument('--setting', choices=SETTINGS | UNSEEN)
-  parser.add_argument('--row', choices=ROWS)
+  parser.add_argument('--row', choices=ROWS | CHANGED)
   parser.add_argument('--markdown', action='store_true')
   parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
   args = parser.parse_args()
   if args.markdown:
     rows = record.read(args.out)
-    print('\n'.join(details(rows) if args.details else [*summary(rows), '', *summary(rows, UNSEEN)]))
+    varied = summary(rows, VARIED, {DEFAULT_ROW: ROWS[DEFAULT_ROW]} | CHANGED)
+    print('\n'.join([*details(rows), *varied] if args.details else [*summary(rows), '', *summary(rows, UNSEEN)]))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)
