@@ -157,15 +157,6 @@ ONCE = {
   'group-balanced ERM': {'optim.weight_decay': [0.0]},
 }
 
-SETTINGS = {
-  'digits': Setting('digits, `tint`', 'digits', {}),
-  'dominoes': Setting('dominoes: MNIST beside Fashion-MNIST', 'folder', MLP, needs='fixed'),
-  'dominoes_random': Setting('dominoes, sides at random', 'folder', MLP, needs='random'),
-  'celeba_wavy': faces('Wavy_Hair', FROZEN),
-  'celeba_attractive': faces('Attractive', FROZEN),
-  'celeba_nose': faces('Big_Nose', FROZEN),
-  'celeba_tuned': faces('Attractive', TUNING, single=True, grids=FEW),
-}
 # The default with one option changed, each run once: what makes it so
 CHANGES = {
   'student_loss': ['cross_entropy'], 'q': [0.3, 0.9], 'student_noise': [0.5, 1.0, 2.0],
@@ -179,6 +170,15 @@ CHANGED = {
 }
 VARIED = ('digits', 'dominoes_random', 'celeba_attractive')
 
+SETTINGS = {
+  'digits': Setting('digits, `tint`', 'digits', {}),
+  'dominoes': Setting('dominoes: MNIST beside Fashion-MNIST', 'folder', MLP, needs='fixed'),
+  'dominoes_random': Setting('dominoes, sides at random', 'folder', MLP, needs='random'),
+  'celeba_wavy': faces('Wavy_Hair', FROZEN),
+  'celeba_attractive': faces('Attractive', FROZEN),
+  'celeba_nose': faces('Big_Nose', FROZEN),
+  'celeba_tuned': faces('Attractive', TUNING, single=True, grids=FEW),
+}
 # The corner and the place of a digit; of the attributes with 450 images of each group, but for the above, three that
 # are related to Male and one that is less so; and all of the network trained on another of the above.
 UNSEEN = {

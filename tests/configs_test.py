@@ -117,6 +117,8 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.method.weight=-1'], r'method.weight is -1.0: give a number from 0 on'),
     (['--config=digits', '--config.method.weight=nan'], r'method.weight is nan'),
     (['--config=digits', '--config.method.q=0'], r'method.q is 0'),
+    (['--config=digits', '--config.method.hold_back=-1'], r'method.hold_back is -1.0: give a number from 0 on'),
+    (['--config=digits', '--config.method.mistake_share=7'], r'method.mistake_share is 7.0: give a number from 0 to 1'),
     (['--config=digits', '--config.train.steps=0'], r'train.steps and train.epochs are both 0'),
     (['--config=digits', '--config.select=val/acuracy'], r"unknown selection rule 'val/acuracy'"),
     (['--config=digits', '--config.train.sampling=balanced'], r"unknown train.sampling 'balanced'"),

@@ -15,7 +15,7 @@ output with respect to its input.
   m_i       `mistakes`: 1, the student's probability of being wrong on example i, or `mistake_share` of its class for
             what the student gets wrong
   trust     how far above guessing the student is in the batch, from 0 to 1, to the power of `hold_back`. One that is
-            often wrong found no shortcut that explains the labels, and its direction is that of the task as well.
+            often wrong took a shortcut that often fails, or learned what it could of a hard task: these two look alike.
             `balanced` is held back, too: its share is 1/2 + trust * (mistake_share - 1/2)
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
