@@ -218,3 +218,16 @@ def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
     cli.console()
   assert end.value.code == 2
   assert "did you mean 'main'" in capsys.readouterr().err
+
+
+def test_what_benchmarks_call_the_default_is_the_default(root, monkeypatch):
+  monkeypatch.syspath_prepend(root / 'benchmarks')
+  import robustness
+  import step_time
+
+  from configs import base
+
+  defaults = base.METHODS['ule']
+  flags = robustness.ROWS[robustness.DEFAULT_ROW].flags
+  assert flags == {field: defaults[field.removeprefix('method.')] for field in flags}
+  assert defaults | step_time.ULE == defaults | {'hold_back': 0.0}
