@@ -164,9 +164,42 @@ def _cpu_correlate(x, y, *, stride, padding, window):
     x = _patches(x, window)
   elif _is_slow_stem(window, stride, shape[2:]):
     return _correlate(_four_channels(x, 3), y, stride=stride, padding=padding, window=window)[:, :, :3]
+  elif max(window) <= 3 and min(shape[2:]) >= 32:
+    return (_correlate_lines if stride == (1, 1) else _correlate_taps)(x, y, stride, padding, window)
   else:
     return _correlate(x, y, stride=stride, padding=padding, window=window)
-  return jnp.tensordot(x, y, ((0, 1, 2), (0, 1, 2))).reshape(shape)
+  return _sum_of_products(x, y).reshape(shape)
+
+
+def _sum_of_products(x, y):
+  return jnp.tensordot(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), (0, 0))
+
+
+def _correlate_lines(x, y, stride, padding, window):
+  """Put shifts of one input by rows and of the other by columns side by side: one product then has all taps.
+
+  The compiler's own kernel gradient copies both inputs into another order for a convolution with a kernel as large as
+  an image, and takes 1.2 to 2.6 times as long.
+  """
+  del stride
+  (b, i, j, d), (_, h, w, c), (m, n) = y.shape, x.shape, window
+  rows = [(padding[0][0] - k, i - h - padding[0][0] + k) for k in range(m)]
+  columns = [(k - padding[1][0], w - j + padding[1][0] - k) for k in range(n)]
+  zero = jnp.zeros((), x.dtype)
+  x = jnp.stack([lax.pad(x, zero, ((0, 0, 0), (*pair, 0), (0, 0, 0), (0, 0, 0))) for pair in rows], 3)
+  y = jnp.stack([lax.pad(y, zero, ((0, 0, 0), (0, 0, 0), (*pair, 0), (0, 0, 0))) for pair in columns], 3)
+  x, y = lax.optimization_barrier((x.reshape(b, i, w, m * c), y.reshape(b, i, w, n * d)))
+  return _sum_of_products(x, y).reshape(m, c, n, d).transpose(0, 2, 1, 3)
+
+
+def _correlate_taps(x, y, stride, padding, window):
+  """Put what each tap of the kernel saw side by side, for one product with the outputs."""
+  (b, i, j, d), c, (m, n) = y.shape, x.shape[3], window
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  ends = [(count - 1) * step + 1 for count, step in zip((i, j), stride, strict=True)]
+  seen = [x[:, k : k + ends[0] : stride[0], l : l + ends[1] : stride[1]] for k in range(m) for l in range(n)]
+  x = lax.optimization_barrier(jnp.stack(seen, 3).reshape(b, i, j, m * n * c))
+  return _sum_of_products(x, y).reshape(m, n, c, d)
 
 
 # --- What makes them operations of JAX ------------------------------------------------------------
