@@ -1,6 +1,7 @@
 """The whole grid on the embedded task: every term, scalar, student and control, in stages.
 
   python benchmarks/digits_grid.py --stage=student --out=benchmarks/results/digits_grid.jsonl
+  python benchmarks/digits_grid.py --stage=references --only='erm' --out=NEW.jsonl          some settings of a stage
   python benchmarks/digits_grid.py --markdown --out=benchmarks/results/digits_grid.jsonl
 
 A stage trains families of runs that differ only in numbers (seed, weight, q, a, noise) together:
@@ -368,6 +369,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--stage', choices=[*STAGES, 'confirm'])
   parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'digits_grid.jsonl')
+  parser.add_argument('--only', default='', help='settings whose line of --table has this in it')
   parser.add_argument('--members', type=int, default=60, help='runs per compiled graph')
   parser.add_argument('--table', nargs='?', const='confirm', help='print the table of a stage')
   parser.add_argument('--markdown', action='store_true', help="print the README's tables")
@@ -385,7 +387,8 @@ def main() -> None:
   known = {(r['stage'], label(r)) for r in rows}
   families: dict[tuple, list[dict]] = {}
   for method, setting in settings:
-    if (args.stage, label({'method': method, 'setting': setting})) not in known:
+    name = label({'method': method, 'setting': setting})
+    if args.only in name and (args.stage, name) not in known:
       families.setdefault(family_of(method, setting), []).append(setting)
   stamp = {'stage': args.stage, **record.made(), 'jax': jax.__version__}
   total, done, began = sum(map(len, families.values())), 0, time.monotonic()

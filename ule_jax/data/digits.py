@@ -49,7 +49,7 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
 
   Args:
     shortcut: tint, place or patch.
-    rate: share of the examples of train and val whose shortcut follows the label, in (0, 1).
+    rate: share of the examples of train and val whose shortcut follows the label, above 0 and up to 1.
     crops: how many times each digit is composed, each time on another crop.
     brightness: factor on the photograph's pixels, in [0, 1]; the digit is white.
     seed: of the split into digits and of the crops.
@@ -59,8 +59,8 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
   """
   if shortcut not in SHORTCUTS:
     raise unknown('data.shortcut', shortcut, SHORTCUTS)
-  if not 0 < rate < 1:
-    raise UserError(f'data.rate is {rate}: give the share of examples that follow the shortcut, between 0 and 1.')
+  if not 0 < rate <= 1:
+    raise UserError(f'data.rate is {rate}: give the share of examples that follow the shortcut, above 0 and up to 1.')
   if crops < 1:
     raise UserError(f'data.crops is {crops}: give a whole number from 1 on.')
   if not 0 <= brightness <= 1:
