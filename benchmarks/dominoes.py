@@ -1,6 +1,6 @@
 """Dominoes: a digit of MNIST beside a garment of Fashion-MNIST that gives its class away.
 
-  python benchmarks/dominoes.py --data=DIR --out=FOLDER [--sides=random]
+  python benchmarks/dominoes.py --data=DIR --out=FOLDER [--sides=random] [--rate=1]
 
 The task is four or nine; a trouser stands beside the fours and a boot beside the nines in 98 % of `train` and `val`,
 and with no relation to the digit in `val_balanced` and `test`. With `--sides=random` a coin decides for each image
@@ -43,8 +43,12 @@ def read_classes(folder: Path, classes, part: str) -> list[UInt8[np.ndarray, 'm 
   return [images[labels == number] for number in classes]
 
 
-def build(data: Path, out: Path, sides: str, seed: int = 0) -> None:
-  """Write the images and metadata.csv."""
+def build(data: Path, out: Path, sides: str, rate: float = RATE, seed: int = 0) -> None:
+  """Write the images and metadata.csv.
+
+  Args:
+    rate: share of train and val in which the garment follows the digit.
+  """
   rng = np.random.default_rng(seed)
   sources = []
   for folder, classes in (('mnist', DIGITS), ('fashion_mnist', GARMENTS)):
@@ -65,7 +69,7 @@ def build(data: Path, out: Path, sides: str, seed: int = 0) -> None:
       (out / split).mkdir()
       digits, garments = (source[split.removesuffix('_balanced')] for source in sources)
       label = rng.permutation(np.arange(count) % 2)
-      follows = rng.random(count) < (RATE if split in ('train', 'val') else 0.5)
+      follows = rng.random(count) < (rate if split in ('train', 'val') else 0.5)
       for i in range(count):
         y, a = label[i], label[i] if follows[i] else 1 - label[i]
         pair = [kind[rng.integers(len(kind))] for kind in (digits[y], garments[a])]
@@ -80,8 +84,9 @@ def main():
   parser.add_argument('--data', type=Path, required=True)
   parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--sides', choices=('fixed', 'random'), default='fixed')
+  parser.add_argument('--rate', type=float, default=RATE)
   flags = parser.parse_args()
-  build(flags.data, flags.out, flags.sides)
+  build(flags.data, flags.out, flags.sides, flags.rate)
   print(f'{sum(SIZES.values()):,} images in {flags.out}')
 
 

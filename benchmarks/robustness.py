@@ -10,7 +10,7 @@ The picks: the oracle rule (worst group of validation, which needs group labels 
 `val/mistake_balanced_accuracy` where a student is trained, else `val/worst_class_accuracy`. The same rule then selects
 the step. The rows of `DEFAULT` are not tuned: one setting for all. Where convolutions are trained, members are single
 runs of `ule_jax.main`, and the grids (`FEW`) are smaller, with the student's noise among what is tuned. The settings of
-`UNSEEN` were run once, after all options had been chosen.
+`UNSEEN` were run once, after all options had been chosen. In those of `RARE` few images, or none, break the shortcut.
 
 DIR has mnist/, fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only
 `digits` needs none of it. Rows that the output has are left out, so that a stopped run goes on.
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import dominoes
 import numpy as np
 import record
+import variants
 from scipy import stats
 
 RESULTS = Path(__file__).parent / 'results' / 'robustness.jsonl'
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
   oracle: the rule that needs groups.
   single: members are single runs.
   grids: what is tuned of the rows that are run, if not all of `ROWS`.
+  rate: share of dominoes whose garment follows the digit.
   """
 
   about: str
@@ -51,6 +53,7 @@ class Setting(NamedTuple):
   needs: str = ''
   single: bool = False
   grids: dict[str, dict[str, list[float]]] | None = None
+  rate: float = dominoes.RATE
 
 
 MLP = {
@@ -130,6 +133,7 @@ ROWS = {
   'GroupDRO': Row('group_dro', {}, {'method.step_size': [0.01, 0.1]}, groups=True),
   'group-balanced ERM': Row('rwg', {}, {'optim.weight_decay': [0.0, 0.001, 0.01]}, groups=True),
   'oracle: the same with a gradient penalty': Row('gradient_penalty', BALANCED | ALONE, PENALTY, groups=True),
+  'ERM on digits without the shortcut': Row('erm', {'data.rate': 0.5}, {}),
 }  # fmt: skip
 
 NOISE = {'method.student_noise': [0.0, 1.0]}
@@ -157,6 +161,22 @@ ONCE = {
   'group-balanced ERM': {'optim.weight_decay': [0.0]},
 }
 
+# What is tuned where hardly an image, or none, breaks the shortcut; without one there are no groups to balance
+WIDE = {'method.weight': [0.1, 0.3, 1.0, 3.0], 'method.a': [1.0, 3.0]}
+SCARCE = {
+  'ERM': {},
+  'control: gradient penalty': PENALTY,
+  'control: shuffled, `oppose_signed`': WIDE,
+  'ULE, `oppose_signed`': WIDE,
+  'control: mistakes alone': ROWS['control: mistakes alone'].grid,
+  'control: mistakes + gradient penalty': {'method.mistake_share': [0.7], 'method.weight': [0.03, 0.1, 0.3, 1.0, 3.0]},
+  'control: mistakes + shuffled, `oppose_signed`': WIDE | {'method.mistake_share': [0.7]},
+  'ULE, mistakes + `oppose_signed`': WIDE | {'method.mistake_share': [0.7]},
+  DEFAULT_ROW: {},
+}
+WITHOUT = {'ERM on digits without the shortcut': {}}
+GROUPS = {'group-balanced ERM': ROWS['group-balanced ERM'].grid, 'GroupDRO': ROWS['GroupDRO'].grid}
+
 # The default with one option changed, each run once: what makes it so
 CHANGES = {
   'student_loss': ['cross_entropy'], 'q': [0.3, 0.9], 'student_noise': [0.5, 1.0, 2.0],
@@ -168,6 +188,26 @@ CHANGED = {
   for option, values in CHANGES.items()
   for value in values
 }
+# Other terms, whose weights have other scales, and other students
+CHANGED |= {
+  f'default, `term={term}`': Row('ule', DEFAULT | {'method.term': term}, {'method.weight': weights})
+  for term, weights in {
+    'project': [0.1, 1.0, 10.0], 'cosine': [0.1, 1.0, 10.0], 'suppress': [0.01, 0.1, 1.0], 'oppose': [0.001, 0.01, 0.1],
+  }.items()
+}  # fmt: skip
+CHANGED |= {
+  f'default, student {how}': Row(method, DEFAULT | OPPOSE | {f'method.{option}': value}, {})
+  for how, method, option, value in (
+    ('150 steps ahead', 'ule_ahead', 'ahead', 150),
+    ('300 steps ahead', 'ule_ahead', 'ahead', 300),
+    ('with L2 of 0.001', 'ule_decayed', 'decay', 0.001),
+    ('with L2 of 0.01', 'ule_decayed', 'decay', 0.01),
+    ('averaged over 4 noisy copies', 'ule_noisy', 'std', 0.5),
+    ('averaged over 4 shifts', 'ule_shifted', 'pixels', 3),
+    ('on means of 4 x 4 pixels', 'ule_coarse', 'block', 4),
+  )
+}
+OF_IMAGES = ('ule_shifted', 'ule_coarse')
 VARIED = ('digits', 'dominoes_random', 'celeba_attractive')
 
 SETTINGS = {
@@ -192,6 +232,15 @@ UNSEEN = {
     'Wavy_Hair', TUNING, single=True, grids={row: ONCE[row] for row in ('ERM', DEFAULT_ROW, 'group-balanced ERM')}
   ),
 }
+# The rarer a counter-example, the less mistakes say
+RARE = {
+  'digits_99.5': Setting('digits, `tint` in 99.5 %', 'digits', {'data.rate': 0.995}, grids=SCARCE | GROUPS | WITHOUT),
+  'digits_100': Setting('digits, `tint` in all', 'digits', {'data.rate': 1.0}, grids=SCARCE | WITHOUT),
+  'digits_patch_100': Setting(
+    'digits, `patch` in all', 'digits', {'data.rate': 1.0, 'data.shortcut': 'patch'}, grids=SCARCE | WITHOUT
+  ),
+  'dominoes_100': Setting('dominoes, all of which follow', 'folder', MLP, needs='fixed', rate=1.0, grids=SCARCE),
+}
 
 
 # --- Runs ----------------------------------------------------------------------------------------------
@@ -207,9 +256,9 @@ def config_of(setting: Setting, row: Row, args) -> Any:
     (weights,) = (args.data / 'weights').glob('resnet20-*.th')
     flags |= {'data.dir': args.data / 'celeba', 'model.weights': weights}
   elif setting.needs:
-    folder = args.work / f'dominoes-{setting.needs}'
+    folder = args.work / f'dominoes-{setting.needs}-{setting.rate}'
     if not folder.exists():
-      dominoes.build(args.data, folder, setting.needs)
+      dominoes.build(args.data, folder, setting.needs, setting.rate)
     flags['data.dir'] = folder
   flags |= row.flags
   if row.groups:
@@ -312,14 +361,17 @@ def run(args) -> None:
   from ule_jax.errors import UserError
 
   backend.keep_memory()
+  variants.register()
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}
-  for name, setting in (SETTINGS | UNSEEN).items():
+  for name, setting in (SETTINGS | UNSEEN | RARE).items():
     rows = ROWS | CHANGED if name in VARIED else ROWS
     if setting.grids:
       rows = {label: ROWS[label]._replace(grid=grid) for label, grid in setting.grids.items()}
     for label, row in rows.items():
       if args.setting not in (None, name) or args.row not in (None, label) or (name, label) in done:
+        continue
+      if row.method in OF_IMAGES and 'model.head_depth' in setting.flags:
         continue
       if setting.needs and not args.data:
         print(f'{name}: left out, as it needs --data')
@@ -369,7 +421,7 @@ def summary(rows: list[dict[str, Any]], settings: Iterable[str] = SETTINGS, of: 
 def details(rows: list[dict[str, Any]]) -> list[str]:
   """Write a table of each setting, with both rules, how many values were tried and what the oracle rule picked."""
   lines = []
-  for name, setting in (SETTINGS | UNSEEN).items():
+  for name, setting in (SETTINGS | UNSEEN | RARE).items():
     own = {row['row']: row for row in rows if row['setting'] == name}
     if own:
       lines += [f'`{name}`: {setting.about}; seeds {", ".join(map(str, next(iter(own.values()))["seeds"]))}', '']
@@ -408,7 +460,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', type=Path)
   parser.add_argument('--out', type=Path, default=RESULTS)
-  parser.add_argument('--setting', choices=SETTINGS | UNSEEN)
+  parser.add_argument('--setting', choices=SETTINGS | UNSEEN | RARE)
   parser.add_argument('--row', choices=ROWS | CHANGED)
   parser.add_argument('--markdown', action='store_true')
   parser.add_argument('--details', action='store_true', help='with --markdown: a table of each setting')
@@ -416,7 +468,7 @@ def main():
   if args.markdown:
     rows = record.read(args.out)
     varied = summary(rows, VARIED, {DEFAULT_ROW: ROWS[DEFAULT_ROW]} | CHANGED)
-    print('\n'.join([*details(rows), *varied] if args.details else [*summary(rows), '', *summary(rows, UNSEEN)]))
+    print('\n'.join([*details(rows), *varied] if args.details else [*summary(rows), '', *summary(rows, UNSEEN), '', *summary(rows, RARE)]))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)

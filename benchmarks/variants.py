@@ -38,7 +38,6 @@ def register() -> None:
   """Add these to the tables of methods and of their options."""
   sys.path.insert(0, str(Path(__file__).parents[1]))
   from configs import base
-
   from ule_jax import methods
 
   for name, options in OPTIONS.items():
