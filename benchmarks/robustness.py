@@ -468,7 +468,8 @@ def main():
   if args.markdown:
     rows = record.read(args.out)
     varied = summary(rows, VARIED, {DEFAULT_ROW: ROWS[DEFAULT_ROW]} | CHANGED)
-    print('\n'.join([*details(rows), *varied] if args.details else [*summary(rows), '', *summary(rows, UNSEEN), '', *summary(rows, RARE)]))
+    tables = [*summary(rows), '', *summary(rows, UNSEEN), '', *summary(rows, RARE)]
+    print('\n'.join([*details(rows), *varied] if args.details else tables))
     return
   with tempfile.TemporaryDirectory() as work:
     args.work = Path(work)
