@@ -365,7 +365,7 @@ def run(args) -> None:
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}
   for name, setting in (SETTINGS | UNSEEN | RARE).items():
-    rows = ROWS | CHANGED if name in VARIED else ROWS
+    rows = {label: row for label, row in ROWS.items() if label not in WITHOUT} | (CHANGED if name in VARIED else {})
     if setting.grids:
       rows = {label: ROWS[label]._replace(grid=grid) for label, grid in setting.grids.items()}
     for label, row in rows.items():
