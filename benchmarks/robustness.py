@@ -445,7 +445,7 @@ def minus(default: dict[str, Any] | None, other: dict[str, Any]) -> str:
     return ''
   apart = 100 * (np.asarray(default['last']) - np.asarray(other['last']))[:, 1]
   if not apart.any():
-    return '0, the same runs'
+    return '0 in each seed'
   interval = stats.bootstrap((apart,), np.mean, method='percentile', rng=0).confidence_interval
   return f'{apart.mean():+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]'
 
