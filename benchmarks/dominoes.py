@@ -2,10 +2,10 @@
 
   python benchmarks/dominoes.py --data=DIR --out=FOLDER [--sides=random] [--rate=1]
 
-The task is four or nine; a trouser stands beside the fours and a boot beside the nines in 98 % of `train` and `val`,
-and with no relation to the digit in `val_balanced` and `test`. With `--sides=random` a coin decides for each image
-which of the two is on the left, so that no part of the image is the shortcut's in all of them. No picture is in two
-splits.
+The task is four or nine; a trouser stands beside the fours and a boot beside the nines in 98 % (`--rate`) of `train`
+and `val`, and with no relation to the digit in `val_balanced` and `test`. With `--sides=random` a coin decides for each
+image which of the two is on the left, so that no part of the image is the shortcut's in all of them. No picture is in
+two splits.
 FOLDER has the layout of `configs/folder.py`; DIR has `mnist/` and `fashion_mnist/` with the gzipped idx files.
 
 Made after the dominoes of Shah et al. 2020 (arXiv 2006.07710); digits, garments, rates and counts are ours. The pair

@@ -5,9 +5,12 @@ Each adds its options to those of `ule`:
   ule_ahead     the student is trained `ahead` steps before the teacher begins
   ule_decayed   L2 with `decay` on the student's parameters: less capacity
   ule_coarse    the student sees the means of squares of `block` pixels
-  ule_noisy     the student's output is the mean over `copies` of the image with Gaussian noise of `std`, and so is its
-                gradient: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825)
-  ule_shifted   the same over copies that are moved by up to `pixels` in both directions, the edge repeated
+  ule_noisy     the student's output is the mean over `copies` of the input with Gaussian noise of `std`, and so is its
+                margin's gradient: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825)
+  ule_shifted   the same over copies of the batch that are moved by up to `pixels` in both directions, the edge repeated
+
+Only training has the changed student: validation sees it on the plain input. Neither Adam's count nor the learning rate
+waits for the teacher of `ule_ahead`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ CASES = {
   '3x3 stride 2, 32 channels': (6, 7, 32, 33, (3, 3), (2, 2), ((1, 1), (1, 1))),
   '2x3, 32 channels, uneven': (6, 7, 32, 32, (2, 3), (1, 1), ((0, 3), (2, 0))),
   '2x3 stride 2, 32 channels, uneven': (6, 7, 32, 32, (2, 3), (2, 1), ((0, 1), (2, 0))),
+  '3x3, 32 channels, cropped': (8, 9, 32, 32, (3, 3), (1, 1), ((-1, 1), (1, -1))),
+  '3x3 stride 2, 32 channels, cropped': (8, 9, 32, 32, (3, 3), (2, 2), ((-1, 1), (1, -1))),
   '7x7 stride 2': (9, 8, 3, 4, (7, 7), (2, 2), ((3, 3), (3, 3))),
   'patches': (8, 12, 3, 4, (4, 4), (4, 4), 'VALID'),
   'patches that do not fit': (9, 12, 3, 4, (4, 4), (4, 4), 'VALID'),
@@ -101,6 +103,17 @@ def test_half_precision_stays_half(case):
   x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
   found = jax.jit(lambda x, kernel: everything(ours, x, kernel, how)[:2])(x, kernel)
   assert_equal(found, jax.tree.map(jnp.asarray, everything(xlas, x, kernel, how)[:2]), 0.1)
+
+
+@pytest.mark.parametrize('case', [*(case for case in CASES if '32 channels' in case), '3x3'])
+def test_kernel_gradients_of_many_channels_are_one_product_on_a_cpu(case):
+  x, kernel, (stride, padding) = settings(case)
+  y = jax.eval_shape(lambda: ours(x, kernel, stride, padding))
+  if isinstance(padding, str):
+    padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], stride, padding))
+  how = {'stride': stride, 'padding': padding, 'window': kernel.shape[:2]}
+  lowered = jax.jit(lambda x, y: convolution.correlate(x, y, **how)).lower(x, y).as_text()
+  assert ('stablehlo.convolution' in lowered) == (case == '3x3')
 
 
 def test_only_what_it_can_do():

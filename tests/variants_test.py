@@ -81,7 +81,9 @@ def seen(variants, monkeypatch):
       return forward('student', batch.image), forward('teacher', batch.image)
 
     monkeypatch.setattr(variants.ule, 'make_method', lambda *_: Method((), dict, loss, frozenset()))
-    make(variants, name, **changes).loss({}, forward, {}, BATCHES[0]._replace(image=x), 0, jax.random.key(0))
+    method, batch = make(variants, name, **changes), BATCHES[0]._replace(image=x)
+    student, _ = method.loss({}, forward, {}, batch, 0, jax.random.key(0))
+    np.testing.assert_allclose(student.logits, np.mean(found['student'], 0), atol=1e-6)
     np.testing.assert_array_equal(found['teacher'], [x])
     return found['student']
 
