@@ -1,10 +1,11 @@
-"""Random edits of command lines, configs and data: each ends with 0, 2 or 75, in time, without a traceback.
+"""Random edits of command lines, configs and inputs: each ends with 0, 2 or 75, in time, without a traceback.
 
-  python benchmarks/fuzz.py --commands=1000 --data=200
+  python benchmarks/fuzz.py --commands=1000 --data=200 --inputs=2000
 
 A case is made from its number alone, so that `--only=command:17` shows one again. What ends with 0 has to have
 written `done` (and what does not, must not), and data of which something cannot be read has to end with 2. Runs are
-cut to two steps. Cases run in a worker process that is replaced when a case takes too long.
+cut to two steps. `--inputs` are the kinds of benchmarks/fuzz_inputs.py, which knows what each one has to come to.
+Cases run in a worker process that is replaced when a case takes too long.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from typing import NamedTuple
 import record
 
 ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT), str(ROOT / 'tests')]
+sys.path += [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'benchmarks')]
 RESULTS = Path(__file__).parent / 'results' / 'fuzz.jsonl'
 LIMIT = 60.0  # seconds for a case
+SLOW = {'signal': 10, 'path': 3, 'stale': 2}  # times as long
 FAST = ('--config.train.eval_every=1', '--config.data.crops=1', '--config.train.batch_size=16')
 SMALL = (
   '--config.model.name=cnn',
@@ -257,8 +259,15 @@ def _header(path, rng):
 
 def attempt(kind: str, number: int) -> str:
   """Run a case in this process; return its exit code as text, or what is wrong with how it ended."""
+  import fuzz_inputs
+
   from ule_jax import cli, main, train
 
+  if kind in fuzz_inputs.KINDS:
+    try:
+      return fuzz_inputs.attempt(kind, number)
+    except Exception:
+      return f'traceback: {traceback.format_exc()}'
   place = Path(tempfile.mkdtemp(prefix='fuzz'))
   before = Path.cwd(), sys.argv, train.total_steps
   said = io.StringIO()
@@ -315,7 +324,8 @@ def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], s
       theirs.close()
     ours.send(case)
     try:
-      ended = ours.recv() if ours.poll(LIMIT) else f'no end after {LIMIT:.0f} s'
+      limit = LIMIT * SLOW.get(case[0], 1)
+      ended = ours.recv() if ours.poll(limit) else f'no end after {limit:.0f} s'
     except EOFError:
       ended = 'the process died'
     kind = ended if ended in ('0', '2', '75') else 'wrong'
@@ -336,6 +346,8 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--commands', type=int, default=1000)
   parser.add_argument('--data', type=int, default=200)
+  parser.add_argument('--inputs', type=int, default=2000, help='shared out over the kinds of fuzz_inputs.py')
+  parser.add_argument('--kinds', help='of these, only some, as csv,words')
   parser.add_argument('--first', type=int, default=0, help='number of the first case')
   parser.add_argument('--only', help='kind:number of one case, in this process')
   parser.add_argument('--out', type=Path, default=RESULTS)
@@ -344,8 +356,12 @@ def main() -> None:
     kind, number = args.only.split(':')
     print(attempt(kind, int(number)))
     return
+  import fuzz_inputs
+
   began = time.monotonic()
   counts = {'command': args.commands, 'data': args.data}
+  counts |= {kind: round(share * args.inputs) for kind, (_, share) in fuzz_inputs.KINDS.items()}
+  counts = {kind: n for kind, n in counts.items() if n and (not args.kinds or kind in args.kinds.split(','))}
   found = run([(kind, i) for kind, n in counts.items() for i in range(args.first, args.first + n)])
   row = {
     **record.made(),
