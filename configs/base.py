@@ -132,6 +132,8 @@ PREPARATIONS = dict(
 _FILES = dict(
   dir='',  # the folder, or a data set that ule_jax.prepare wrote; $ULE_DATA/<data set> if empty
   resize='antialias',  # antialias (as torchvision) | linear (faster, rougher where it shrinks)
+  white=0.0,  # the value that is white in files that have it; 0: by the type, 255, 65535 (4095 in 12 bits), 1 in floats
+  background='white',  # the colour that transparent images are put on, by name or as #808080
   on_bad_image='fail',  # fail when it is read | skip: decode all first, leave out and report what cannot be
 )
 _OFFICIAL = dict(

@@ -93,6 +93,7 @@ def check(config: Any) -> None:
     'first.afr.lr': 0,
     'seed': 0,
     'data.seed': 0,
+    'data.white': 0,
     'model.width': 1,
     'model.depth': 0,
     'model.heads': 1,

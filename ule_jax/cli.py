@@ -237,16 +237,18 @@ def conform(config: Any) -> None:
 
 
 def complete(recorded: dict[str, Any]) -> Any:
-  """Make the config of a run that was recorded, maybe by an older version: what it lacks has its default.
+  """Make the config of a run that was recorded, maybe by an older version.
+
+  What it lacks has what stood for it then, or its default.
 
   Raises:
     ValueError, KeyError or TypeError: it has something else in it.
   """
-  from ule_jax.workdir import flatten
+  from ule_jax.workdir import flatten, with_added
 
   _import_configs()
   base = importlib.import_module('configs.base')
-  found = flatten(recorded)
+  found = with_added(flatten(recorded))
   config = base.make(found['data.name'], found['method.name'])
   if unknown_fields := sorted(found.keys() - flatten(config.to_dict()).keys()):
     raise ValueError(f'there is no {unknown_fields[0]}')

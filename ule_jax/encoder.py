@@ -63,7 +63,7 @@ def encode(
 
 def key(dataset: Dataset, split: Split, encoder: str) -> str:
   """Name the features of a split by all that they depend on."""
-  digest = hashlib.sha256(f'{encoder} {dataset.image_shape}'.encode())
+  digest = hashlib.sha256(f'{encoder} {dataset.image_shape} {dataset.decoding}'.encode())
   # A split without versions is made in memory, where all of it can be looked at.
   for i in range(min(split.count, PROBES) if split.version else split.count):
     digest.update(_prepared(dataset, split, i).tobytes())

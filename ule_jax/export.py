@@ -138,6 +138,7 @@ def describe(run: Restored, layout: str) -> dict[str, Any]:
     'image_shape': list(run.preparation.image_shape),
     'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
     'prepare': run.preparation.words,
+    'decode': run.preparation.decoding.words,
     'mean': list(mean),
     'std': list(std),
     'outputs': 'logits, one per class',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from jaxtyping import Float
 
 from ule_jax import cli, sharding
 from ule_jax.data import Dataset, Split, pipeline
+from ule_jax.data.checks import Scan, remarks, scan_of
+from ule_jax.data.decoding import Decoded, has_changed, may_have_changed, read
 from ule_jax.data.records import SUFFIXES
-from ule_jax.data.transforms import decode
 from ule_jax.errors import UserError
 from ule_jax.evaluate.saliency import make_saliency_step
 from ule_jax.report.pictures import beside, colored, scaled, to_png
@@ -50,15 +52,18 @@ def main(argv: Sequence[str]) -> None:
   run, out = restore(Path(flags['run'])), Path(flags['out'])
   looks = Path(flags['saliency']) if flags['saliency'] else None
   counts: Counter[str] = Counter()
+  scans: list[Scan] = []
   with writing(out) as file:
     writer = csv.writer(file)
     writer.writerow(['filename', 'prediction', *(f'probability_{name}' for name in run.classes)])
-    for name, chances, picture in predict(run, root, files, draw=looks is not None):
+    for name, chances, picture in predict(run, root, files, draw=looks is not None, scans=scans):
       found = run.classes[int(chances.argmax())]
       counts[found] += 1
       writer.writerow([name, found, *(f'{chance:.6f}' for chance in chances)])
       if looks is not None:
         draw(looks / f'{name}.png', picture)
+  for text in remarks(scans, run.preparation.decoding):
+    print(f'warning: {text}', file=sys.stderr)
   print(f'{len(files):,} images: ' + ', '.join(f'{counts[name]:,} {name}' for name in run.classes))
   print(f'predictions: {out}' + (f'\nsaliency: {looks}' if looks is not None else ''))
 
@@ -95,18 +100,19 @@ def find(path: Path) -> tuple[Path, list[str]]:
 
 
 def predict(
-  run: Restored, root: Path, files: Sequence[str], draw: bool = False
+  run: Restored, root: Path, files: Sequence[str], draw: bool = False, scans: list[Scan] | None = None
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
   """Yield (name, probabilities, picture of the saliency) of each image, in order.
 
   Args:
     root: the folder that `files` are in.
     draw: make the pictures.
+    scans: gets one of each image.
 
   Raises:
     UserError: an image cannot be decoded.
   """
-  dataset, deployed = of_files(run, root, files), run.roles[-1]
+  dataset, deployed = of_files(run, root, files, [] if scans is None else scans), run.roles[-1]
   forward = jax.jit(run.forward())
   look = make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
   size = min(run.batch_size, -(-len(files) // run.mesh.size) * run.mesh.size)
@@ -123,22 +129,32 @@ def predict(
       yield files[int(batch['index'][row])], chances[row], picture
 
 
-def of_files(run: Restored, root: Path, files: Sequence[str]) -> Dataset:
-  """Make a data set of image files, prepared as the run says, without labels."""
-  nothing = np.full(len(files), -1, np.int32)
-  split = Split(np.maximum(nothing, 0), nothing, _reader(root, files), files.__getitem__)
+def of_files(run: Restored, root: Path, files: Sequence[str], scans: list[Scan]) -> Dataset:
+  """Make a data set of image files, prepared as the run says, without labels; `scans` gets one of each that is read."""
+  nothing, look = np.full(len(files), -1, np.int32), _reader(run, root, files)
+
+  def load(i: int) -> np.ndarray:
+    image, scan = look(i)
+    scans.append(scan)
+    return image.pixels
+
+  split = Split(np.maximum(nothing, 0), nothing, load, files.__getitem__)
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.preparation._asdict())
 
 
-def _reader(root: Path, files: Sequence[str]) -> Callable[[int], np.ndarray]:
-  def load(i: int) -> np.ndarray:
+def _reader(run: Restored, root: Path, files: Sequence[str]) -> Callable[[int], tuple[Decoded, Scan]]:
+  older = run.before_white
+
+  def look(i: int) -> tuple[Decoded, Scan]:
     try:
       encoded = (root / files[i]).read_bytes()
     except OSError as error:
       raise UserError(f'image {files[i]} cannot be read ({error.strerror}): take it out of the input.') from None
-    return decode(encoded, files[i], 'take it out of the input')
+    image = read(encoded, files[i], 'take it out of the input', run.preparation.decoding)
+    changed = older and may_have_changed(encoded) and has_changed(encoded, image.pixels)
+    return image, scan_of(image, changed)
 
-  return load
+  return look
 
 
 @contextmanager

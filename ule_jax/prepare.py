@@ -14,7 +14,8 @@ import numpy as np
 
 from ule_jax import cli
 from ule_jax.data import load
-from ule_jax.data.checks import bad_images
+from ule_jax.data.checks import remarks, scan_images
+from ule_jax.data.decoding import BY_TYPE, Decoding
 from ule_jax.data.files import split_of
 from ule_jax.data.records import COLUMNS, Rows, Table
 from ule_jax.errors import UserError
@@ -45,24 +46,26 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f'{out} exists: choose another --out, or remove it.')
   options = dict(flags.config.data)
   name, skip = options.pop('name'), options.pop('on_bad_image', 'fail') == 'skip'
-  table = load(name, options, _say).table
+  dataset = load(name, options, _say)
+  table = dataset.table
   if table is None:
     raise UserError(f'{name} is not made of image files: there is nothing to prepare.')
-  written = prepare(name, table, out, skip)
+  written = prepare(name, table, out, skip, dataset.decoding)
   print(f'{written:,} images in {out}; read them with --config.data.dir={out}')
 
 
-def prepare(name: str, table: Table, out: Path, skip: bool) -> int:
+def prepare(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY_TYPE) -> int:
   """Write a table, all or nothing; return the number of images.
 
   Args:
     out: a folder that does not exist.
     skip: leave out images that cannot be decoded, instead of ending at the first.
+    decoding: that they have to be decoded with.
 
   Raises:
     UserError: an image cannot be read or decoded, or the folder cannot be written.
   """
-  parts = {part: _decodable(part, rows, skip) for part, rows in table.parts.items()}
+  parts = {part: _decodable(part, rows, skip, decoding) for part, rows in table.parts.items()}
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the last step is a rename: the target is there as a whole or not at all.
@@ -84,10 +87,11 @@ def prepare(name: str, table: Table, out: Path, skip: bool) -> int:
   return sum(len(rows.names) for rows in parts.values())
 
 
-def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
+def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
   """Decode every image once; return the rows whose images can be decoded."""
   count, unknown = len(rows.names), np.full(len(rows.names), -1)
-  bad = bad_images(split_of(rows, unknown, unknown), _say)
+  scan = scan_images(split_of(rows, unknown, unknown, decoding), _say)
+  bad = scan.bad
   first = next(iter(bad.values()), '')
   if bad and not skip:
     raise UserError(first + (f' {len(bad) - 1} more of {part} cannot.' if len(bad) > 1 else ''))
@@ -95,6 +99,8 @@ def _decodable(part: str, rows: Rows, skip: bool) -> Rows:
     raise UserError(f'no image of {part} can be decoded: {first}')
   if bad:
     _say(f'warning: {len(bad)} of {count:,} images of {part} are left out, the first: {first}')
+  for text in remarks([scan], decoding):
+    _say(f'warning: {part}: {text}')
   return rows.take(np.setdiff1d(np.arange(count), list(bad)))
 
 

@@ -58,6 +58,11 @@ class Restored(NamedTuple):
     return tuple(self.results['classes'])
 
   @property
+  def before_white(self) -> bool:
+    """Whether it was recorded before there was data.white: its images may have had other pixels."""
+    return workdir.lacks(self.directory, 'data.white')
+
+  @property
   def scalar(self) -> str:
     """What the run differentiates with respect to its input; `margin` where its method does not."""
     return self.config.method.scalar if 'scalar' in self.config.method else 'margin'
@@ -116,6 +121,8 @@ def load_data(run: Restored) -> Dataset:
   dataset = data.load(options.pop('name'), options, console.say)
   if dataset.classes != run.classes:
     raise UserError(f'{run.directory} was trained on the classes {run.classes}, and its data now have others.')
+  if run.before_white:
+    data.say_changed(dataset, console.say)
   return dataset
 
 

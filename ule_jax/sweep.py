@@ -204,7 +204,10 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   refuse_empty_groups(config, dataset)
   steps = total_steps(config, stages.training(config, dataset, Prepared()))
   about = config.to_dict() | {'axes': axes}
-  if workdir.compare(directory, about, force) and (directory / 'done').exists():
+  unchanged = workdir.compare(directory, about, force)
+  if workdir.lacks(directory, 'data.white'):
+    data.say_changed(dataset, console.say)
+  if unchanged and (directory / 'done').exists():
     found = workdir.read_json(directory / 'sweep.json')
     if found['steps'] == steps:
       return found
@@ -214,9 +217,9 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   ):
     (directory / 'done').unlink(missing_ok=True)
     workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
-    dataset, begin = start_from_weights(config, directory, dataset)
     if checkpoints.latest is None:
-      data.check_images(dataset, config.data, console.say)
+      data.check_images(dataset, config.data, console.say, sampled=config.model.encoder == 'frozen')
+    dataset, begin = start_from_weights(config, directory, dataset)
     sweep = Sweep(config, members, directory, dataset, rules, begin, checkpoints)
     sweep.train(signals)
     results = sweep.conclude() | {'axes': axes}

@@ -218,6 +218,8 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
     refuse_empty_groups(config, dataset)
   # Not under a lock: several second runs may look at one first run that is done.
   unchanged = workdir.compare(directory, config.to_dict(), force)
+  if hosts.is_first() and workdir.lacks(directory, 'data.white'):
+    data.say_changed(dataset, console.say)
   # The length of a fit is that of its first run: it is fitted again, which takes seconds.
   results = {}
   if unchanged and not stages.is_fit(config) and (directory / 'done').exists():
@@ -237,14 +239,14 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
       raise UserError(f'{directory} is not the folder that the first host has: give a --workdir that all hosts see.')
     with contextlib.closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
       begin, prepared = lambda state: state, Prepared()
+      if checkpoints.latest is None and config.first.prepare == 'none':
+        data.check_images(dataset, config.data, console.say, sampled=config.model.encoder == 'frozen')
       if checkpoints.latest is None or config.model.encoder == 'frozen':
         dataset, begin = start_from_weights(config, directory, dataset)
       if config.first.prepare != 'none':
         first, prepared = run_first(config, directory, dataset, force, signals)
         if prepared.head is not None:
           begin = partial(with_head, first=first, head=prepared.head)
-      elif checkpoints.latest is None:
-        data.check_images(dataset, config.data, console.say)
       training = stages.training(config, dataset, prepared)
       return _train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
 

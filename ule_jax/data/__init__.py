@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, refuse_bad_images, without_bad_images
+from ule_jax.data.checks import differences, look_at_images, say_changed, without_bad_images
 from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.errors import UserError, unknown
 
@@ -70,16 +70,30 @@ def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
   return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
 
 
-def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None) -> None:
+def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
   """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
 
-  Prepared data were decoded when they were written.
+  Also says what pixels do not tell: that images are transparent, or use little of their range. Of prepared data, which
+  were decoded when they were written, a sample is looked at.
+
+  Args:
+    sampled: look at a sample only, as all images are read at the beginning anyway.
 
   Raises:
-    UserError: an image that is not of train cannot be decoded.
+    UserError: an image cannot be decoded.
   """
-  if dataset.table is not None and not dataset.table.prepared and options['on_bad_image'] == 'fail':
-    refuse_bad_images(dataset, say)
+  if dataset.table is not None and options['on_bad_image'] == 'fail':
+    look_at_images(dataset, say, sampled or dataset.table.prepared)
 
 
-__all__ = ['DATASETS', 'ON_BAD_IMAGE', 'Dataset', 'Preparation', 'Split', 'check_images', 'load', 'preparation']
+__all__ = [
+  'DATASETS',
+  'ON_BAD_IMAGE',
+  'Dataset',
+  'Preparation',
+  'Split',
+  'check_images',
+  'load',
+  'preparation',
+  'say_changed',
+]

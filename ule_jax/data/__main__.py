@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ule_jax import cli
 from ule_jax.data import DATASETS, ON_BAD_IMAGE
-from ule_jax.data.checks import bad_images, differences
+from ule_jax.data.checks import Scan, differences, remarks, scan_images
 from ule_jax.data.dataset import Dataset
 from ule_jax.errors import UserError, unknown
 
@@ -49,17 +49,19 @@ def main(argv: Sequence[str]) -> None:
       wrong.append('the counts differ from the release (--config.data.official=False makes this a warning)')
   elif dataset.official:
     print(f'\nall counts are those of the release of {name}')
-  bad = {}
+  scans: dict[str, Scan] = {}
   if flags.values['images']:
     for split, content in dataset.splits.items():
-      bad[split] = bad_images(content, lambda text: print(text, file=sys.stderr, flush=True))
-    problems = [text for found in bad.values() for text in found.values()]
+      scans[split] = scan_images(content, lambda text: print(text, file=sys.stderr, flush=True))
+    problems = [text for scan in scans.values() for text in scan.bad.values()]
     print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
     if problems and on_bad_image == 'fail':
       wrong.append(f'{len(problems)} images cannot be decoded (--config.data.on_bad_image=skip leaves them out)')
+    for text in remarks(scans.values(), dataset.decoding):
+      print(f'warning: {text}')
   out = Path(flags.values['out'] or f'sheets/{flags.name}')
   try:
-    sheets = contact_sheets(dataset, out, bad)
+    sheets = contact_sheets(dataset, out, {split: scan.bad for split, scan in scans.items()})
   except OSError as error:
     raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
   print(f'\n{len(sheets)} contact sheets in {out}')

@@ -17,6 +17,7 @@ import numpy as np
 
 from ule_jax.data import records
 from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import random_crop_and_flip, split_of, square
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize
@@ -30,13 +31,25 @@ OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
 }
 
 
-def preparation(*, size: int, resize: str, **_) -> Preparation:
+def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
   words = f'crop the largest square from the middle, resize it to {size} x {size} ({resize})'
-  return Preparation((size, size, 3), square(size, make_resize(resize)), words=words)
+  return Preparation(
+    (size, size, 3), square(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  )
 
 
-def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augment: bool) -> Dataset:
+def load(
+  *,
+  dir: str,
+  target: str,
+  attribute: str,
+  size: int,
+  resize: str,
+  augment: bool,
+  white: float = 0.0,
+  background: str = 'white',
+) -> Dataset:
   """Read the label files, check that every image is there, and leave decoding to the pipeline.
 
   Args:
@@ -46,6 +59,8 @@ def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augme
     size: pixels, height and width after resizing.
     resize: antialias or linear.
     augment: random crops of 0.7 to 1 of the area and random flips in training.
+    white: the value that is white in the files; 0: by their type.
+    background: the colour that transparent images are put on.
 
   Raises:
     UserError: a file, an attribute or an image is missing, or a file cannot be understood.
@@ -57,13 +72,13 @@ def load(*, dir: str, target: str, attribute: str, size: int, resize: str, augme
       raise unknown('CelebA attribute', chosen, names)
   if target == attribute:
     raise UserError(f'data.target and data.attribute are both {target!r}: choose two attributes.')
-  prepared = preparation(size=size, resize=resize)
+  prepared = preparation(size=size, resize=resize, white=white, background=background)
   # Both sides of the ratio: group_DRO's data/celebA_dataset.py with --augment_data.
   crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, a = rows.columns[target], rows.columns[attribute]
-    return split_of(rows, y, y * 2 + a)
+    return split_of(rows, y, y * 2 + a, prepared.decoding)
 
   usual = (target, attribute) == ('Blond_Hair', 'Male')
   return Dataset(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
+from ule_jax.data.decoding import BY_TYPE, Decoded, Decoding
 from ule_jax.data.records import Table
 
 Image = UInt8[np.ndarray, 'h w c'] | Float32[np.ndarray, 'd']
@@ -22,7 +23,8 @@ class Split(NamedTuple):
 
   `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
   set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
-  training, relative to the others. `version(i)` changes when the file of image `i` does (None: it cannot).
+  training, relative to the others. `version(i)` changes when the file of image `i` does (None: it cannot). `look(i)`
+  is `load(i)` with what became of the file on the way (None: there are no files).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -32,6 +34,7 @@ class Split(NamedTuple):
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
   chance: Float[np.ndarray, 'n'] | None = None
   version: Callable[[int], str] | None = None
+  look: Callable[[int], Decoded] | None = None
 
   @property
   def count(self) -> int:
@@ -39,7 +42,7 @@ class Split(NamedTuple):
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
     """Return the split of some of its examples."""
-    masks, version = self.masks, self.version
+    masks, version, look = self.masks, self.version, self.look
     return Split(
       label=self.label[ids],
       group=self.group[ids],
@@ -48,6 +51,7 @@ class Split(NamedTuple):
       masks=masks and (lambda i: masks(ids[i])),
       chance=None if self.chance is None else self.chance[ids],
       version=version and (lambda i: version(ids[i])),
+      look=look and (lambda i: look(ids[i])),
     )
 
 
@@ -60,6 +64,7 @@ class Preparation(NamedTuple):
   std: tuple[float, ...] = IMAGENET_STD
   dtype: type = np.uint8
   words: str = ''
+  decoding: Decoding = BY_TYPE
 
 
 class Dataset(NamedTuple):
@@ -69,7 +74,8 @@ class Dataset(NamedTuple):
   `val_<something>` and give further selection rules. The transforms run on the host, where images
   still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
   scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results. An "image" may also be the
-  float32 features that a frozen encoder made of it; `dtype` says which. `words` says what `eval_transform` does.
+  float32 features that a frozen encoder made of it; `dtype` says which. `words` says what `eval_transform` does,
+  `decoding` what is white in the files, and what transparent images are put on.
 
   `official` has the group counts of the released data set by split, if it is one. `combinations` are
   metrics of its field that are linear in the group accuracies: name -> a weight per group. `titles`
@@ -91,6 +97,7 @@ class Dataset(NamedTuple):
   table: Table | None = None
   dtype: type = np.uint8
   words: str = ''
+  decoding: Decoding = BY_TYPE
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
     """Count the examples of each group in a split; unknown groups are not counted."""

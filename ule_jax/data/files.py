@@ -6,27 +6,25 @@ import numpy as np
 from jaxtyping import Int
 
 from ule_jax.data.dataset import Split, Transform
+from ule_jax.data.decoding import ADVICE, Decoded, Decoding, decode_mask, read
 from ule_jax.data.records import Rows
-from ule_jax.data.transforms import (
-  Resize,
-  center_crop,
-  center_square,
-  decode,
-  decode_mask,
-  random_flip,
-  random_resized_crop,
-)
+from ule_jax.data.transforms import Resize, center_crop, center_square, random_flip, random_resized_crop
 from ule_jax.errors import UserError
 
 
-def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n']) -> Split:
+def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n'], decoding: Decoding) -> Split:
   """Make a split of all rows of a part."""
+
+  def look(i: int) -> Decoded:
+    return read(rows.read(i), rows.names[i], ADVICE, decoding)
+
   return Split(
     label=np.asarray(label, np.int32),
     group=np.asarray(group, np.int32),
-    load=lambda i: decode(rows.read(i), rows.names[i]),
+    load=lambda i: look(i).pixels,
     name=lambda i: rows.names[i],
     version=rows.version,
+    look=look,
     masks=(lambda i: {m: decode_mask(read(i), f'{m} of {rows.names[i]}') for m, read in rows.masks.items()})
     if rows.masks
     else None,

@@ -22,6 +22,7 @@ from jaxtyping import Int32
 
 from ule_jax.data import records
 from ule_jax.data.dataset import Dataset, Preparation, Transform
+from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import check_size, random_crop_and_flip, split_of, square, stretch
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
@@ -31,11 +32,13 @@ FITS = {'crop': square, 'stretch': stretch}
 CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
 
 
-def preparation(*, size: int, resize: str, fit: str, **_) -> Preparation:
+def preparation(*, size: int, resize: str, fit: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
   first = 'crop the largest square from the middle, then ' if fit == 'crop' else ''
   words = f'{first}resize to {size} x {size} ({resize})'
-  return Preparation((size, size, 3), FITS[fit](size, make_resize(resize)), words=words)
+  return Preparation(
+    (size, size, 3), FITS[fit](size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  )
 
 
 def load(
@@ -49,6 +52,8 @@ def load(
   ratio: tuple[float, float],
   jitter: float,
   unlisted: str,
+  white: float = 0.0,
+  background: str = 'white',
 ) -> Dataset:
   """Read the metadata, check that every image is there, and leave decoding to the pipeline.
 
@@ -62,6 +67,8 @@ def load(
     ratio: of the random crops: range of width / height.
     jitter: strength of colour jitter in training, in [0, 0.5]; 0 is none.
     unlisted: fail, or ignore image files that have no row.
+    white: the value that is white in the files; 0: by their type.
+    background: the colour that transparent images are put on.
 
   Raises:
     UserError: something is missing or cannot be understood.
@@ -77,6 +84,8 @@ def load(
   if not 0 <= jitter <= 0.5:
     raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
   check_size(size)
+  prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
+  decoding = prepared.decoding
   table = records.open_table(dir, 'a folder of images', lambda root: scan(root, unlisted), ('train',), ('label',))
   classes = table.names.get('label', ())
   values = table.names.get('attribute')
@@ -89,10 +98,10 @@ def load(
     label, nothing = rows.columns['label'], np.full(len(rows.names), -1, np.int32)
     if values is not None:
       attribute = rows.columns['attribute']
-      return split_of(rows, label, np.where(attribute < 0, -1, label * len(values) + attribute))
-    return split_of(rows, label, rows.columns.get('group', nothing))
+      return split_of(rows, label, np.where(attribute < 0, -1, label * len(values) + attribute), decoding)
+    return split_of(rows, label, rows.columns.get('group', nothing), decoding)
 
-  prepared, interpolate = preparation(size=size, resize=resize, fit=fit), make_resize(resize)
+  interpolate = make_resize(resize)
   return Dataset(
     splits={part: split(rows) for part, rows in table.parts.items()},
     classes=classes,

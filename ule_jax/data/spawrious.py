@@ -26,6 +26,7 @@ from jaxtyping import Int
 
 from ule_jax.data import records
 from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import split_of, stretch
 from ule_jax.data.records import Table
 from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
@@ -72,13 +73,26 @@ CHALLENGES = {
 }
 
 
-def preparation(*, size: int, resize: str, **_) -> Preparation:
+def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
   words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation((size, size, 3), stretch(size, make_resize(resize)), words=words)
+  return Preparation(
+    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  )
 
 
-def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val_fraction: float, seed: int) -> Dataset:
+def load(
+  *,
+  dir: str,
+  challenge: str,
+  size: int,
+  resize: str,
+  augment: bool,
+  val_fraction: float,
+  seed: int,
+  white: float = 0.0,
+  background: str = 'white',
+) -> Dataset:
   """List the tree, choose the images of a challenge, and leave decoding to the pipeline.
 
   Args:
@@ -89,6 +103,8 @@ def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val
     augment: flips, colour jitter and sometimes no colour in training.
     val_fraction: share of train that becomes the validation split, in (0, 1).
     seed: of the choice of files and of the validation split.
+    white: the value that is white in the files; 0: by their type.
+    background: the colour that transparent images are put on.
 
   Raises:
     UserError: something is missing or an option is out of its range.
@@ -98,7 +114,7 @@ def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val
   if not 0 < val_fraction < 1:
     raise UserError(f'data.val_fraction is {val_fraction}: give the share of train for validation, between 0 and 1.')
   table = records.open_table(dir, 'Spawrious', scan, ('images',), ('directory', 'location', 'class'))
-  prepared = preparation(size=size, resize=resize)
+  prepared = preparation(size=size, resize=resize, white=white, background=background)
 
   def train(image, rng):
     # facebookresearch/DomainBed, domainbed/datasets.py: flip, ColorJitter(.3, .3, .3, .3), RandomGrayscale(0.1)
@@ -106,7 +122,9 @@ def load(*, dir: str, challenge: str, size: int, resize: str, augment: bool, val
     return random_grayscale(jittered, rng, 0.1)
 
   rows = table.parts['images']
-  whole = split_of(rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'])
+  whole = split_of(
+    rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'], prepared.decoding
+  )
   chosen = CHALLENGES[challenge]
   taken = _choose(rows.columns, chosen, val_fraction, seed, dir)
   locations = {'train': chosen.train, 'test': chosen.test, 'shared in train': chosen.filler}

@@ -1,74 +1,26 @@
-"""Images from encoded bytes, and what is done to them on the host; uint8 in, uint8 out.
+"""What is done to decoded images on the host; uint8 in, uint8 out.
 
-Decoding, cropping and resizing happen here because files differ in size; normalisation happens in
+Cropping and resizing happen here because files differ in size; normalisation happens in
 the compiled step. Distributions and arithmetic are torchvision's for PIL images, so that recipes of
 other repositories mean the same here.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
-import simplejpeg
-from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance
 
-from ule_jax.errors import UserError, unknown
+from ule_jax.data.decoding import Pixels
+from ule_jax.data.decoding import decode as decode  # as it is called from outside
+from ule_jax.errors import unknown
 
 cv2.setNumThreads(0)  # the pipeline has threads of its own
 
-Pixels = UInt8[np.ndarray, 'h w 3']
 Resize = Callable[[Pixels, tuple[int, int]], Pixels]
-
-
-ADVICE = 'replace it, take its row out, or leave such images out with --config.data.on_bad_image=skip'
-
-
-def decode(encoded: bytes, name: str, advice: str = ADVICE) -> Pixels:
-  """Decode an image file to RGB, whatever its format, mode, bit depth and EXIF orientation.
-
-  Plain JPEGs go through libjpeg-turbo (simplejpeg), which gives PIL's pixels in two thirds of the time.
-
-  Args:
-    name: of the image, for messages.
-    advice: what to do about an image that cannot be decoded, at the end of the message.
-
-  Raises:
-    UserError: the bytes are truncated or no image; the sentence names it.
-  """
-  # An EXIF block may turn the image, and an unusual colour space needs converting: PIL knows how. It also
-  # has the last word on a JPEG that libjpeg has doubts about, so that we read what its users read.
-  if encoded[:2] == b'\xff\xd8' and b'Exif\0' not in encoded:
-    try:
-      if simplejpeg.decode_jpeg_header(encoded)[2] in ('YCbCr', 'Gray'):
-        return simplejpeg.decode_jpeg(encoded)
-    except ValueError:
-      pass
-  try:
-    with Image.open(io.BytesIO(encoded)) as image:
-      image.load()
-      image = ImageOps.exif_transpose(image)
-      return np.asarray(_grey(image).convert('RGB'))
-  except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = str(error) if 'BytesIO' not in str(error) else 'no known image format'
-    raise UserError(f'image {name} cannot be decoded ({reason}): {advice}.') from None
-
-
-def decode_mask(encoded: bytes, name: str) -> UInt8[np.ndarray, 'h w']:
-  """Decode a mask file to one channel, 0 to 255."""
-  return np.asarray(Image.fromarray(decode(encoded, name)).convert('L'))
-
-
-def _grey(image: Image.Image) -> Image.Image:
-  """Bring 16-bit and 32-bit grey to 8 bits; PIL's own conversion clips at 255."""
-  if not (image.mode.startswith('I') or image.mode == 'F'):
-    return image
-  values = np.asarray(image, np.float64)
-  return Image.fromarray((values / (257 if values.max(initial=0) > 255 else 1)).clip(0, 255).astype(np.uint8))
 
 
 def antialias(image: Pixels, size: tuple[int, int]) -> Pixels:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from ule_jax.data import records
 from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import split_of, stretch
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize, random_flip
@@ -44,13 +45,15 @@ OFFICIAL = {
 MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
 
 
-def preparation(*, size: int, resize: str, **_) -> Preparation:
+def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
   words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation((size, size, 3), stretch(size, make_resize(resize)), words=words)
+  return Preparation(
+    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  )
 
 
-def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
+def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0, background: str = 'white') -> Dataset:
   """List the tree, check its masks, and leave decoding to the pipeline.
 
   Args:
@@ -58,17 +61,19 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     size: pixels, height and width; the images are 256.
     resize: antialias or linear.
     augment: random flips in training.
+    white: the value that is white in the files; 0: by their type.
+    background: the colour that transparent images are put on.
 
   Raises:
     UserError: something is missing or cannot be understood.
   """
   table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, COLUMNS)
-  prepared = preparation(size=size, resize=resize)
+  prepared = preparation(size=size, resize=resize, white=white, background=background)
   evaluate = prepared.eval_transform
 
   def split(rows: Rows):
     obj, bg, co = (rows.columns[name] for name in COLUMNS)
-    return split_of(rows, obj, obj * 4 + bg * 2 + co)
+    return split_of(rows, obj, obj * 4 + bg * 2 + co, prepared.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in FOLDERS},

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ule_jax.data import records
 from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import random_crop_and_flip, shrink_and_center, split_of
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize
@@ -29,13 +30,18 @@ OFFICIAL = {
 CLASSES = ('landbird', 'waterbird')
 
 
-def preparation(*, size: int, resize: str, **_) -> Preparation:
+def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
   """Say how images are prepared; takes the options of `load`."""
   words = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
-  return Preparation((size, size, 3), shrink_and_center(size, make_resize(resize)), words=words)
+  return Preparation(
+    (size, size, 3),
+    shrink_and_center(size, make_resize(resize)),
+    words=words,
+    decoding=make_decoding(white, background),
+  )
 
 
-def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
+def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0, background: str = 'white') -> Dataset:
   """Read the metadata, check that every image is there, and leave decoding to the pipeline.
 
   Args:
@@ -43,18 +49,20 @@ def load(*, dir: str, size: int, resize: str, augment: bool) -> Dataset:
     size: pixels, height and width.
     resize: antialias or linear.
     augment: random crops of 0.7 to 1 of the area and random flips in training.
+    white: the value that is white in the files; 0: by their type.
+    background: the colour that transparent images are put on.
 
   Raises:
     UserError: something is missing or cannot be understood.
   """
   table = records.open_table(dir, 'Waterbirds', scan, PARTS, ('y', 'place'))
-  prepared = preparation(size=size, resize=resize)
+  prepared = preparation(size=size, resize=resize, white=white, background=background)
   # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
   crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, place = rows.columns['y'], rows.columns['place']
-    return split_of(rows, y, y * 2 + place)
+    return split_of(rows, y, y * 2 + place, prepared.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in PARTS},

@@ -15,7 +15,7 @@ import numpy as np
 
 from ule_jax.errors import UserError
 from ule_jax.report.colors import METHODS
-from ule_jax.workdir import flatten, read_json
+from ule_jax.workdir import flatten, read_json, with_added
 
 ADVICE = 'restore it, or keep the folder out of the report'
 NEEDED = (
@@ -37,6 +37,7 @@ FREE = ('seed', 'select', 'data.dir', 'data.on_bad_image', 'loader.threads', 'lo
 FREE += ('train.log_every',)
 # Fields of config.data that say how images are trained on, not which data set it is.
 TREATMENT = ('augment', 'size', 'resize', 'fit', 'scale', 'ratio', 'jitter', 'dir', 'on_bad_image', 'unlisted')
+TREATMENT += ('white', 'background')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of dictionaries, as it is itself
@@ -112,7 +113,7 @@ def find(paths: Sequence[Path]) -> Found:
       name = '/'.join(parts)
       again = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
       folders.setdefault(folder.resolve(), f'{name} ({again + 1})' if again else name)
-  configs = {folder: flatten(_config(folder)) for folder in folders}
+  configs = {folder: with_added(flatten(_config(folder))) for folder in folders}
   elsewhere = {config['first.workdir'] for config in configs.values() if 'first.workdir' in config}
   shared = {Path(folder).resolve() for folder in elsewhere if folder}
   runs, unfinished = [], []
