@@ -15,6 +15,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.extend import backend
 
+from ule_jax.errors import UserError
+from ule_jax.paths import BUCKETS, local_path
+
 # What of jax's own settings decides about the numbers, beside flags of the environment.
 SETTINGS = (
   'jax_enable_x64',
@@ -47,13 +50,13 @@ def use_cache(choice: str, say: Callable[[str], None]) -> None:
     folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{user_cache()}/xla'
   elif choice != 'off':
     folder = choice
-  if folder and '://' not in folder:
-    folder = os.path.expanduser(folder)
+  if folder and not folder.startswith(BUCKETS):
     try:
+      folder = str(local_path(folder, 'compilation_cache'))
       Path(folder).mkdir(parents=True, exist_ok=True)
       if not os.access(folder, os.W_OK):
         raise PermissionError(13, 'Permission denied')
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
       say(f'warning: nothing compiled is kept, as {folder} cannot be written ({error})')
       folder = None
   if folder != jax.config.jax_compilation_cache_dir:

@@ -15,6 +15,7 @@ from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
 from ule_jax.models import ENCODERS, MODELS, pretrained
 from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
+from ule_jax.paths import local_path
 from ule_jax.sharding import PARALLEL
 from ule_jax.workdir import flatten
 
@@ -44,6 +45,8 @@ def check(config: Any) -> None:
     'parallel': PARALLEL,
   }
   fields = flatten(config.to_dict())
+  for field in ('first.workdir', 'model.feature_cache'):
+    local_path(fields[field] or '.', field)
   for field, table in tables.items():
     if field in fields and fields[field] not in table:
       raise unknown(field, str(fields[field]), table)
@@ -178,6 +181,8 @@ def _check_model(config: Any) -> None:
     raise UserError(f'weights of {model.name} have BatchNorm: set model.batch_norm=frozen or batch.')
   if model.weights == 'default':
     pretrained.default(model.name)
+  elif model.weights != 'none' and not model.weights.startswith('hf:'):
+    local_path(model.weights, 'model.weights')
   if frozen and model.weights == 'none':
     raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
   if frozen and (model.remat or model.drop_path):

@@ -7,7 +7,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from ule_jax import hosts
 from ule_jax.errors import UserError
+from ule_jax.paths import plain_name
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -42,7 +43,9 @@ class Checkpoints:
     self.rules = tuple(rules)
     self._directory, self._keep = directory.absolute(), keep
     options = ocp.CheckpointManagerOptions(preservation_policy=self, create=True)
-    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    self._open = ExitStack()
+    place = self._open.enter_context(plain_name(self._directory))
+    self._manager = ocp.CheckpointManager(place, options=options)
     # None: the file with the scores is damaged.
     self._scores: dict[int, Scores | None] = {step: self._read_scores(step) for step in self.steps}
 
@@ -170,7 +173,7 @@ class Checkpoints:
     Raises:
       UserError: the last save failed.
     """
-    with self._told():
+    with self._open, self._told():
       self._manager.close()
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

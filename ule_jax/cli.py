@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ule_jax.errors import DEFECT, DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
+from ule_jax.paths import expand_home, local_path
 from ule_jax.signals import Signals
 
 # verb -> the module that has its `main`
@@ -49,6 +50,10 @@ ule-jax VERB ... is python -m ule_jax.VERB ...; ule-jax VERB --help tells more.
 Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
 
 
+# Fields of a config that name a file or a folder
+PATHS = ('data.dir', 'first.workdir', 'model.feature_cache', 'model.weights', 'compilation_cache')
+
+
 class Arguments(NamedTuple):
   """A command line as it was read: the verb's flags, what is no flag, and what it says of a config, in order."""
 
@@ -68,6 +73,8 @@ class Flags(NamedTuple):
 def main(verb: Callable[[Sequence[str]], None]) -> None:
   """Run a verb on the command line's arguments and exit with the code that its ending means."""
   several = False
+  if hasattr(sys.stdout, 'reconfigure'):
+    sys.stdout.reconfigure(errors='backslashreplace')  # a name of a file may be no text, and a locale have no ±
   try:
     with Signals():
       try:
@@ -99,7 +106,7 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
 
 
 def _say(code: int, text: str) -> int:
-  print(text, file=sys.stderr)
+  print(re.sub(r'[\x00-\x1f\x7f]', lambda match: ascii(match[0])[1:-1], text), file=sys.stderr)
   return code
 
 
@@ -177,7 +184,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   """Load a config file with its argument and apply `config.FIELD=VALUE` overrides."""
   from ule_jax.workdir import flatten
 
-  file, _, behind = spec.partition(':')
+  file, behind = _parted(spec)
   method, *variants = behind.split(',')
   # A method brings its own options with it, so that it has to be chosen when the config is made.
   method = next((value for name, value in overrides if name == 'config.method.name'), method)
@@ -205,7 +212,23 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
       folder = f'$ULE_DATA/{config.data.name}'
       raise UserError(f'no data folder: give --config.data.dir=DIR, or set ULE_DATA so that {folder} is it.')
     config.data.dir = f'{root.rstrip("/")}/{config.data.name}'
+  written = {name: value for name, value in flatten(config.to_dict()).items() if name in PATHS}
+  config.update_from_flattened_dict({name: expand_home(value) for name, value in written.items()})
   return config, '-'.join([path.stem, *variants])
+
+
+def _parted(spec: str) -> tuple[str, str]:
+  """Part `FILE[:METHOD[,VARIANT...]]`; a file, and a folder that it is in, may have a colon in its name."""
+  whole = expand_home(spec)
+  before, _, behind = whole.rpartition(':')
+  if os.path.isfile(whole):
+    return whole, ''
+  if os.path.isfile(before):
+    return before, behind
+  if '://' in whole:
+    local_path(whole, '--config')
+  file, _, behind = whole.partition(':')
+  return file, behind
 
 
 def conform(config: Any) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jaxtyping import PyTree
 from ule_jax import cli
 from ule_jax.errors import UserError
 from ule_jax.models import pretrained
+from ule_jax.paths import local_path, output_path
 from ule_jax.restore import Restored, restore
 from ule_jax.train import pixel_scale
 
@@ -50,9 +50,10 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.read(argv, USAGE, {'run': '', 'out': 'model.stablehlo'}).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
-  run, out = restore(Path(flags['run'])), Path(flags['out'])
+  out = output_path(flags['out'], '--out')
   if out.suffix not in ('.stablehlo', '') or out.is_dir():
     raise UserError(f'--out {out} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
+  run = restore(local_path(flags['run'], '--run'))
   variables = jax.tree.map(np.asarray, run.variables(run.roles[-1]))
   tensors, layout = weights(run, variables)
   about = describe(run, layout)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ule_jax import cli
+from ule_jax.paths import local_path
 
 USAGE = """\
 Train a classifier that avoids a shortcut, evaluate it, and write the results into a folder.
@@ -31,6 +31,9 @@ Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule
 def main(argv: Sequence[str]) -> None:
   """Parse the flags, run, and print the tables."""
   flags = cli.parse(argv, USAGE, {'workdir': '', 'force': False, 'coordinator': '', 'hosts': 0, 'host': -1})
+  config = flags.config
+  default = f'runs/{flags.name}-{config.method.name}-s{config.seed}'
+  workdir = local_path(flags.values['workdir'] or default, '--workdir')
   from ule_jax import backend, console, hosts, train  # after the flags: importing jax takes seconds
 
   backend.keep_memory()
@@ -39,9 +42,6 @@ def main(argv: Sequence[str]) -> None:
   hosts.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
   if not hosts.is_first():
     console.hush()
-  config = flags.config
-  default = f'runs/{flags.name}-{config.method.name}-s{config.seed}'
-  workdir = Path(flags.values['workdir'] or default)
   results = train.run(config, workdir, force=flags.values['force'])
   if not hosts.is_first():
     return

@@ -21,6 +21,7 @@ from ule_jax.data.decoding import Decoded, has_changed, may_have_changed, read
 from ule_jax.data.records import SUFFIXES
 from ule_jax.errors import UserError
 from ule_jax.evaluate.saliency import make_saliency_step
+from ule_jax.paths import local_path, output_path
 from ule_jax.report.pictures import beside, colored, scaled, to_png
 from ule_jax.restore import Restored, restore
 
@@ -48,9 +49,10 @@ def main(argv: Sequence[str]) -> None:
   for name in ('run', 'input'):
     if not flags[name]:
       raise UserError(f'give --{name}; see --help.')
-  root, files = find(Path(flags['input']))
-  run, out = restore(Path(flags['run'])), Path(flags['out'])
-  looks = Path(flags['saliency']) if flags['saliency'] else None
+  root, files = find(local_path(flags['input'], '--input'))
+  out = output_path(flags['out'], '--out')
+  looks = output_path(flags['saliency'], '--saliency') if flags['saliency'] else None
+  run = restore(local_path(flags['run'], '--run'))
   counts: Counter[str] = Counter()
   scans: list[Scan] = []
   with writing(out) as file:

@@ -19,6 +19,7 @@ from ule_jax.data.decoding import BY_TYPE, Decoding
 from ule_jax.data.files import split_of
 from ule_jax.data.records import COLUMNS, Rows, Table
 from ule_jax.errors import UserError
+from ule_jax.paths import output_path
 
 USAGE = """\
 Write a data set of image files as a TFDS array_record data set: few large files, which a pod reads well.
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.parse(argv, USAGE, {'out': ''})
   if not flags.values['out']:
     raise UserError('give --out=NEW, the folder to write.')
-  out = Path(flags.values['out'])
+  out = output_path(flags.values['out'], '--out')
   if out.exists():
     raise UserError(f'{out} exists: choose another --out, or remove it.')
   options = dict(flags.config.data)

@@ -25,6 +25,7 @@ from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import summary
 from ule_jax.methods import Prepared
 from ule_jax.metrics import SELECTABLE
+from ule_jax.paths import local_path
 from ule_jax.signals import Signals
 from ule_jax.train import (
   TrainState,
@@ -187,7 +188,7 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
   with Signals() as signals:
-    return _run(config, axes, Path(directory), force, signals)
+    return _run(config, axes, local_path(directory, '--workdir'), force, signals)
 
 
 def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
@@ -528,7 +529,8 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.parse(argv, USAGE, {'axis': [], 'workdir': '', 'force': False})
   backend.keep_memory()
   axes = parse_axes(flags.config, flags.values['axis'])
-  directory = Path(flags.values['workdir'] or f'runs/{flags.name}-{flags.config.method.name}-sweep')
+  default = f'runs/{flags.name}-{flags.config.method.name}-sweep'
+  directory = local_path(flags.values['workdir'] or default, '--workdir')
   results = run(flags.config, axes, directory, force=flags.values['force'])
   print(console.sweep_tables(results))
   print(f'\nresults: {directory / "sweep.json"}, and results.json of each member')

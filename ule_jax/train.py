@@ -33,6 +33,7 @@ from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, 
 from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
+from ule_jax.paths import local_path
 from ule_jax.signals import Signals
 
 
@@ -204,7 +205,7 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
   with Signals(shared=hosts.several()) as signals:
-    return _run(config, Path(directory), force, signals)
+    return _run(config, local_path(directory, '--workdir'), force, signals)
 
 
 def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
@@ -370,7 +371,7 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
       dataset,
       lambda image: apply(variables, sharding.shard_batch(image, mesh)),
       encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
-      cache=Path(config.model.feature_cache) if config.model.feature_cache else backend.user_cache() / 'features',
+      cache=local_path(config.model.feature_cache or backend.user_cache() / 'features', 'model.feature_cache'),
       batch_size=config.train.eval_batch_size,
       threads=config.loader.threads,
       say=console.say,
@@ -401,7 +402,7 @@ def run_first(
   """
   stages.check_first(config, dataset)
   first = stages.first_config(config)
-  place = Path(config.first.workdir or directory / 'first')
+  place = local_path(config.first.workdir or directory / 'first', 'first.workdir')
   console.say(f'first run of {config.method.name}, in {place}:')
   last = _run(first, place, force, signals)['last']['step']
   mesh = sharding.make_mesh()

@@ -53,6 +53,7 @@ PACKAGES = (
 FLAGS = ('XLA_', 'JAX_', 'LIBTPU_', 'TF_CUDNN_', 'CUBLAS_', 'NVIDIA_TF32_OVERRIDE', 'CUDA_VISIBLE_DEVICES', 'OMP_')
 
 LOCK = 'lock'
+BELOW = 400  # bytes of the longest path in a run: of a part of a checkpoint of a first run, or of a sweep's member
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -123,6 +124,12 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
     UserError: it holds a run with another config and `force` is not set, or something else.
   """
   path = workdir / 'config.json'
+  length = len(os.fsencode(workdir.absolute()))
+  if length + BELOW > (longest := os.pathconf('/', 'PC_PATH_MAX')):
+    raise UserError(
+      f'the path of --workdir has {length:,} bytes, and files below it would exceed the {longest:,} that are possible: '
+      'choose a shorter one.'
+    )
   try:
     if not path.exists():
       if workdir.exists() and (not workdir.is_dir() or _foreign(workdir)):
@@ -266,8 +273,9 @@ class MetricsLog:
       partial.replace(path)
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
+    events = (workdir / 'tensorboard' / 'events').absolute()  # it takes what is before a colon for a scheme
     # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then its queue blocks for ever.
-    self._events = EventsWriter(str(workdir / 'tensorboard' / 'events'), f'.{os.getpid()}')
+    self._events = EventsWriter(str(events), f'.{os.getpid()}')
     if start:
       self._event(start + 1, session_log={'status': 1})  # START: what was drawn from this step on is void
 

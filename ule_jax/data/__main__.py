@@ -15,6 +15,7 @@ from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.checks import Scan, differences, remarks, scan_images
 from ule_jax.data.dataset import Dataset
 from ule_jax.errors import UserError, unknown
+from ule_jax.paths import output_path
 
 USAGE = """\
 Check a data set: its counts against the release, every image, and a picture of each group.
@@ -35,6 +36,7 @@ PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, pixels of one
 def main(argv: Sequence[str]) -> None:
   """Print the counts, the problems and where the sheets are; raise if something is wrong."""
   flags = cli.parse(argv, USAGE, {'out': '', 'images': True})
+  out = output_path(flags.values['out'] or f'sheets/{flags.name}', '--out')
   options = dict(flags.config.data)
   name = options.pop('name')
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
@@ -59,7 +61,6 @@ def main(argv: Sequence[str]) -> None:
       wrong.append(f'{len(problems)} images cannot be decoded (--config.data.on_bad_image=skip leaves them out)')
     for text in remarks(scans.values(), dataset.decoding):
       print(f'warning: {text}')
-  out = Path(flags.values['out'] or f'sheets/{flags.name}')
   try:
     sheets = contact_sheets(dataset, out, {split: scan.bad for split, scan in scans.items()})
   except OSError as error:

@@ -8,6 +8,7 @@ ule_jax.prepare` does, images as their original bytes); every other folder is in
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import os
 import zipfile
@@ -21,6 +22,7 @@ from etils import epath
 from jaxtyping import Int, Int32
 
 from ule_jax.errors import UserError
+from ule_jax.paths import BUCKETS, local_path
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
 COLUMNS = 'columns.npz'  # labels and names of a prepared data set, so that a start reads no image
@@ -81,23 +83,32 @@ def open_table(
 
 
 def _open(dir: str, title: str, scan: Callable[[Path], Table]) -> Table:
+  remote = dir.startswith(BUCKETS)
+  root = epath.Path(dir if remote else local_path(dir, 'data.dir'))
   try:
-    root = epath.Path(dir)
     found = root.is_dir()
-  except ImportError as error:
+  except Exception as error:  # of the bucket's own package, which may be missing
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
     raise UserError(
-      f'{dir} needs a package to be read ({error}): install it, or mount the bucket as a folder.'
+      f'{dir} cannot be read ({reason}): install the package of such buckets, give it access, or mount the bucket as a '
+      'folder.'
     ) from None
   if not found:
     raise UserError(f'data.dir {dir} is not a folder: point --config.data.dir at {title}.')
   if (root / 'dataset_info.json').exists():
     return _prepared(root)
   # Where TFDS puts it, name/version/; the pattern passes over folders of 200,000 images quickly.
-  below = [path.parent for path in root.glob('*/[0-9]*.[0-9]*.[0-9]*/dataset_info.json')]
+  literal = epath.Path(glob.escape(os.fspath(root)))  # which epath takes for a part of the pattern
+  below = [path.parent for path in literal.glob('*/[0-9]*.[0-9]*.[0-9]*/dataset_info.json')]
   if len(below) == 1:
     return _prepared(below[0])
   if below:
     raise UserError(f'{dir} holds {len(below)} prepared data sets: point --config.data.dir at one, as {below[0]}.')
+  if remote:
+    raise UserError(
+      f'{dir} holds no prepared data set, and images are read from a bucket in no other form: copy there what '
+      'ule_jax.prepare writes, or mount the bucket as a folder.'
+    )
   return scan(Path(root))
 
 

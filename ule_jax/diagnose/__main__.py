@@ -12,6 +12,7 @@ from ule_jax import cli, diagnose
 from ule_jax.data import Dataset, pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, saliency
+from ule_jax.paths import local_path, output_path
 from ule_jax.report import RESTRICTED, data_uri, refuse_others, render, write
 from ule_jax.report.numbers import to_csv
 from ule_jax.report.panels import picture
@@ -50,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError('give --run=DIR, the folder of a finished run.')
   if not 2 <= flags['clusters'] <= MOST:
     raise UserError(f'--clusters is {flags["clusters"]}: give a number from 2 to {MOST}.')
-  out, split = Path(flags['out']), flags['split']
+  out, split = output_path(flags['out'], '--out'), flags['split']
   refuse_others(out, GENERATOR)
-  run = restore(Path(flags['run']))
+  run = restore(local_path(flags['run'], '--run'))
   dataset = load_data(run)
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
@@ -60,7 +61,9 @@ def main(argv: Sequence[str]) -> None:
   rows = found.pop('rows')
   columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in run.roles), 'group')
   page = Path(__file__).parent / 'page.html'
-  write(out, {'index.html': render(page, found), 'clusters.csv': to_csv(columns, rows).encode()})
+  write(
+    out, {'index.html': render(page, found), 'clusters.csv': to_csv(columns, rows).encode(errors='surrogateescape')}
+  )
   print(table(run, found))
   if found['restricted'] and not flags['no-images']:
     print(f'{found["restricted"]}: keep this page to yourself, or use --no-images.')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from ule_jax import cli, console
 from ule_jax.data import pipeline
 from ule_jax.errors import UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, saliency, summary, write_arrays
+from ule_jax.paths import local_path
 from ule_jax.restore import Restored, load_data, restore
 from ule_jax.workdir import flatten
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
   flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0}).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
-  directory, split = Path(flags['run']), flags['split']
+  directory, split = local_path(flags['run'], '--run'), flags['split']
   run = restore(directory)
   dataset = load_data(run)
   if split not in dataset.splits:

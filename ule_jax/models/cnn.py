@@ -16,7 +16,7 @@ def halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
   Sums of slices are part of one loop with what comes before and after; windows are a loop of their own on a CPU.
   """
   h, w = (n // 2 * 2 for n in x.shape[1:3])
-  x = x[:, :h, :w].reshape(len(x), h // 2, 2, w // 2, 2, -1)
+  x = x[:, :h, :w].reshape(x.shape[0], h // 2, 2, w // 2, 2, x.shape[3])  # len(x) would fail on a symbolic batch
   return sum(x[:, :, i, :, j] for i in (0, 1) for j in (0, 1)) / 4
 
 

@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from ule_jax.errors import UserError, unknown
+from ule_jax.paths import local_path
 
 Tensors = dict[str, np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
@@ -262,7 +263,7 @@ def find(source: str, name: str) -> Path:
   if source == 'default':
     source, _ = default(name)
   if not source.startswith('hf:'):
-    path = Path(source).expanduser()
+    path = local_path(source, 'model.weights')
     if not path.is_file():
       raise UserError(f'model.weights {source} is no file: give a .safetensors, .pth or .npz file, or hf:OWNER/NAME.')
     return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
     files |= {f'figures/{_slug(drawing.name)}.svg': drawing.svg, f'figures/{_slug(drawing.name)}.png': drawing.png}
   for one, (_, made) in shown.items():
     files[f'figures/{_slug(f"{one.dataset} {one.label} saliency")}.png'] = panels.sheet(made)
-  files['results.csv'] = numbers.to_csv(numbers.RESULTS, numbers.result_rows(series)).encode()
-  files['summary.csv'] = numbers.to_csv(numbers.SUMMARY, numbers.summary_rows(series)).encode()
-  files['changes.csv'] = numbers.to_csv(numbers.CHANGES, numbers.change_rows(series)).encode()
+  files['results.csv'] = numbers.to_csv(numbers.RESULTS, numbers.result_rows(series)).encode(errors='surrogateescape')
+  files['summary.csv'] = numbers.to_csv(numbers.SUMMARY, numbers.summary_rows(series)).encode(errors='surrogateescape')
+  files['changes.csv'] = numbers.to_csv(numbers.CHANGES, numbers.change_rows(series)).encode(errors='surrogateescape')
   write(out, files)
   said = [f'unfinished, not in the numbers: {text}' for text in found.unfinished]
   said += [f'left out: {text}' for text in left_out]
@@ -194,7 +195,7 @@ def render(page: Path, context: dict[str, Any]) -> bytes:
   environment = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
-  return environment.get_template(page.name).render(context).encode()
+  return environment.get_template(page.name).render(context).encode(errors='backslashreplace')
 
 
 def caption(series: Sequence[Series]) -> str:
@@ -239,4 +240,6 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _slug(text: str) -> str:
-  return re.sub(r'[^0-9a-zA-Z]+', '-', text).strip('-').lower()
+  """Name a file or a place of the page after a text, and texts in other letters apart."""
+  plain = re.sub(r'[^0-9a-zA-Z]+', '-', text).strip('-').lower()
+  return plain if text.isascii() else f'{plain}-{zlib.crc32(text.encode(errors="backslashreplace")):08x}'

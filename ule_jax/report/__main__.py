@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ule_jax import cli
 from ule_jax.errors import UserError
+from ule_jax.paths import local_path, output_path
 
 USAGE = """\
 Make one page of finished runs that opens anywhere: tables over seeds, curves, groups, what the networks look at.
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError('give the folders of runs, or one that holds them, for example: python -m ule_jax.report runs')
   from ule_jax.report import build
 
-  paths, out = [Path(path) for path in flags.positional], Path(flags.values['out'])
+  paths, out = [local_path(path, 'the folder') for path in flags.positional], output_path(flags.values['out'], '--out')
   for text in build(paths, out, images=not flags.values['no-images']):
     print(text)
 
