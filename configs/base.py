@@ -193,7 +193,7 @@ def make(data: str, method: str) -> ConfigDict:
   """Make the locked config of a data set and a method, all other fields at their defaults."""
   config = ConfigDict(
     dict(
-      data=dict(name=data, **DATA[data]),
+      data=dict(name=data, **_look_up(DATA, 'data set', data)),
       method=dict(name=method, **_look_up(METHODS, 'method', method)),
       model=dict(
         # mlp | cnn | vit | vit_ti16 | vit_s16 | vit_b16 | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
@@ -263,7 +263,7 @@ def make(data: str, method: str) -> ConfigDict:
     )
   )
   config.update_from_flattened_dict(NEEDS.get(method, {}))
-  return config
+  return config.lock()
 
 
 # variant -> what it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were not tuned.
