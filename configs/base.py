@@ -218,7 +218,8 @@ def make(data: str, method: str) -> ConfigDict:
       optim=dict(
         name='adam',  # sgd (momentum 0.9) | adam | adamw
         lr=1e-3,
-        weight_decay=0.0,  # L2 in sgd and adam, decoupled in adamw
+        # of every parameter that is trained, biases, norms and positions too; L2 in sgd and adam, decoupled in adamw
+        weight_decay=0.0,
         schedule='constant',  # constant | cosine
         warmup_steps=0,  # of the learning rate
         clip=0.0,  # largest gradient norm of each role; 0: none

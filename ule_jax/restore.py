@@ -95,7 +95,7 @@ def restore(directory: Path) -> Restored:
   like = {part: dict.fromkeys(results['roles'], one.get(part, {})) for part in Networks._fields}
   place, step = directory / 'checkpoints', results['step']
   if not (place / str(step)).is_dir():
-    raise UserError(f'{place} has no checkpoint of step {step}, which results.json is of: restore it.')
+    raise UserError(f'{place} has no checkpoint of step {step}, of which results.json has the results: restore it.')
   with closing(Checkpoints(place, ())) as checkpoints:
     networks = checkpoints.restore_parts(step, like)
   mesh = sharding.make_mesh()
