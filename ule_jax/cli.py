@@ -291,8 +291,11 @@ def conform(config: Any) -> None:
       raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
 
 
-def complete(recorded: dict[str, Any]) -> Any:
+def complete(recorded: dict[str, Any], without: Sequence[str] = ()) -> Any:
   """Make the config of a run that was recorded, maybe by an older version: what it lacks has its default.
+
+  Args:
+    without: fields that have their defaults, whatever is recorded.
 
   Raises:
     ValueError, KeyError or TypeError: it has something else in it.
@@ -305,7 +308,7 @@ def complete(recorded: dict[str, Any]) -> Any:
   config = base.make(found['data.name'], found['method.name'])
   if unknown_fields := sorted(found.keys() - flatten(config.to_dict()).keys()):
     raise ValueError(f'there is no {unknown_fields[0]}')
-  config.update_from_flattened_dict(found)
+  config.update_from_flattened_dict({name: value for name, value in found.items() if name not in without})
   conform(config)
   return config
 
