@@ -195,7 +195,7 @@ def make(data: str, method: str) -> ConfigDict:
   """Make the locked config of a data set and a method, all other fields at their defaults."""
   config = ConfigDict(
     dict(
-      data=dict(name=data, **DATA[data]),
+      data=dict(name=data, **_look_up(DATA, 'data set', data)),
       method=dict(name=method, **_look_up(METHODS, 'method', method)),
       model=dict(
         # mlp | cnn | vit | vit_ti16 | vit_s16 | vit_b16 | resnet20 | resnet56 | resnet18 | resnet34 | resnet50
@@ -220,7 +220,8 @@ def make(data: str, method: str) -> ConfigDict:
       optim=dict(
         name='adam',  # sgd (momentum 0.9) | adam | adamw
         lr=1e-3,
-        weight_decay=0.0,  # L2 in sgd and adam, decoupled in adamw
+        # of every parameter that is trained, biases, norms and positions too; L2 in sgd and adam, decoupled in adamw
+        weight_decay=0.0,
         schedule='constant',  # constant | cosine
         warmup_steps=0,  # of the learning rate
         clip=0.0,  # largest gradient norm of each role; 0: none
@@ -265,7 +266,7 @@ def make(data: str, method: str) -> ConfigDict:
     )
   )
   config.update_from_flattened_dict(NEEDS.get(method, {}))
-  return config
+  return config.lock()
 
 
 # variant -> what it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were not tuned.

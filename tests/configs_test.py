@@ -150,6 +150,8 @@ def test_a_verb_without_a_config_reads_arguments_and_numbers():
   found = cli.read(['a.pth', '--model', 'resnet50', 'b=c', '--count=12', '--fast'], '', flags, positional=True)
   assert found == ({'model': 'resnet50', 'count': 12, 'fast': True}, ['a.pth', 'b=c'], [])
   assert cli.read(['x'], '', flags, positional=True).values == flags
+  for spelling in ('--no-images', '--no_images'):
+    assert cli.read([spelling], '', {'no-images': False}).values == {'no-images': True}
   for argv, message in (
     (['--modle=x'], r'unknown flag --modle: did you mean model'),
     (['--config=digits'], r'unknown flag --config'),
@@ -188,8 +190,62 @@ def test_configs_are_found_by_path_and_from_any_folder(root, tmp_path, monkeypat
   own.write_text(f'{text}  c.seed = 7\n  return c\n')
   assert cli.parse(['--config=mine.py:erm'], '', {}).config.seed == 7
   own.write_text('def get_config(:\n')
-  with pytest.raises(cli.UserError, match=r'mine.py: invalid syntax'):
+  with pytest.raises(cli.UserError, match=r'mine.py:1: invalid syntax'):
     cli.parse(['--config=mine.py'], '', {})
+
+
+BODY = 'from configs import base\n\ndef get_config():\n  c = base.make("digits", "ule")\n  {}\n  return c\n'
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('clip.npz', 'PK', r'--config=clip.npz is no Python file: give a config as a .py file, or a shipped one: celeba, '),
+    ('config.json', '{}', r'--config=config.json is no Python file'),
+    ('without', 'x = 1', r'--config=without is no Python file'),
+    ('folders', None, r'--config=folders is a folder'),
+    ('dir.py', None, r'--config=dir.py is a folder'),
+    ('mine.py', 'x = 1', r'mine.py has no function get_config: write one'),
+    ('mine.py', 'get_config = 3', r'mine.py has no function get_config'),
+    ('mine.py', '', r'mine.py has no function get_config'),
+    ('mine.py', 'def get_config():\n  raise RuntimeError("a\\nb")', r'^mine.py:2: a b$'),
+    ('mine.py', 'def get_config():\n  return', r'mine.py: get_config returns NoneType None: return what'),
+    ('mine.py', '\n\ndef get_config(:', r'^mine.py:3: invalid syntax$'),
+    ('mine.py', 'x = 1\0', r'mine.py: source code string cannot contain null bytes'),
+    ('mine.py', 'import nothing_of_this_name', r"^mine.py:1: No module named 'nothing_of_this_name'$"),
+    ('mine.py', 'raise SystemExit(3)', r'^mine.py:1: it exits \(3\)'),
+    ('mine.py', 'def get_config(): return {}["x"]', r"^mine.py:1: there is no 'x'\.$"),
+    ('mine.py', BODY.format('c.method.wieght = 1'), r'^mine.py:5: there is no field wieght: did you mean weight\?$'),
+    ('mine.py', BODY.format('c.optmi.lr = 1'), r'^mine.py:5: there is no field optmi: did you mean optim\?$'),
+    ('mine.py', BODY.format('c["train"]["stps"] = 1'), r'^mine.py:5: there is no field stps: did you mean steps\?$'),
+    ('mine.py', BODY.format('c.update({"optim": {"lrr": 1}})'), r'^mine.py:5: there is no field lrr: did you mean lr'),
+    (
+      'mine.py',
+      BODY.format('c.update_from_flattened_dict({"methd.weight": 1})'),
+      r'^mine.py:5: there is no field methd.weight: did you mean method.weight\?$',
+    ),
+    ('mine.py', BODY.format('c.train.qqqq = 1'), r'^mine.py:5: there is no field qqqq: configs/base.py has all fields'),
+    ('mine.py', BODY.format('c.unlock().method.wieght = 1'), r'no field method.wieght: did you mean method.weight'),
+    ('mine.py', BODY.format('c.optim.lr = "fast"'), r"^mine.py:5: .* 'lr' .*fast is of original type str"),
+    ('mine.py', BODY.format('base.make("digitz", "ule")'), r"^mine.py:5: unknown data set 'digitz': did you mean 'dig"),
+    ('mine.py', BODY.format('raise ValueError("x" * 9999)'), r'^mine.py:5: x{300}$'),
+  ],
+)  # fmt: skip
+def test_what_a_config_file_does_wrong_is_one_sentence(name, content, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  if content is None:
+    (tmp_path / name).mkdir()
+  else:
+    (tmp_path / name).write_text(content)
+  with pytest.raises(cli.UserError, match=message) as end:
+    cli.parse([f'--config={name}'], '', {})
+  assert '\n' not in str(end.value)
+
+
+def test_a_folder_of_the_name_of_a_shipped_config_does_not_hide_it(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'digits').mkdir()
+  assert cli.parse(['--config=digits'], '', {}).config.data.name == 'digits'
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch):

@@ -15,7 +15,8 @@ from ule_jax import cli, data
 from ule_jax.errors import UserError
 from ule_jax.evaluate import saliency
 from ule_jax.evaluate.__main__ import main
-from ule_jax.restore import load_data, read_run, restore
+from ule_jax.recorded import read_run
+from ule_jax.restore import load_data, restore
 
 
 @pytest.fixture(scope='module')

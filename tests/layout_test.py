@@ -27,12 +27,15 @@ ALLOWED = {
   'encoder': {'data'},
   'checkpoint': {'hosts'},
   'evaluate': {'data', 'models', 'metrics', 'checkpoint', 'sharding', 'losses'},
-  'evaluate.__main__': {'cli', 'console', 'data', 'evaluate', 'restore', 'workdir'},
-  'restore': {'train', 'backend', 'check', 'checkpoint', 'cli', 'console', 'data', 'models', 'sharding', 'workdir'},
-  'predict': {'cli', 'data', 'evaluate', 'report', 'restore', 'sharding'},
-  'export': {'cli', 'models', 'restore', 'train'},
+  'evaluate.__main__': {'cli', 'console', 'data', 'evaluate', 'recorded', 'restore', 'workdir'},
+  'recorded': {'cli', 'workdir'},
+  'restore': {
+    'train', 'backend', 'check', 'checkpoint', 'console', 'data', 'models', 'recorded', 'sharding', 'workdir',
+  },
+  'predict': {'cli', 'console', 'data', 'evaluate', 'recorded', 'report', 'restore', 'sharding'},
+  'export': {'cli', 'models', 'recorded', 'restore', 'train'},
   'diagnose': set(),
-  'diagnose.__main__': {'cli', 'data', 'diagnose', 'evaluate', 'report', 'restore'},
+  'diagnose.__main__': {'cli', 'data', 'diagnose', 'evaluate', 'recorded', 'report', 'restore'},
   'report': {'workdir'},
   'report.__main__': {'cli', 'report'},
   'methods': {'losses', 'sharding'},
@@ -72,7 +75,7 @@ def test_data_does_not_import_jax_and_configs_do_not_import_ule_jax(root):
 
 def test_nothing_below_train_sees_a_config(root):
   for path in parts(root):
-    if path.stem not in ('cli', 'train', 'check', 'restore'):
+    if path.stem not in ('cli', 'train', 'check', 'restore', 'recorded'):
       assert 'ml_collections' not in {name.split('.')[0] for name in imported(path)}, path
 
 

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +49,21 @@ def test_weight_decay(name):
     'adamw': [1 - 0.1 * 0.5, -2 + 0.1 * 1.0],  # decoupled
   }[name]
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('network', 'special'), [('vit', {'token', 'position', 'bias', 'scale'}), ('resnet20', {'bias', 'scale'})]
+)
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_weight_decay_reaches_every_parameter_as_the_config_says(optimizer, network, special):
+  model = common.network(network)
+  shapes = jax.eval_shape(lambda: model.init(common.KEY, jnp.zeros((1, 8, 8, 3)), train=False))['params']
+  params = {'a': jax.tree.map(lambda shape: jnp.full(shape.shape, 2.0), shapes)}
+  tx = make_optimizer(SimpleNamespace(**DEFAULTS | {'name': optimizer, 'lr': 0.1, 'weight_decay': 0.5}), ('a',), 10)
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  names = {path[-1].key for path, update in jax.tree.leaves_with_path(updates) if bool((update < 0).all())}
+  assert special <= names
+  assert all((update < 0).all() for update in jax.tree.leaves(updates))
 
 
 def test_only_what_matches_is_trained():

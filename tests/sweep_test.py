@@ -14,7 +14,8 @@ from configs import base
 from ule_jax import cli, console, population, report, sweep, train
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS
-from ule_jax.restore import read_run, restore
+from ule_jax.recorded import read_run
+from ule_jax.restore import restore
 
 SMALL = ['--config.data.crops=1', '--config.model.width=8', '--config.train.batch_size=32', '--config.loader.threads=0']
 BREAKABLE = ['method.term=project', 'method.weight=30.0', 'method.hold_back=0']
@@ -142,6 +143,7 @@ def test_gradient_penalty_with_a_student(tmp_path):
 
 def test_heads_on_frozen_features(frozen_run, tmp_path):
   config, _ = read_run(frozen_run)
+  config.model.feature_cache = str(frozen_run.parent / 'cache')
   go(config, tmp_path / 's', f'method.weight={config.method.weight},100', 'seed=0,1')
   same_run(tmp_path / 's' / f'{sweep.describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
 

@@ -186,7 +186,9 @@ def _check_model(config: Any) -> None:
   if frozen and model.weights == 'none':
     raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
   if frozen and (model.remat or model.drop_path):
-    raise UserError('model.remat and model.drop_path are of the network, of which model.encoder=frozen trains nothing.')
+    raise UserError(
+      'model.remat and model.drop_path change how a network is trained: with model.encoder=frozen, leave them out.'
+    )
   if model.keep_head and (frozen or model.weights == 'none'):
     raise UserError('model.keep_head takes the last layer from model.weights, for model.encoder=trained.')
   if 'at' in config.method and (config.method.at == 'features') != frozen:

@@ -144,6 +144,7 @@ def read(
       continue
     name = name[2:]
     is_config = config and (name == 'config' or name.startswith('config.'))
+    name = name if is_config else name.replace('_', '-')  # fields of a config have underscores, flags have dashes
     if not is_config and name not in flags:
       raise UserError(f'unknown flag --{name}{_near(name, known)}')
     if not is_config and isinstance(flags[name], bool):
@@ -194,13 +195,7 @@ def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
   if any(name == 'config.data.name' for name, _ in overrides):
     raise UserError('data.name is what a config is for: choose another --config=FILE.')
   path = _find(file)
-  try:
-    config = _import(path).get_config(*[','.join([method, *variants])] if method else [])
-    conform(config)
-  except UserError:
-    raise
-  except (Exception, SystemExit) as error:  # whatever a config file does wrong is the user's to mend
-    raise UserError(f'{file}: {_one_line(error) or type(error).__name__}') from None
+  config = _make(path, file, [','.join([method, *variants])] if method else [])
   fields = [f'config.{name}' for name in flatten(config.to_dict())]
   for name, _ in overrides:
     if name not in fields:
@@ -231,6 +226,64 @@ def _parted(spec: str) -> tuple[str, str]:
   return file, behind
 
 
+def _make(path: Path, file: str, arguments: Sequence[str]) -> Any:
+  """Run a config file and check what its `get_config` returns.
+
+  Args:
+    file: as the user named it, for messages.
+
+  Raises:
+    UserError: whatever the file does wrong, with its line.
+  """
+  try:
+    get_config = getattr(_import(path), 'get_config', None)
+    if not callable(get_config):
+      raise UserError(f'{file} has no function get_config: write one that returns what base.make made.')
+    config = get_config(*arguments)
+    conform(config)
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    line = _line_in(path, error, bool(arguments))
+    raise UserError(f'{file}{f":{line}" if line else ""}: {_mistake(error)}') from None
+  return config
+
+
+def _line_in(path: Path, error: BaseException, named: bool) -> int | None:
+  """Return the line of a config file that an error comes from, or None.
+
+  Args:
+    named: the command line names a method, which the file only passes on.
+  """
+  file = os.path.abspath(path)
+  if isinstance(error, SyntaxError):
+    return error.lineno if error.filename == file else None
+  frames = traceback.extract_tb(error.__traceback__)
+  if named and frames[-1].name == '_look_up':
+    return None
+  return next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+
+
+def _mistake(error: BaseException) -> str:
+  """Say in one sentence what a config file does wrong; a field that does not exist gets the nearest that does."""
+  text = error.msg if isinstance(error, SyntaxError) else _one_line(error)
+  if near := re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text):  # ml_collections' own words
+    return f'there is no field {near[2]}: did you mean {near[1]}?'
+  if key := re.search(r'Key "(.+?)" (?:does not exist|cannot be set)', text):
+    base = importlib.import_module('configs.base')
+    from ule_jax.workdir import flatten
+
+    known = {field for data in base.DATA for field in flatten(base.make(data, 'ule').to_dict())}
+    near = difflib.get_close_matches(key[1], sorted(known), n=1)
+    return f'there is no field {key[1]}: ' + (f'did you mean {near[0]}?' if near else 'configs/base.py has all fields.')
+  if isinstance(error, (KeyError, AttributeError)) and re.fullmatch(r'\W*\w+\W*', text):
+    return f'there is no {text}.'
+  if isinstance(error, SystemExit):
+    return f'it exits ({text}): let get_config return a config.'
+  text = re.sub(r"<class '(?:.*?\.)?(\w+)'>", r'\1', text)
+  return text[:300] or type(error).__name__
+
+
 def conform(config: Any) -> None:
   """Check that a config has the fields of configs/base.py and no others, with values of their types.
 
@@ -250,7 +303,9 @@ def conform(config: Any) -> None:
   due = flatten(base.make(found['data.name'], found['method.name']).to_dict())
   if wrong := sorted(due.keys() ^ found.keys()):
     raise ValueError(
-      f'the config {"lacks" if wrong[0] in due else "adds"} {wrong[0]}: fields are born in configs/base.py.'
+      f'the config lacks {wrong[0]}: return what base.make made.'
+      if wrong[0] in due
+      else f'there is no field {wrong[0]}{_near(wrong[0], list(due), otherwise="configs/base.py has all fields.")}'
     )
   allowed = {float: (float, int), tuple: (tuple, list)}
   for name, value in found.items():
@@ -259,10 +314,13 @@ def conform(config: Any) -> None:
       raise ValueError(f'{name} is {value!r:.50}: it has to be of type {kind.__name__}.')
 
 
-def complete(recorded: dict[str, Any]) -> Any:
+def complete(recorded: dict[str, Any], without: Sequence[str] = ()) -> Any:
   """Make the config of a run that was recorded, maybe by an older version.
 
   What it lacks has what stood for it then, or its default.
+
+  Args:
+    without: fields that have their defaults, whatever is recorded.
 
   Raises:
     ValueError, KeyError or TypeError: it has something else in it.
@@ -275,7 +333,7 @@ def complete(recorded: dict[str, Any]) -> Any:
   config = base.make(found['data.name'], found['method.name'])
   if unknown_fields := sorted(found.keys() - flatten(config.to_dict()).keys()):
     raise ValueError(f'there is no {unknown_fields[0]}')
-  config.update_from_flattened_dict(found)
+  config.update_from_flattened_dict({name: value for name, value in found.items() if name not in without})
   conform(config)
   return config
 
@@ -318,13 +376,16 @@ def _run_module(name: str, path: Path, locations: list[str] | None = None) -> An
 def _find(file: str) -> Path:
   """Find a config by path, or by bare name among those that ship with the package."""
   given = Path(file)
-  if os.path.isfile(file):  # False, too, for a name no file can have
+  if given.suffix == '.py' and os.path.isfile(file):  # False, too, for a name no file can have
     return given
   shipped = configs_folder()
   for name in (given.name, f'{given.name}.py'):
     if os.path.isfile(shipped / name) and (given.parent in (Path('.'), Path('configs'))):
       return shipped / name
   known = sorted(p.stem for p in shipped.glob('*.py') if p.stem not in ('__init__', 'base'))
+  if os.path.exists(file):
+    kind = 'a folder' if os.path.isdir(file) else 'no Python file'
+    raise UserError(f'--config={file} is {kind}: give a config as a .py file, or a shipped one: {", ".join(known)}.')
   raise UserError(f'config file {file} does not exist{_near(given.stem, known)} Shipped: {", ".join(known)}.')
 
 
@@ -334,13 +395,13 @@ def configs_folder() -> Path:
   return inside if inside.is_dir() else Path(__file__).parent.parent / 'configs'
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
   return re.sub(r'\s+', ' ', str(error)).strip('"')
 
 
-def _near(name: str, known: Sequence[str], prefix: str = '') -> str:
+def _near(name: str, known: Sequence[str], prefix: str = '', otherwise: str = 'see --help.') -> str:
   near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-  return f': did you mean {" or ".join(prefix + n for n in near)}?' if near else ': see --help.'
+  return f': did you mean {" or ".join(prefix + n for n in near)}?' if near else f': {otherwise}'
 
 
 def console() -> None:

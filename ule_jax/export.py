@@ -12,21 +12,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
-from jaxtyping import PyTree
+from etils import epy
 
-from ule_jax import cli
+from ule_jax import cli, recorded
 from ule_jax.errors import UserError
 from ule_jax.models import pretrained
 from ule_jax.paths import local_path, output_path
-from ule_jax.restore import Restored, restore
-from ule_jax.train import pixel_scale
 
-USAGE = """\
+if TYPE_CHECKING:
+  from jaxtyping import PyTree
+
+  from ule_jax.restore import Restored
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+  from flax import traverse_util
+
+  from ule_jax import restore, train
+
+USAGE = f"""\
 Write the network that a finished run deploys as files that need no ule_jax.
 
   python -m ule_jax.export --run=runs/first --out=model.stablehlo
@@ -37,6 +44,7 @@ Write the network that a finished run deploys as files that need no ule_jax.
                .safetensors   the weights under torchvision's or timm's names (resnets and vits), else under ours;
                               --config.model.weights=FILE starts another run from them
                .json          classes, image shape, how images are prepared, pixel mean and deviation
+{recorded.CACHE_USAGE}
 
   In Python:   jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())).call(images)
 
@@ -47,13 +55,14 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 def main(argv: Sequence[str]) -> None:
   """Write the three files and say what they are."""
-  flags = cli.read(argv, USAGE, {'run': '', 'out': 'model.stablehlo'}).values
+  flags = cli.read(argv, USAGE, {'run': '', 'out': 'model.stablehlo', **recorded.CACHE_FLAG}).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
-  out = output_path(flags['out'], '--out')
+  directory, out = local_path(flags['run'], '--run'), output_path(flags['out'], '--out')
   if out.suffix not in ('.stablehlo', '') or out.is_dir():
     raise UserError(f'--out {out} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
-  run = restore(local_path(flags['run'], '--run'))
+  recorded.read_run(directory)  # whether there is one, before jax is imported
+  run = restore.restore(directory, flags)
   variables = jax.tree.map(np.asarray, run.variables(run.roles[-1]))
   tensors, layout = weights(run, variables)
   about = describe(run, layout)
@@ -116,7 +125,7 @@ def fold(variables: PyTree, mean: Sequence[float], std: Sequence[float]) -> PyTr
 
 
 def _ours(variables: PyTree) -> pretrained.Tensors:
-  return {name: np.asarray(value) for name, value in flatten_dict(variables, sep='/').items()}
+  return {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep='/').items()}
 
 
 def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
@@ -128,7 +137,7 @@ def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
 
 def describe(run: Restored, layout: str) -> dict[str, Any]:
   """Say what the files are: what a program needs to use them."""
-  mean, std = pixel_scale(run.config, run.preparation)
+  mean, std = train.pixel_scale(run.config, run.preparation)
   name = run.config.model.name
   if layout in ('', pretrained.OURS):
     kind = f'names of ours, as {name} has no other home' + ('' if layout else ' with a head of hidden layers')

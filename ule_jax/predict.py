@@ -4,69 +4,118 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import numpy as np
+from etils import epy
 from jaxtyping import Float
 
-from ule_jax import cli, sharding
-from ule_jax.data import Dataset, Split, pipeline
-from ule_jax.data.checks import Scan, remarks, scan_of
-from ule_jax.data.decoding import Decoded, has_changed, may_have_changed, read
+from ule_jax import cli, console, data, recorded, workdir
+from ule_jax.data import ON_BAD_IMAGE, Dataset, Split
+from ule_jax.data.checks import remarks, scan_images
+from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
 from ule_jax.data.records import SUFFIXES
-from ule_jax.errors import UserError
-from ule_jax.evaluate.saliency import make_saliency_step
+from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path, output_path
-from ule_jax.report.pictures import beside, colored, scaled, to_png
-from ule_jax.restore import Restored, restore
 
-USAGE = """\
+if TYPE_CHECKING:
+  from ule_jax.restore import Restored
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+
+  from ule_jax import restore, sharding
+  from ule_jax.data import pipeline
+  from ule_jax.evaluate import saliency
+  from ule_jax.report import pictures
+
+USAGE = f"""\
 Classify images with the network that a finished run deploys, prepared exactly as the run evaluated its own.
 
   python -m ule_jax.predict --run=runs/first --input=photos --out=predictions.csv
   python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks     also a picture of what it looks at
 
   --run=DIR        the --workdir of a run that is done; its training data need not be there
-  --input=PATH     an image, or a folder of images at any depth (jpg png bmp gif tif webp)
+  --input=PATH     an image, or a folder of images at any depth ({' '.join(s[1:] for s in SUFFIXES)})
   --out=FILE       a row per image in sorted order: filename, prediction, probability_<class>... (default
                    predictions.csv)
   --saliency=DIR   for each image, a PNG of it and of where the output of each network changes with its pixels
+  --on-bad-image=fail|skip
+                   all images are decoded before the first is classified: end if one cannot be, so that nothing is
+                   lost (fail, the default), or give such images rows without a prediction (skip)
+{recorded.FLAGS_USAGE}
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 SIDE = 192  # pixels, about, of a picture of saliency
 SPLIT = 'input'
+ADVICE = 'take it out of the input, or give it a row without a prediction with --on-bad-image=skip'
+SHOWN = 12  # endings that a line names, and characters of one
+COMPANION_FOLDERS = {'__MACOSX', '.AppleDouble', '@eaDir'}  # of macOS in archives, on network drives, and of Synology
+
+
+class Listing(NamedTuple):
+  """What lies below a folder: the names of its images, sorted, and how many files of which kinds are passed over."""
+
+  root: Path
+  names: list[str]
+  others: Counter[str]  # by ending
+  companions: list[str]
+
+  @property
+  def passed_over(self) -> list[str]:
+    """A sentence for each kind of file that is passed over."""
+    said = []
+    if count := self.others.total():
+      ended = 'file with another ending was' if count == 1 else 'files with other endings were'
+      said.append(f'{count:,} {ended} passed over: {endings(self.others)}')
+    if count := len(self.companions):
+      were = 'companion file of another system was' if count == 1 else 'companion files of other systems were'
+      said.append(f'{count:,} {were} passed over, the first: {self.companions[0]}')
+    return said
 
 
 def main(argv: Sequence[str]) -> None:
   """Write the predictions and print how many images are of which class."""
-  flags = cli.read(argv, USAGE, {'run': '', 'input': '', 'out': 'predictions.csv', 'saliency': ''}).values
+  known = {'run': '', 'input': '', 'out': 'predictions.csv', 'saliency': '', 'on-bad-image': 'fail', **recorded.FLAGS}
+  flags = cli.read(argv, USAGE, known).values
   for name in ('run', 'input'):
     if not flags[name]:
       raise UserError(f'give --{name}; see --help.')
-  root, files = find(local_path(flags['input'], '--input'))
-  out = output_path(flags['out'], '--out')
+  if flags['on-bad-image'] not in ON_BAD_IMAGE:
+    raise unknown('--on-bad-image', flags['on-bad-image'], ON_BAD_IMAGE)
+  directory, out = local_path(flags['run'], '--run'), output_path(flags['out'], '--out')
   looks = output_path(flags['saliency'], '--saliency') if flags['saliency'] else None
-  run = restore(local_path(flags['run'], '--run'))
+  listing = find(local_path(flags['input'], '--input'))
+  config, results = recorded.read_run(directory)
+  decoding, classes = data.preparation(config.data.name, config.data.to_dict()).decoding, results['classes']
+  look = reader(listing.root, decoding, workdir.lacks(directory, 'data.white'))
   counts: Counter[str] = Counter()
-  scans: list[Scan] = []
   with writing(out) as file:
+    bad = scan(listing, look, decoding, skip=flags['on-bad-image'] == 'skip')
+    run = restore.restore(directory, flags)
+    good = [name for name in listing.names if name not in bad]
+    predicted = predict(run, look, good, draw=looks is not None)
     writer = csv.writer(file)
-    writer.writerow(['filename', 'prediction', *(f'probability_{name}' for name in run.classes)])
-    for name, chances, picture in predict(run, root, files, draw=looks is not None, scans=scans):
-      found = run.classes[int(chances.argmax())]
-      counts[found] += 1
-      writer.writerow([name, found, *(f'{chance:.6f}' for chance in chances)])
+    writer.writerow(['filename', 'prediction', *(f'probability_{name}' for name in classes)])
+    for name in listing.names:
+      if name in bad:
+        writer.writerow([name, '', *('' for _ in classes)])
+        continue
+      _, chances, picture = next(predicted)
+      predicted_class = classes[int(chances.argmax())]
+      counts[predicted_class] += 1
+      writer.writerow([name, predicted_class, *(f'{chance:.6f}' for chance in chances)])
       if looks is not None:
         draw(looks / f'{name}.png', picture)
-  for text in remarks(scans, run.preparation.decoding):
-    print(f'warning: {text}', file=sys.stderr)
-  print(f'{len(files):,} images: ' + ', '.join(f'{counts[name]:,} {name}' for name in run.classes))
+  without = [f'{len(bad):,} without a prediction'] if bad else []
+  print(f'{len(listing.names):,} images: ' + ', '.join([*(f'{counts[name]:,} {name}' for name in classes), *without]))
+  for text in listing.passed_over:
+    print(text)
   print(f'predictions: {out}' + (f'\nsaliency: {looks}' if looks is not None else ''))
 
 
@@ -78,83 +127,154 @@ def draw(path: Path, picture: np.ndarray) -> None:
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(to_png(picture))
+    path.write_bytes(pictures.to_png(picture))
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): choose another --saliency.') from None
 
 
-def find(path: Path) -> tuple[Path, list[str]]:
-  """Find the images of a folder at any depth, or one; return the folder and the names in it, sorted.
+def find(path: Path) -> Listing:
+  """Find the images of a folder at any depth, or take one.
 
   Raises:
-    UserError: there are none.
+    UserError: there are none, or a folder cannot be read.
   """
   if path.is_file():
-    return path.parent, [path.name]
+    return Listing(path.parent, [path.name], Counter(), [])
   if not path.is_dir():
     raise UserError(f'--input {path} is no image and no folder.')
-  names = sorted(
-    p.relative_to(path).as_posix() for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file()
-  )
-  if not names:
-    raise UserError(f'{path} holds no image ({" ".join(SUFFIXES)}).')
-  return path, names
+  listing = Listing(path, [], Counter(), [])
+  for name in walk(path):
+    ending = PurePath(name).suffix.lower()
+    if ending not in SUFFIXES:
+      listing.others[ending] += 1
+    elif is_companion(name):
+      listing.companions.append(name)
+    else:
+      listing.names.append(name)
+  if not listing.names:
+    only = f', only files that end on {endings(listing.others)}' if listing.others else ''
+    raise UserError(f'{path} holds no image{only}: images end on {" ".join(SUFFIXES)}.')
+  return listing
+
+
+def walk(root: Path) -> Iterator[str]:
+  """List the files below a folder, relative to it, sorted as text; each folder once, whatever links lead to it.
+
+  Raises:
+    UserError: a folder cannot be read.
+  """
+
+  def refuse(error: OSError) -> None:
+    raise UserError(f'{error.filename} cannot be read ({error.strerror}): take it out of the input.')
+
+  visited, names = set(), []
+  for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
+    found = os.stat(folder)
+    if (found.st_dev, found.st_ino) in visited:
+      below.clear()
+      continue
+    visited.add((found.st_dev, found.st_ino))
+    below.sort()
+    names += [Path(folder, name).relative_to(root).as_posix() for name in files]
+  return iter(sorted(names))
+
+
+def is_companion(name: str) -> bool:
+  """Tell whether a file is what another system keeps beside an image, under the ending of that."""
+  *folders, file = PurePath(name).parts
+  return file.startswith('._') or not COMPANION_FOLDERS.isdisjoint(folders)
+
+
+def endings(others: Counter[str]) -> str:
+  """Lay out the endings of files; of many, the most frequent."""
+  named = sorted(repr(ending)[1:-1][:SHOWN] or '(none)' for ending, _ in others.most_common(SHOWN))
+  more = f' and {len(others) - SHOWN} more' if len(others) > SHOWN else ''
+  return ' '.join(named) + more
+
+
+def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, skip: bool) -> set[str]:
+  """Decode every image once and warn of what they have; return the names of those that cannot be decoded.
+
+  Args:
+    look: as of `reader`.
+    skip: warn of images that cannot be decoded, instead of ending.
+
+  Raises:
+    UserError: an image cannot be decoded, or, if such are skipped, none can.
+  """
+  seen = scan_images(split_of_files(look, listing.names), console.say)
+  bad = seen.bad
+  for text in remarks([seen], decoding):
+    console.say(f'warning: {text}')
+  if not bad:
+    return set()
+  first, count = next(iter(bad.values())), len(listing.names)
+  if not skip:
+    raise UserError(first + (f' {len(bad) - 1:,} more of {count:,} cannot.' if len(bad) > 1 else ''))
+  if len(bad) == count:
+    raise UserError(f'no image of the input can be decoded: {first}')
+  console.say(f'warning: {len(bad):,} of {count:,} images have no prediction, the first: {first}')
+  return {listing.names[i] for i in bad}
 
 
 def predict(
-  run: Restored, root: Path, files: Sequence[str], draw: bool = False, scans: list[Scan] | None = None
+  run: Restored, look: Callable[[str], Decoded], files: Sequence[str], draw: bool = False
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
   """Yield (name, probabilities, picture of the saliency) of each image, in order.
 
   Args:
-    root: the folder that `files` are in.
+    look: as of `reader`.
     draw: make the pictures.
-    scans: gets one of each image.
 
   Raises:
     UserError: an image cannot be decoded.
   """
-  dataset, deployed = of_files(run, root, files, [] if scans is None else scans), run.roles[-1]
+  dataset, deployed = of_files(run, look, files), run.roles[-1]
   forward = jax.jit(run.forward())
-  look = make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
+  gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
   size = min(run.batch_size, -(-len(files) // run.mesh.size) * run.mesh.size)
   for batch in pipeline.eval_batches(dataset, SPLIT, batch_size=size, threads=run.config.loader.threads):
     image = sharding.shard_batch(batch['image'], run.mesh)
     chances = np.asarray(jax.nn.softmax(forward(run.variables(deployed), image)))
     maps = {}
-    if look is not None:
-      gradients, _, _ = look(*run.networks, image, chances.argmax(1).astype(np.int32))
+    if gradients_of is not None:
+      gradients, _, _ = gradients_of(*run.networks, image, chances.argmax(1).astype(np.int32))
       maps = {role: np.linalg.norm(np.asarray(g, np.float32), axis=-1) for role, g in gradients.items()}
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
-      pictures = [batch['image'][row], *(colored(maps[role][row]) for role in maps)]
-      picture = beside([scaled(one, SIDE) for one in pictures]) if draw else None
+      shown = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
+      picture = pictures.beside([pictures.scaled(one, SIDE) for one in shown]) if draw else None
       yield files[int(batch['index'][row])], chances[row], picture
 
 
-def of_files(run: Restored, root: Path, files: Sequence[str], scans: list[Scan]) -> Dataset:
-  """Make a data set of image files, prepared as the run says, without labels; `scans` gets one of each that is read."""
-  nothing, look = np.full(len(files), -1, np.int32), _reader(run, root, files)
-
-  def load(i: int) -> np.ndarray:
-    image, scan = look(i)
-    scans.append(scan)
-    return image.pixels
-
-  split = Split(np.maximum(nothing, 0), nothing, load, files.__getitem__)
+def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]) -> Dataset:
+  """Make a data set of image files, prepared as the run says, without labels."""
+  split = split_of_files(look, files)
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.preparation._asdict())
 
 
-def _reader(run: Restored, root: Path, files: Sequence[str]) -> Callable[[int], tuple[Decoded, Scan]]:
-  older = run.before_white
+def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:
+  """Make a split of image files without labels."""
+  nothing = np.full(len(files), -1, np.int32)
+  return Split(nothing, nothing, lambda i: look(files[i]).pixels, files.__getitem__, look=lambda i: look(files[i]))
 
-  def look(i: int) -> tuple[Decoded, Scan]:
+
+def reader(root: Path, decoding: Decoding, older: bool) -> Callable[[str], Decoded]:
+  """Make the function that reads an image below a folder by its name.
+
+  Args:
+    older: the run was recorded before there was data.white: compare the pixels with those of then.
+  """
+
+  def look(name: str) -> Decoded:
+    path = root / name
     try:
-      encoded = (root / files[i]).read_bytes()
+      if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(None, 'it is no regular file')
+      encoded = path.read_bytes()
     except OSError as error:
-      raise UserError(f'image {files[i]} cannot be read ({error.strerror}): take it out of the input.') from None
-    image = read(encoded, files[i], 'take it out of the input', run.preparation.decoding)
-    changed = older and may_have_changed(encoded) and has_changed(encoded, image.pixels)
-    return image, scan_of(image, changed)
+      raise UserError(f'image {name} cannot be read ({error.strerror}): {ADVICE}.') from None
+    image = read(encoded, name, ADVICE, decoding)
+    return image._replace(changed=older and may_have_changed(encoded) and has_changed(encoded, image.pixels))
 
   return look
 

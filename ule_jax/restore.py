@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from ule_jax import backend, cli, console, data, sharding, workdir
+from ule_jax import backend, console, data, sharding, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation
 from ule_jax.errors import UserError
 from ule_jax.models import make_model, pretrained
 from ule_jax.models.frozen import OnEncoder
+from ule_jax.recorded import ADVICE, read_run
 from ule_jax.train import headless, make_preprocess, network_and_shapes, pixel_scale
-
-ADVICE = 'the folder of the run is damaged'
 
 
 class Networks(NamedTuple):
@@ -81,13 +80,18 @@ class Restored(NamedTuple):
     return -(-self.config.train.eval_batch_size // self.mesh.size) * self.mesh.size
 
 
-def restore(directory: Path) -> Restored:
+def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
   """Read a finished run and the checkpoint that its config selects.
+
+  Weights of a frozen encoder are read from where the config says, and refused if they are others than in training.
+
+  Args:
+    host: as in `recorded.read_run`.
 
   Raises:
     UserError: the folder holds no finished run, or its checkpoint, or the weights of its encoder, are gone or damaged.
   """
-  config, results = read_run(directory)
+  config, results = read_run(directory, host)
   check(config)
   backend.use_cache(config.compilation_cache, console.say)
   preparation = data.preparation(config.data.name, config.data.to_dict())
@@ -100,7 +104,7 @@ def restore(directory: Path) -> Restored:
   like = {part: dict.fromkeys(results['roles'], one.get(part, {})) for part in Networks._fields}
   place, step = directory / 'checkpoints', results['step']
   if not (place / str(step)).is_dir():
-    raise UserError(f'{place} has no checkpoint of step {step}, which results.json is of: restore it.')
+    raise UserError(f'{place} has no checkpoint of step {step}, of which results.json has the results: restore it.')
   with closing(Checkpoints(place, ())) as checkpoints:
     networks = checkpoints.restore_parts(step, like)
   mesh = sharding.make_mesh()
@@ -166,29 +170,3 @@ def read_features(directory: Path) -> dict[str, Any]:
   if not all(isinstance(found.get(name), list) for name in ('mean', 'std')):
     raise UserError(f'{directory / "features.json"} has no mean and std: {ADVICE}.')
   return found
-
-
-def read_run(directory: Path) -> tuple[ConfigDict, dict[str, Any]]:
-  """Read the config and the results of a finished run.
-
-  Raises:
-    UserError: there is none in the folder, or it is of another version.
-  """
-  if not (directory / 'config.json').is_file():
-    raise UserError(f'{directory} holds no run (no config.json): give the --workdir of one.')
-  if not (directory / 'done').exists():
-    raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
-  config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
-  if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
-    raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')
-  try:
-    return cli.complete(_tuples(config)), results
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None
-
-
-def _tuples(value: Any) -> Any:
-  """Turn JSON's lists into the tuples that they were in the config."""
-  if isinstance(value, dict):
-    return {name: _tuples(inner) for name, inner in value.items()}
-  return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

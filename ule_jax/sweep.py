@@ -10,35 +10,31 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from etils import epy
+from jaxtyping import Float
 
-from ule_jax import backend, cli, console, data, population, stages, workdir
-from ule_jax.check import check
-from ule_jax.checkpoint import Checkpoints
+from ule_jax import cli, console, data, workdir
 from ule_jax.data import Dataset
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import summary
-from ule_jax.methods import Prepared
-from ule_jax.metrics import SELECTABLE
 from ule_jax.paths import local_path
 from ule_jax.signals import Signals
-from ule_jax.train import (
-  TrainState,
-  arrange,
-  assemble,
-  heading,
-  is_validation,
-  refuse_empty_groups,
-  selection_rules,
-  start_from_weights,
-  total_steps,
-  trains_student,
-)
+
+if TYPE_CHECKING:
+  from jaxtyping import PyTree
+
+  from ule_jax.checkpoint import Checkpoints
+  from ule_jax.train import TrainState
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+  import jax.numpy as jnp
+
+  from ule_jax import backend, check, checkpoint, methods, metrics, population, stages
+  from ule_jax import train as trainer
 
 USAGE = """\
 Train many runs that differ only in numbers, together: one compiled graph, one pass over the data.
@@ -143,7 +139,7 @@ def expand(config: Any, axes: Axes) -> list[Member]:
     for n, setting in enumerate(settings):
       own = copy.deepcopy(config)
       own.update_from_flattened_dict({**setting, 'seed': seed})
-      check(own)
+      check.check(own)
       said = setting | ({'seed': seed} if 'seed' in axes else {})
       members.append(Member(describe(said), setting, own, (s, n)))
   return members
@@ -201,9 +197,9 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
-  rules = selection_rules(dataset, config.select, trains_student(config, dataset))
-  refuse_empty_groups(config, dataset)
-  steps = total_steps(config, stages.training(config, dataset, Prepared()))
+  rules = trainer.selection_rules(dataset, config.select, trainer.trains_student(config, dataset))
+  trainer.refuse_empty_groups(config, dataset)
+  steps = trainer.total_steps(config, stages.training(config, dataset, methods.Prepared()))
   about = config.to_dict() | {'axes': axes}
   unchanged = workdir.compare(directory, about, force)
   if workdir.lacks(directory, 'data.white'):
@@ -214,13 +210,13 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
       return found
   with (
     workdir.owned(directory, about, force),
-    contextlib.closing(Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
+    contextlib.closing(checkpoint.Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
   ):
     (directory / 'done').unlink(missing_ok=True)
     workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
     if checkpoints.latest is None:
       data.check_images(dataset, config.data, console.say, sampled=config.model.encoder == 'frozen')
-    dataset, begin = start_from_weights(config, directory, dataset)
+    dataset, begin = trainer.start_from_weights(config, directory, dataset)
     sweep = Sweep(config, members, directory, dataset, rules, begin, checkpoints)
     sweep.train(signals)
     results = sweep.conclude() | {'axes': axes}
@@ -254,8 +250,8 @@ class Sweep:
     """
     self.config, self.members, self.directory = config, members, directory
     self.dataset, self.rules, self.checkpoints = dataset, rules, checkpoints
-    self.training = stages.training(config, dataset, Prepared())
-    self.steps = total_steps(config, self.training)
+    self.training = stages.training(config, dataset, methods.Prepared())
+    self.steps = trainer.total_steps(config, self.training)
     self.numbers = numbers_of(members)
     threads = config.loader.threads
     self.blocks = population.load(dataset, config.train.eval_batch_size, threads)
@@ -359,13 +355,13 @@ class Sweep:
       raise UserError(f'no member is finite; {self.members[0].name}: {failed[0, 0]}: lower optim.lr or the weights.')
     trained, scores = self.trained, {}
     score = np.full(trained.score.shape, -1.0)
-    for split in filter(is_validation, self.dataset.splits):
+    for split in filter(trainer.is_validation, self.dataset.splits):
       counts = self.counts(networks_of(trained.state), split)
       for member in self.members:
         for role in self.graphs.roles if member.place not in failed else ():
           prefix = '' if role == self.graphs.roles[-1] else f'{role}/'
           found = summary(at(counts[role], member.place), self.dataset)
-          for metric in SELECTABLE:
+          for metric in metrics.SELECTABLE:
             if found[metric] is not None:
               scores[f'{member.name}/{prefix}{split}/{metric}'] = found[metric]
       for r, rule in enumerate(self.rules):
@@ -396,7 +392,7 @@ class Sweep:
     held_out = [split for split in self.dataset.splits if split != 'train']
     counts = {rule: {split: self.counts(networks, split) for split in held_out} for rule, networks in kept.items()}
     counts[config.select]['train'] = self.counts(chosen, 'train')
-    method = assemble(config, self.training).method
+    method = trainer.assemble(config, self.training).method
     log, results = read_log(self.directory / 'metrics.jsonl'), {}
     for member in self.members:
       folder = self.directory / member.name
@@ -407,7 +403,7 @@ class Sweep:
           shutil.copyfile(self.directory / name, folder / name)
       workdir.write_json(folder / 'config.json', member.config.to_dict())
       write_log(folder / 'metrics.jsonl', log, member.name)
-      about = heading(member.config, self.dataset, method, Prepared())
+      about = trainer.heading(member.config, self.dataset, method, methods.Prepared())
       if member.place in failed:
         workdir.write_json(folder / 'results.json', about | {'failed': failed[member.place]})
         continue
@@ -433,13 +429,13 @@ class Sweep:
       for split, of_split in counts[rule].items():
         for role, own in of_roles.items():
           own[split] = summary(at(of_split[role], place), self.dataset)
-    return arrange(found, best, best.get(self.config.select, last), last, self.dataset)
+    return trainer.arrange(found, best, best.get(self.config.select, last), last, self.dataset)
 
 
 def save_networks(folder: Path, step: int, networks: PyTree) -> None:
   """Write the networks of a member that the verbs after training restore."""
   shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
-  with contextlib.closing(Checkpoints(folder / 'checkpoints', ())) as checkpoints:
+  with contextlib.closing(checkpoint.Checkpoints(folder / 'checkpoints', ())) as checkpoints:
     checkpoints.save(step, networks, {})
 
 
@@ -527,8 +523,8 @@ def spreads(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def main(argv: Sequence[str]) -> None:
   """Parse the flags, run, and print the tables."""
   flags = cli.parse(argv, USAGE, {'axis': [], 'workdir': '', 'force': False})
-  backend.keep_memory()
   axes = parse_axes(flags.config, flags.values['axis'])
+  backend.keep_memory()
   default = f'runs/{flags.name}-{flags.config.method.name}-sweep'
   directory = local_path(flags.values['workdir'] or default, '--workdir')
   results = run(flags.config, axes, directory, force=flags.values['force'])

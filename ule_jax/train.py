@@ -116,8 +116,8 @@ def make_train_step(
   """
   if accumulate > 1 and SEPARABLE not in method.properties:
     raise UserError(
-      'train.accumulate needs a loss that is a mean over examples, and that of this method.name with its options is '
-      'not one (that of ule is with method.mistakes=none or weight and method.hold_back=0).'
+      'train.accumulate needs a loss that is a mean over examples, and the method with its options has another one: '
+      'set train.accumulate=1, or, for ule, method.mistakes=none or weight and method.hold_back=0.'
     )
 
   def step(state: TrainState, batch: Batch):

@@ -61,9 +61,10 @@ class Scan(NamedTuple):
   high: int = 0
 
 
-def scan_of(image: Decoded, changed: bool = False) -> Scan:
+def scan_of(image: Decoded) -> Scan:
   """Scan one image."""
-  return Scan(1, {}, image.transparent, image.several, changed, int(image.pixels.min()), int(image.pixels.max()))
+  low, high = int(image.pixels.min()), int(image.pixels.max())
+  return Scan(1, {}, image.transparent, image.several, image.changed, low, high)
 
 
 def scan_images(split: Split, say: Callable[[str], None]) -> Scan:

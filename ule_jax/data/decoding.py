@@ -62,11 +62,15 @@ MASK = Decoding(background='black')  # where a mask is transparent, nothing is m
 
 
 class Decoded(NamedTuple):
-  """An image; whether it was transparent somewhere, and whether its file holds more pictures than this first one."""
+  """An image; whether it was transparent somewhere, and whether its file holds more pictures than this first one.
+
+  `changed` says that an older version gave other pixels, where somebody compared.
+  """
 
   pixels: Pixels
   transparent: bool = False
   several: bool = False
+  changed: bool = False
 
 
 class _Values(NamedTuple):

@@ -24,7 +24,10 @@ from jaxtyping import Int, Int32
 from ule_jax.errors import UserError
 from ule_jax.paths import BUCKETS, local_path
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.bmp', '.dib', '.gif', '.tif', '.tiff', '.webp', '.avif', '.jp2',
+  '.j2k', '.jpx', '.ppm', '.pgm', '.pbm', '.pnm',
+)  # fmt: skip
 COLUMNS = 'columns.npz'  # labels and names of a prepared data set, so that a start reads no image
 
 

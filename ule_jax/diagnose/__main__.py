@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epy
 
-from ule_jax import cli, diagnose
-from ule_jax.data import Dataset, pipeline
+from ule_jax import cli, diagnose, recorded
+from ule_jax.data import Dataset
 from ule_jax.errors import UserError, unknown
-from ule_jax.evaluate import evaluate, make_eval_step, saliency
+from ule_jax.evaluate import evaluate, make_eval_step
 from ule_jax.paths import local_path, output_path
 from ule_jax.report import RESTRICTED, data_uri, refuse_others, render, write
 from ule_jax.report.numbers import to_csv
 from ule_jax.report.panels import picture
 from ule_jax.report.pictures import encode
-from ule_jax.restore import Restored, load_data, restore
 
-USAGE = """\
+if TYPE_CHECKING:
+  from ule_jax.restore import Restored
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  from ule_jax import restore
+  from ule_jax.data import pipeline
+  from ule_jax.evaluate import saliency
+
+USAGE = f"""\
 Is my model taking a shortcut? Cluster each class by what the student sees, and show where it is misled.
 
   python -m ule_jax.diagnose --run=runs/first                      a page of pictures, no group labels needed
@@ -32,6 +40,7 @@ Is my model taking a shortcut? Cluster each class by what the student sees, and 
                     (default 2)
   --examples=N      pictures of each cluster (default 12)
   --no-images       without examples of the data, for sets whose images may not be passed on
+{recorded.FLAGS_USAGE}
 
 clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
 methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
@@ -46,6 +55,7 @@ SIDE = 80  # pixels of a picture, about
 def main(argv: Sequence[str]) -> None:
   """Write the page, and print the clusters and how they agree with the groups."""
   known = {'run': '', 'out': 'diagnosis', 'split': 'val', 'clusters': 2, 'examples': 12, 'no-images': False}
+  known |= recorded.FLAGS
   flags = cli.read(argv, USAGE, known).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
@@ -53,8 +63,10 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f'--clusters is {flags["clusters"]}: give a number from 2 to {MOST}.')
   out, split = output_path(flags['out'], '--out'), flags['split']
   refuse_others(out, GENERATOR)
-  run = restore(local_path(flags['run'], '--run'))
-  dataset = load_data(run)
+  directory = local_path(flags['run'], '--run')
+  recorded.read_run(directory)  # whether there is one, before jax is imported
+  run = restore.restore(directory, flags)
+  dataset = restore.load_data(run)
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
   found = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])

@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import PyTree
+from etils import epy
 
-from ule_jax import sharding
 from ule_jax.data import Dataset
-from ule_jax.metrics import Counts, summarize
+
+if TYPE_CHECKING:
+  from jaxtyping import PyTree
+
+  from ule_jax.metrics import Counts
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+
+  from ule_jax import metrics, sharding
 
 
 class Evaluation(NamedTuple):
@@ -39,7 +46,9 @@ def make_score(model, preprocess: Callable, roles: tuple[str, ...], groups: int)
     for role in roles:
       logits, features = model.apply({'params': params[role], 'batch_stats': batch_stats[role]}, x, train=False)
       student = None if role == roles[0] else outputs[roles[0]]['logits']
-      counts[role] = Counts.from_model_output(logits, batch['label'], batch['group'], batch['weight'], groups, student)
+      counts[role] = metrics.Counts.from_model_output(
+        logits, batch['label'], batch['group'], batch['weight'], groups, student
+      )
       outputs[role] = {'logits': logits, 'features': features}
     return counts, outputs
 
@@ -95,7 +104,7 @@ def evaluate(
 def summary(counts: Counts, dataset: Dataset) -> dict[str, Any]:
   """Turn the counts of a split into the metrics of results.json."""
   shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
-  return summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
+  return metrics.summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epy
 
-from ule_jax import cli, console
-from ule_jax.data import pipeline
+from ule_jax import cli, console, recorded
 from ule_jax.errors import UserError, unknown
-from ule_jax.evaluate import evaluate, make_eval_step, saliency, summary, write_arrays
+from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
 from ule_jax.paths import local_path
-from ule_jax.restore import Restored, load_data, restore
 from ule_jax.workdir import flatten
 
-USAGE = """\
+if TYPE_CHECKING:
+  from ule_jax.restore import Restored
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  from ule_jax import restore
+  from ule_jax.data import pipeline
+  from ule_jax.evaluate import saliency
+
+USAGE = f"""\
 Evaluate the selected checkpoint of a finished run again, and write what its networks look at.
 
   python -m ule_jax.evaluate --run=runs/first                   the table of its test split, compared with the run's
@@ -26,18 +33,20 @@ Evaluate the selected checkpoint of a finished run again, and write what its net
   --split=NAME    train, val, test or another of its data set (default test)
   --saliency=N    write input gradients of N examples of each category: the hardest, typical ones, each group,
                   those that only one of two networks gets right. The file holds their images
+{recorded.FLAGS_USAGE}
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 
 def main(argv: Sequence[str]) -> None:
   """Print the table, say what differs from results.json, and write the saliency."""
-  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0}).values
+  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0, **recorded.FLAGS}).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
   directory, split = local_path(flags['run'], '--run'), flags['split']
-  run = restore(directory)
-  dataset = load_data(run)
+  recorded.read_run(directory)  # whether there is one, before jax is imported
+  run = restore.restore(directory, flags)
+  dataset = restore.load_data(run)
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)

@@ -101,4 +101,4 @@ def require_groups(sizes: Sizes) -> None:
     UserError: there is none.
   """
   if not sum(sizes.group_counts):
-    raise UserError('no training example has a group, which this method.name trains on: choose one that needs none.')
+    raise UserError('no training example has a group, and the method needs groups: choose one that does not.')

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from functools import partial
 
-import flax.linen as nn
+from etils import epy
 
-from ule_jax.models.cnn import CNN
-from ule_jax.models.mlp import MLP
-from ule_jax.models.resnet import ResNet
-from ule_jax.models.vit import ViT
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import flax.linen as nn
 
+
+def _network(module: str, name: str) -> Callable[..., nn.Module]:
+  """Make the constructor of a network, which imports its module, and flax with it, when it is called."""
+  return lambda *args, **options: getattr(importlib.import_module(f'{__name__}.{module}'), name)(*args, **options)
+
+
+CNN, MLP, ResNet, ViT = (_network(name.lower(), name) for name in ('CNN', 'MLP', 'ResNet', 'ViT'))
 _cifar = partial(ResNet, width=16, bottleneck=False, cifar=True)
 _imagenet = partial(ResNet, width=64, cifar=False)
 _RESNET = ('batch_norm', 'dropout', 'drop_path', 'precision', 'remat')

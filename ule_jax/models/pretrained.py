@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import jaxtyping
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import PyTree
+from etils import epy
 
 from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+  import jax.numpy as jnp
+  from flax import traverse_util
 
 Tensors = dict[str, np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
@@ -218,15 +221,15 @@ class Pretrained(NamedTuple):
   `params` lacks the last layer where that is not kept. `sha256` is the file's.
   """
 
-  params: PyTree
-  batch_stats: PyTree
+  params: jaxtyping.PyTree
+  batch_stats: jaxtyping.PyTree
   rows: list[Row]
   flavour: str
   path: Path
   sha256: str
 
 
-def load(source: str, name: str, template: PyTree, keep_head: bool = False) -> Pretrained:
+def load(source: str, name: str, template: jaxtyping.PyTree, keep_head: bool = False) -> Pretrained:
   """Read weights for a network.
 
   Args:
@@ -378,8 +381,8 @@ def _cleaned(tensors: Tensors) -> Tensors:
 
 
 def fit(
-  tensors: Tensors, template: PyTree, title: str, keep_head: bool = False
-) -> tuple[PyTree, PyTree, list[Row], str]:
+  tensors: Tensors, template: jaxtyping.PyTree, title: str, keep_head: bool = False
+) -> tuple[jaxtyping.PyTree, jaxtyping.PyTree, list[Row], str]:
   """Turn the tensors of a file into `params` and `batch_stats`; also return what became of each, and the layout.
 
   Args:
@@ -393,7 +396,7 @@ def fit(
   if flavour is None:
     shown = ', '.join(list(tensors)[:4])
     raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')
-  shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(template), sep='/').items()}
+  shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(dict(template), sep='/').items()}
   wanted = {p: s for p, s in shapes.items() if keep_head or not p.startswith('params/head/')}
   places = _places(shapes, FLAVOURS[flavour][1], title)
   found, rows, used = {}, [], set()
@@ -425,7 +428,7 @@ def fit(
     else:
       left = sorted(n for n in tensors.keys() - used - heads if not IGNORED.search(n))
       raise UserError(f'{title}: {len(left)} tensors have no place, the first is {left[0]}. Are these its weights?')
-  tree = unflatten_dict(found, sep='/')
+  tree = traverse_util.unflatten_dict(found, sep='/')
   return tree['params'], tree.get('batch_stats', {}), rows, flavour
 
 
@@ -434,13 +437,13 @@ def layout_of(name: str, batch_norm: str) -> str:
   return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
 
 
-def export(params: PyTree, batch_stats: PyTree, flavour: str) -> Tensors:
+def export(params: jaxtyping.PyTree, batch_stats: jaxtyping.PyTree, flavour: str) -> Tensors:
   """Turn parameters into the tensors of a file of a layout: the reverse of `fit`.
 
   Raises:
     UserError: the network is not of this layout.
   """
-  arrays = flatten_dict({'params': params, 'batch_stats': batch_stats}, sep='/')
+  arrays = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats}, sep='/')
   arrays = {path: np.asarray(value) for path, value in arrays.items()}
   places = _places({path: a.shape for path, a in arrays.items()}, FLAVOURS[flavour][1], flavour)
   return {
