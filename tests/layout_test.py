@@ -32,7 +32,7 @@ ALLOWED = {
   'restore': {
     'train', 'backend', 'check', 'checkpoint', 'console', 'data', 'models', 'recorded', 'sharding', 'workdir',
   },
-  'predict': {'cli', 'console', 'data', 'evaluate', 'recorded', 'report', 'restore', 'sharding'},
+  'predict': {'workdir', 'cli', 'console', 'data', 'evaluate', 'recorded', 'report', 'restore', 'sharding'},
   'export': {'cli', 'models', 'recorded', 'restore', 'train'},
   'diagnose': set(),
   'diagnose.__main__': {'cli', 'data', 'diagnose', 'evaluate', 'recorded', 'report', 'restore'},
