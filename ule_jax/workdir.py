@@ -38,6 +38,9 @@ MAY_CHANGE = (
   'fsdp',
 )
 
+# field -> what a run did that was recorded before the field existed
+BEFORE = {'first.batch_norm': 'same', 'first.spare.clusters': 0}
+
 PACKAGES = (
   'ule_jax', 'jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'optax', 'orbax-checkpoint',
   'tensorstore', 'grain', 'ml_collections', 'clu', 'numpy', 'scikit-learn', 'pillow', 'simplejpeg',
@@ -99,6 +102,7 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
   old, new = flatten(read_json(path)), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
+  old = {f: value for f, value in BEFORE.items() if f in new} | old
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
   if changed and not force and _has_something(workdir):
     shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
@@ -216,6 +220,13 @@ def environment(backend: dict[str, Any]) -> dict[str, Any]:
     'versions': versions,
     'flags': {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAGS)},
   }
+
+
+def recorded_correction(workdir: Path) -> str:
+  """Read which correction of its method's loss the folder's run was trained with; '' from before they were recorded."""
+  with contextlib.suppress(UserError):
+    return str(read_json(workdir / 'env.json').get('correction', ''))
+  return ''
 
 
 class MetricsLog:
