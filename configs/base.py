@@ -112,7 +112,8 @@ PREPARATIONS = dict(
     lr=1e-3,  # of these; Whac-A-Mole
   ),
   spare=dict(
-    max_clusters=5,  # of a class, from 2 on; SpuCo
+    clusters=0,  # of a class; 0: by silhouette
+    max_clusters=5,  # the most that the silhouette chooses from, from 2 on
     threshold=0.9,  # silhouette from which clusters are clear; SpuCo
     high_power=2,  # of the sampling where they are not; SpuCo
   ),
@@ -254,6 +255,7 @@ def make(data: str, method: str) -> ConfigDict:
         epochs=0.0,  # 0, and first.steps too: as long as this run (dfr, afr)
         lr=0.0,  # 0: as in this run
         weight_decay=-1.0,  # below 0: as in this run
+        batch_norm='same',  # none | batch | frozen | same: as in this run
         **copy.deepcopy(PREPARATIONS),
       ),
       # last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy,mistake_balanced_accuracy}

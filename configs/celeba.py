@@ -22,16 +22,30 @@ RECIPES = {
   },
   # PolinaKirichenko/deep_feature_reweighting README: its base ERM
   'dfr': {'optim.lr': 1e-3},
-  # AndPotap/afr README, its commands for CelebA
+  # AndPotap/afr README (5d5d78e), its commands for CelebA
   'afr': {
     'optim.lr': 3e-3, 'optim.schedule': 'cosine', 'train.batch_size': 100, 'train.epochs': 20.0,
-    'first.afr.gamma': 1.8, 'first.afr.strength': 0.0, 'first.afr.steps': 100, 'first.afr.lr': 0.01,
+    'first.afr.gamma': 1.44, 'first.afr.strength': 1e-3, 'first.afr.steps': 1000, 'first.afr.lr': 0.02,
   },
-  'spare': {'first.epochs': 1.0},  # one epoch as in BigML-CS-UCLA/SpuCo's quickstart for Waterbirds
+  # BigML-CS-UCLA/SpuCo quickstart (8f61942), which clusters features before training; one epoch as for Waterbirds
+  'spare': {
+    'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.epochs': 50.0,
+    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 2,
+  },
   'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
-  'cnc': {'first.epochs': 1.0},  # ours: the authors' repository gives none
-  # huaxiuyao/LISA README, without its CutMix
-  'lisa': {'train.batch_size': 16, 'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2},
+  # HazyResearch/correct-n-contrast README (eaa1c66): running statistics; four times 64 examples around an anchor, of
+  # which its steps add up 32, and of the anchors a tenth in an epoch. The first run is ours: ERM as below, one epoch.
+  'cnc': {
+    'optim.lr': 1e-5, 'optim.weight_decay': 0.1, 'train.batch_size': 256, 'train.epochs': 15.0,
+    'method.contrast': 0.75, 'method.temperature': 0.05, 'model.batch_norm': 'frozen',
+    'first.epochs': 1.0, 'first.lr': 1e-4, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch',
+  },
+  # huaxiuyao/LISA README, without its CutMix: batches of 16 of each of the four groups, of which the smallest has 87:
+  # its 50 epochs are 4,350 steps. Evaluated after 5 of these epochs (ours).
+  'lisa': {
+    'train.batch_size': 64, 'train.epochs': 0.0, 'train.steps': 4350, 'train.eval_every': 435,
+    'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2,
+  },
   'lff': _SUBPOPBENCH | {'train.batch_size': 54, 'method.q': 0.7},
   **dict.fromkeys(('irm', 'vrex', 'coral', 'mmd', 'mixup'), _SUBPOPBENCH),  # vrex: DomainBed's penalty
 }  # fmt: skip

@@ -21,20 +21,30 @@ RECIPES = {
   'dfr': {
     'optim.weight_decay': 1e-3, 'train.batch_size': 32, 'train.epochs': 100.0, 'data.augment': True,
   },
-  # AndPotap/afr README, its commands for Waterbirds
+  # AndPotap/afr README (5d5d78e), its commands for Waterbirds
   'afr': {
-    'optim.lr': 3e-3, 'train.batch_size': 32, 'train.epochs': 40.0, 'data.augment': True,
-    'first.afr.gamma': 14.0, 'first.afr.strength': 0.2, 'first.afr.steps': 500, 'first.afr.lr': 0.02,
+    'optim.lr': 3e-3, 'train.batch_size': 32, 'train.epochs': 50.0, 'data.augment': True,
+    'first.afr.gamma': 10.0, 'first.afr.strength': 0.0, 'first.afr.steps': 500, 'first.afr.lr': 0.01,
   },
-  # BigML-CS-UCLA/SpuCo quickstart: groups after one epoch
+  # BigML-CS-UCLA/SpuCo quickstart (8f61942): groups after one epoch
   'spare': {
     'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.epochs': 100.0,
-    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4,
+    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 4,
   },
   'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
-  'cnc': {'first.epochs': 1.0},  # ours: the authors' repository gives none
-  # huaxiuyao/LISA README
-  'lisa': {'train.batch_size': 16, 'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2},
+  # HazyResearch/correct-n-contrast README (eaa1c66): running statistics; four times 17 examples around an anchor, of
+  # which its steps add up 32, so that its epochs are longer. The first run is ours: ERM as above, for one epoch.
+  'cnc': {
+    'optim.lr': 1e-4, 'optim.weight_decay': 1e-3, 'train.batch_size': 68, 'train.epochs': 5.0,
+    'method.contrast': 0.75, 'method.temperature': 0.1, 'model.batch_norm': 'frozen',
+    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch',
+  },
+  # huaxiuyao/LISA README: batches of 16 of each of the four groups, of which the smallest has 4: its 300 epochs are
+  # 1,200 steps. Evaluated after 10 of these epochs (ours).
+  'lisa': {
+    'train.batch_size': 64, 'train.epochs': 0.0, 'train.steps': 1200, 'train.eval_every': 40,
+    'method.alpha': 2.0, 'method.p_sel': 0.5, 'method.domains': 2,
+  },
   'lff': _SUBPOPBENCH | {'train.batch_size': 54, 'method.q': 0.7},
   **dict.fromkeys(('irm', 'vrex', 'coral', 'mmd', 'mixup'), _SUBPOPBENCH),  # vrex: DomainBed's penalty
 }  # fmt: skip

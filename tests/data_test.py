@@ -95,6 +95,53 @@ def test_the_order_depends_on_the_seed_alone(source, changes, request):
   assert same == ('seed' not in changes)
 
 
+def numbered(label, group):
+  from ule_jax.data.dataset import Split
+
+  return Split(np.asarray(label, np.int32), np.asarray(group, np.int32), None, str)
+
+
+@pytest.mark.parametrize('sampling', pipeline.SAMPLINGS)
+@pytest.mark.parametrize('batch_size', [7, 64])
+def test_the_order_is_the_recorded_one_from_wherever_it_is_read(sampling, batch_size):
+  """The formula of every recorded run, without a cache: a stream of each group, a permutation of each epoch."""
+  rng = np.random.default_rng(0)
+  split = numbered(rng.integers(0, 3, 300), rng.choice(5, 300, p=[0.5, 0.3, 0.15, 0.04, 0.01]))
+  codes = {'uniform': np.zeros(300, int), 'class': split.label, 'group': split.group}[sampling.split('_')[0]]
+  members = [np.flatnonzero(codes == c) for c in np.unique(codes)]
+  if sampling.endswith('subsampled'):
+    least = min(map(len, members))
+    drawn = [np.random.default_rng((3, i, 0, 2)).permutation(m)[:least] for i, m in enumerate(members)]
+    members = [np.concatenate(drawn)]
+
+  def at(position):
+    place, s = divmod(position, len(members))
+    epoch, offset = divmod(place, len(members[s]))
+    return members[s][np.random.default_rng((3, s, epoch)).permutation(len(members[s]))[offset]]
+
+  block = pipeline.order(split, seed=3, sampling=sampling, batch_size=batch_size)
+  for step in (0, 1, 2, 40, 41, 3, 40, 1, 2000, 0):  # forth, back, and as threads do
+    expected = [at(position) for position in range(step * batch_size, (step + 1) * batch_size)]
+    np.testing.assert_array_equal(block(step), expected)
+
+
+@pytest.mark.parametrize('groups', [1, 4, 200])
+def test_permutations_of_a_million_images_take_little(groups):
+  from concurrent.futures import ThreadPoolExecutor
+
+  n = 1_300_000
+  kept = pipeline.Permutations(0, tuple(len(part) for part in np.array_split(np.arange(n), groups)))
+  asked = [(s, epoch) for epoch in range(6) for s in range(groups)]
+  with ThreadPoolExecutor(4) as pool:
+    made = list(pool.map(lambda key: kept(*key)[:5].copy(), asked))
+  assert sum(p.nbytes for _, p in kept._kept.values()) <= 8 * n  # 1.3 GB before
+  for i in np.random.default_rng(0).integers(0, len(asked), 5):
+    s, epoch = asked[i]
+    whole = np.random.default_rng((0, s, epoch)).permutation(kept._sizes[s])
+    np.testing.assert_array_equal(made[i], whole[:5])
+  assert kept(0, 5) is kept(0, 5)
+
+
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_global_batches_do_not_depend_on_the_host_count(hosts, faces):
   whole = batches(faces, 4)

@@ -210,6 +210,23 @@ def test_penalties_equal_domainbed(name, step, seed, x64):
   np.testing.assert_allclose(of_f, numeric_slope(lambda f: reference(batch, z, f, weight), f), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(('mean', 'spread', 'd'), [(0.4, 0.3, 512), (0, 1, 64), (10, 0.1, 64), (0, 0.01, 256)])
+@pytest.mark.parametrize('g', [2, 4])
+def test_mmd_in_float32_is_that_of_float64(mean, spread, d, g):
+  """Features far from 0, some of them of one example: by their squared norms they would be apart from themselves."""
+  rng = np.random.default_rng(0)
+  group = rng.integers(0, g, 64)
+  f = (mean + spread * rng.normal(size=(64, d)) + 0.1 * spread * group[:, None]).astype(np.float32)
+  f[5], f[20:23] = f[6], f[23]
+  batch = batch_of(64, k=K)._replace(group=jnp.asarray(group, jnp.int32))
+  _, aux, slopes = evaluate(make('mmd'), batch, {'model': (jnp.zeros((64, K)), jnp.asarray(f))}, {})
+  rows = [np.flatnonzero(group == i) for i in range(g)]
+  wide = f.astype(np.float64)
+  expected = np.mean([mmd_distance(wide[a], wide[b]) for i, a in enumerate(rows) for b in rows[i + 1 :]])
+  assert float(aux.metrics['penalty']) == pytest.approx(expected, rel=1e-6, abs=1e-6)  # of kernels up to 7
+  assert np.isfinite(slopes['model'][1]).all()
+
+
 @pytest.mark.parametrize(
   ('group', 'without_penalty'),
   [
@@ -312,6 +329,18 @@ def test_lff_equals_lff_over_five_steps_with_repeated_indices(x64):
   assert 0 < len(seen) < n
   np.testing.assert_array_equal(state['label'][seen], label[seen])
   assert (np.delete(np.asarray(state['label']), seen) == K).all()
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_float32_stays_float32_where_jax_may_use_64_bits(name, x64):
+  """No warning (pytest makes them errors), and no state that grows."""
+  method, batch = method_of(name), batch_of()
+  state, step = setup(method, network(), batch)
+  after, _ = jax.jit(step)(state, batch)
+  types = [jax.tree.map(lambda x: x.dtype, (s.params, s.batch_stats, s.method_state)) for s in (state, after)]
+  assert types[0] == types[1]
+  made = jax.tree.leaves(method.init(state.params))
+  assert all(x.dtype in (jnp.float32, jnp.int32) for x in made)
 
 
 def test_lff_gives_the_last_example_a_place_of_its_own():

@@ -12,7 +12,7 @@ import pytest
 from configs import base
 from ule_jax import cli, stages, train
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.methods import PREPARATIONS, First, cnc
+from ule_jax.methods import CORRECTIONS, PREPARATIONS, First, cnc, dfr
 from ule_jax.workdir import read_json
 
 RNG = np.random.default_rng(0)
@@ -119,31 +119,86 @@ def test_spare_clusters_and_weighs_as_its_code():
     PREPARATIONS['spare'](options('spare'), first._replace(splits={'train': same}))
 
 
-def test_cnc_groups_and_loss_against_a_loop():
-  first = first_of()
+@pytest.mark.parametrize('clusters', [2, 4])
+def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
+  first = first_of(strength=6.0)
+  made = PREPARATIONS['spare'](options('spare', clusters=clusters), first)
+  assert len(made.groups) == 2 * clusters
+  assert made.groups[:clusters] == tuple(f'a, cluster {c}' for c in range(clusters))
+  for k in (0, 1):
+    members = first.splits['train']['label'] == k
+    assert len(np.unique(made.group[members])) == clusters
+    sizes = np.bincount(made.group)[made.group[members]]
+    weight = sizes ** -(1.0 if made.notes['silhouettes'][k] >= 0.9 else 2.0)
+    np.testing.assert_allclose(made.chance[members], weight / weight.sum())
   data = first.splits['train']
-  found = PREPARATIONS['cnc'](None, first)
-  np.testing.assert_array_equal(found.group, data['label'] * 2 + data['logits'].argmax(1))
-  f, y, p = RNG.normal(size=(12, 4)), RNG.integers(0, 2, 12), RNG.integers(0, 2, 12)
-  weight = np.r_[np.ones(10), 0, 0].astype(np.float32)
-  losses = []
-  for i in range(10):
+  coarse = data | {'logits': np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])}  # two outputs
+  with pytest.raises(UserError, match=f"class 'a': the first run has 2 different outputs .* too few for {clusters}"):
+    PREPARATIONS['spare'](options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
 
-    def s(j, i=i):
-      return np.exp(f[i] @ f[j] / np.linalg.norm(f[i]) / np.linalg.norm(f[j]) / 0.3)
 
-    positives = [j for j in range(10) if y[j] == y[i] and p[j] != p[i]]
-    negatives = [j for j in range(10) if y[j] != y[i] and p[j] == p[i]]
-    below = sum(map(s, positives + negatives))
-    losses += [-np.log(s(j) / below) for j in positives]
-  ours = cnc.contrastive(f.astype(np.float32), y, p, weight, 0.3)
-  assert float(ours) == pytest.approx(np.mean(losses), rel=1e-4)
-  alone = cnc.contrastive(f.astype(np.float32), y, y, weight, 0.3)  # nobody has a positive
-  assert float(alone) == 0
+def around(f, anchor, positives, negatives, temperature):
+  """HazyResearch/correct-n-contrast, contrastive_network.py, SupervisedContrastiveLoss: the loss of one anchor."""
+
+  def exp_sim(j):
+    return np.exp(f[anchor] @ f[j] / np.linalg.norm(f[anchor]) / np.linalg.norm(f[j]) / temperature)
+
+  below = sum(exp_sim(j) for j in negatives) + sum(exp_sim(j) for j in positives)
+  return np.mean([-np.log(exp_sim(j) / below) for j in positives])
+
+
+def two_sided(f, y, p, rows, temperature):
+  """Theirs, train_supervised_contrast.py: right anchors among wrong examples, plus wrong anchors among right ones."""
+  right, sides = [i for i in rows if y[i] == p[i]], []
+  wrong = [i for i in rows if y[i] != p[i]]
+  for anchors, others in ((right, wrong), (wrong, right)):
+    each = []
+    for i in anchors:
+      positives = [j for j in others if y[j] == y[i]]
+      negatives = [j for j in others if y[j] != y[i] and p[j] == p[i]]
+      each += [around(f, i, positives, negatives, temperature)] if positives else []
+    sides.append(np.mean(each) if each else 0.0)
+  return sum(sides)
+
+
+@pytest.mark.parametrize('k', [2, 3, 5])
+@pytest.mark.parametrize('temperature', [0.05, 0.3])
+def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
+  rng = np.random.default_rng(k)
+  f, y, p = rng.normal(size=(40, 6)), rng.integers(0, k, 40), rng.integers(0, k, 40)
+  p[:20] = y[:20]  # anchors with many positives, and some with few
+  weight = np.ones(40)
+  weight[[3, 30, 39]] = 0
+  expected = two_sided(f, y, p, np.flatnonzero(weight), temperature)
+  assert float(cnc.contrastive(f, y, p, weight, temperature)) == pytest.approx(expected, rel=1e-9)
+  one_sided = cnc.contrastive(f[:2], np.array([0, 0]), np.array([0, 1]), np.ones(2), temperature)
+  assert float(one_sided) == 0  # a positive on either side, nothing to push away
+  assert float(cnc.contrastive(f, y, y, weight, temperature)) == 0  # nobody has a positive
+
+
+def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
+  from types import SimpleNamespace
+
+  import jax.numpy as jnp
+
+  from ule_jax.methods import METHODS, Batch, Output, Sizes
+
+  first = first_of(k=3, n=90)
+  data = first.splits['train']
+  made = PREPARATIONS['cnc'](None, first)
+  p = data['logits'].argmax(1)
+  np.testing.assert_array_equal(made.group, data['label'] * 3 + p)
+  z, f, y = RNG.normal(size=(90, 3)), RNG.normal(size=(90, 4)), data['label']
+  batch = Batch(jnp.zeros((90, 1, 1, 1)), *(jnp.asarray(v) for v in (y, made.group, np.arange(90), np.ones(90))))
+  method = METHODS['cnc'](SimpleNamespace(contrast=0.75, temperature=0.1), Sizes(90, 3, 9, np.full(9, 10)))
+  value, _ = method.loss({}, lambda role, x: Output(jnp.asarray(z), jnp.asarray(f), {}), {}, batch, 0, None)
+  entropy = -np.log(softmax(z)[np.arange(90), y]).mean()
+  assert float(value) == pytest.approx(0.25 * entropy + 0.75 * two_sided(f, y, p, range(90), 0.1), rel=1e-9)
 
 
 def test_dfr_is_the_fit_of_its_code():
   """PolinaKirichenko/deep_feature_reweighting, with one strength: averaged l1 fits on balanced draws."""
+  from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
   from sklearn.preprocessing import StandardScaler
 
@@ -156,7 +211,7 @@ def test_dfr_is_the_fit_of_its_code():
     ids = np.concatenate([rng.permutation(np.flatnonzero(group == g))[:least] for g in range(4)])
     scaler = StandardScaler().fit(first.splits['train']['features'].astype(float))
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
+      warnings.simplefilter('ignore', ConvergenceWarning)
       model = LogisticRegression(l1_ratio=1, C=0.3, solver='liblinear').fit(scaler.transform(x[ids]), y[ids])
     weights.append(
       np.r_[model.coef_[0] / scaler.scale_, model.intercept_ - (model.coef_ / scaler.scale_) @ scaler.mean_]
@@ -168,6 +223,129 @@ def test_dfr_is_the_fit_of_its_code():
   worst = min(right[group == g].mean() for g in range(4))
   erm = data['logits'].argmax(1) == y
   assert worst > min(erm[group == g].mean() for g in range(4)) + 0.3
+
+
+def l1_reference(x, y, k, strength, penalised_bias, steps=20_000):
+  """Minimise strength * sum of cross entropies + |w|_1 by proximal steps; bias and weights, the bias last."""
+  x = np.c_[x, np.ones(len(x))]
+  w, target = np.zeros((x.shape[1], k)), np.eye(k)[y]
+  shrink = np.ones((x.shape[1], 1))
+  shrink[-1] = penalised_bias
+  rate = 1 / (strength * np.linalg.norm(x, 2) ** 2)
+  look, t = w, 1.0
+  for _ in range(steps):
+    moved = look - rate * strength * x.T @ (softmax(x @ look) - target)
+    new = np.sign(moved) * np.maximum(np.abs(moved) - rate * shrink, 0)
+    ahead = (1 + np.sqrt(1 + 4 * t * t)) / 2
+    look, w, t = new + (t - 1) / ahead * (new - w), new, ahead
+  return w
+
+
+def l1_objective(w, x, y, strength, penalised_bias):
+  z = np.c_[x, np.ones(len(x))] @ w
+  entropy = -np.log(softmax(z)[np.arange(len(y)), y]).sum()
+  return strength * entropy + np.abs(w[:-1]).sum() + penalised_bias * np.abs(w[-1]).sum()
+
+
+def correlated(n, d, k, seed=0):
+  """Standardised features of a network: many, non-negative, alike."""
+  rng = np.random.default_rng(seed)
+  y = rng.integers(0, k, n)
+  x = np.maximum(rng.normal(size=(n, d)) + rng.normal(size=(n, 8)) @ rng.normal(size=(8, d)), 0)
+  x[:, :k] += 0.7 * np.eye(k)[y]
+  return (x - x.mean(0)) / x.std(0), y
+
+
+def test_dfr_of_two_classes_is_an_l1_fit_with_exact_zeros():
+  """The weights of two classes are those of one logit: (0, w) costs what liblinear's w does, its bias included."""
+  x, y = correlated(200, 30, 2)
+  # standardised on itself, so that weights are as they are fitted
+  (kernel, bias), converged = dfr._fit(x, y, np.arange(200), 0.05, 2, like=x)
+  assert converged
+  margin = np.c_[x, np.ones(200)]
+  w, rate = np.zeros(31), 1 / (0.05 * 0.25 * np.linalg.norm(margin, 2) ** 2)
+  for _ in range(20_000):
+    moved = w - rate * 0.05 * margin.T @ (1 / (1 + np.exp(-margin @ w)) - y)
+    w = np.sign(moved) * np.maximum(np.abs(moved) - rate, 0)
+  ours = np.r_[kernel[:, 1] - kernel[:, 0], bias[1] - bias[0]]
+  np.testing.assert_allclose(ours, w, atol=2e-3)
+  np.testing.assert_array_equal(ours[:-1] == 0, w[:-1] == 0)
+  assert 5 < (ours[:-1] == 0).sum() < 30
+  # The strongest of the authors' strengths on few examples leaves next to nothing.
+  (kernel, _), _ = dfr._fit(x, y, np.arange(200), 0.01, 2, like=x)
+  assert (kernel[:, 1] == 0).sum() > 25
+
+
+def test_dfr_of_three_classes_converges():
+  x, y = correlated(150, 120, 3)
+  (kernel, bias), converged = dfr._fit(x, y, np.arange(150), 1.0, 3, like=x)
+  assert converged
+  reference = l1_reference(x, y, 3, 1.0, False)
+  best, ours = (l1_objective(w, x, y, 1.0, False) for w in (reference, np.r_[kernel, bias[None]]))
+  assert best - 1e-6 < ours < 1.005 * best
+  assert 20 < (kernel == 0).sum() < 340
+  assert ((kernel == 0) == (reference[:-1] == 0)).mean() > 0.9
+
+
+@pytest.mark.parametrize('k', [2, 3])
+def test_fits_of_dfr_that_do_not_converge_are_said(k, monkeypatch):
+  monkeypatch.setattr(dfr, 'ITERATIONS', {'liblinear': 2, 'saga': 2})
+  made = PREPARATIONS['dfr'](options('dfr', strengths=(1.0, 0.5), fits=3), first_of(n=900, k=k))
+  assert made.notes['not_converged'] == 5
+  (message,) = made.messages
+  assert '5 of 5 fits of DFR stopped at 2 iterations' in message
+  monkeypatch.undo()
+  made = PREPARATIONS['dfr'](options('dfr', strengths=(0.1,), fits=3), first_of(n=900, k=k))
+  assert (made.notes['not_converged'], made.messages) == (0, ())
+
+
+def test_only_the_warning_of_convergence_is_passed_over(monkeypatch):
+  from sklearn.linear_model import LogisticRegression
+
+  fit = LogisticRegression.fit
+
+  def warning(self, *args):
+    warnings.warn('penalty will be removed', FutureWarning, stacklevel=2)
+    return fit(self, *args)
+
+  monkeypatch.setattr(LogisticRegression, 'fit', warning)
+  with pytest.raises(FutureWarning, match='will be removed'):
+    PREPARATIONS['dfr'](options('dfr', strengths=(1.0,), fits=1), first_of())
+
+
+@pytest.mark.parametrize(('version', 'old'), [('1.6.1', True), ('1.7.2', True), ('1.8.0', False), ('1.10.0rc1', False)])
+def test_a_scikit_learn_that_would_fit_l2_is_refused_before_the_first_run(version, old, monkeypatch):
+  import sklearn
+
+  monkeypatch.setattr(sklearn, '__version__', version)
+  splits = {name: (data['label'], data['group']) for name, data in first_of().splits.items()}
+  if not old:
+    dfr.check(options('dfr'), splits, ('a', 'b'))
+    return
+  with pytest.raises(UserError, match=f'DFR needs scikit-learn 1.8 or later.*{version} is installed'):
+    dfr.check(options('dfr'), splits, ('a', 'b'))
+
+
+def test_scikit_learn_is_required_as_dfr_needs_it(root):
+  import tomllib
+
+  required = tomllib.loads((root / 'pyproject.toml').read_text())['project']['dependencies']
+  (line,) = (each for each in required if 'scikit' in each)
+  assert line == f'scikit-learn>={".".join(map(str, dfr.OLDEST))}'
+
+
+@pytest.mark.parametrize('n', [400, 401])
+def test_dfr_chooses_on_the_smaller_half(n, monkeypatch):
+  """dfr_evaluate_spurious.py: idx[n // 2:] is fitted on, idx[:n // 2] is judged by."""
+  seen, balanced = [], dfr._balanced
+
+  def recorded(group, among, rng):
+    seen.append(among.sum())
+    return balanced(group, among, rng)
+
+  monkeypatch.setattr(dfr, '_balanced', recorded)
+  PREPARATIONS['dfr'](options('dfr', strengths=(1.0,), fits=2), first_of(n=n))
+  assert seen == [n - n // 2, n, n]
 
 
 def test_dfr_of_three_classes_and_what_it_needs():
@@ -192,23 +370,46 @@ def test_dfr_of_three_classes_and_what_it_needs():
     PREPARATIONS['dfr'](options('dfr'), first._replace(splits={'val': blind}))
 
 
-def test_afr_is_the_descent_of_its_code():
-  """AndPotap/afr, losses.get_exp_weights, rebalance_weights and take_step, in NumPy."""
-  first = first_of()
-  found = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
+def afr_descent(first, gamma, strength, steps, lr, max_norm=1.0):
+  """AndPotap/afr, losses.get_exp_weights, supervised_utils.{rebalance_weights,take_step}; the norms before the clip."""
   data = {name: values[first.held_out] for name, values in first.splits['train'].items()}
-  x, y = data['features'].astype(float), data['label']
-  mu = np.exp(-3.0 * softmax(data['logits'].astype(float))[np.arange(len(y)), y])
-  for k in (0, 1):
-    mu[y == k] *= len(y) / (y == k).sum()
+  x, y, k = data['features'].astype(float), data['label'], first.kernel.shape[1]
+  mu = np.exp(-gamma * softmax(data['logits'].astype(float))[np.arange(len(y)), y])
+  for c in range(k):
+    mu[y == c] *= len(y) / (y == c).sum()
   mu /= mu.sum()
-  kernel, bias = first.kernel.copy(), first.bias.astype(float).copy()
-  for _ in range(50):
-    error = mu[:, None] * (softmax(x @ kernel + bias) - np.eye(2)[y])
-    gradient = x.T @ error + 0.2 * (kernel - first.kernel), error.sum(0) + 0.2 * (bias - first.bias)
-    kernel, bias = kernel - 0.05 * gradient[0], bias - 0.05 * gradient[1]
-  np.testing.assert_allclose(found.head[0], kernel, atol=1e-4)
-  np.testing.assert_allclose(found.head[1], bias, atol=1e-4)
+  kernel, bias, norms = first.kernel.copy(), first.bias.astype(float).copy(), []
+  for _ in range(steps):
+    error = mu[:, None] * (softmax(x @ kernel + bias) - np.eye(k)[y])
+    of_kernel = x.T @ error + 2 * strength * (kernel - first.kernel)
+    of_bias = error.sum(0) + 2 * strength * (bias - first.bias)
+    norms.append(np.sqrt((of_kernel**2).sum() + (of_bias**2).sum()))
+    scale = min(1.0, max_norm / (norms[-1] + 1e-6))  # torch.nn.utils.clip_grad_norm_
+    kernel, bias = kernel - lr * scale * of_kernel, bias - lr * scale * of_bias
+  return kernel, bias, norms
+
+
+@pytest.mark.parametrize(('k', 'scale', 'clipped'), [(2, 0.2, False), (2, 1.0, True), (3, 10.0, True)])
+@pytest.mark.parametrize('strength', [0.0, 0.1])
+def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
+  first = first_of(k=k)
+  data = first.splits['train']
+  data = data | {'features': scale * data['features']}
+  first = first._replace(splits={'train': data}, kernel=first.kernel / scale)
+  made = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
+  kernel, bias, norms = afr_descent(first, 3.0, strength, 60, 0.05)
+  assert (max(norms) > 1) == clipped
+  np.testing.assert_allclose(made.head[0], kernel, rtol=1e-9, atol=1e-12)
+  np.testing.assert_allclose(made.head[1], bias, rtol=1e-9, atol=1e-12)
+
+
+def test_afr_in_float32_and_what_it_needs():
+  first = first_of()
+  made = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
+  kernel, bias, _ = afr_descent(first, 3.0, 0.1, 50, 0.05)
+  assert made.head[0].dtype == np.float32
+  np.testing.assert_allclose(made.head[0], kernel, atol=2e-6)
+  np.testing.assert_allclose(made.head[1], bias, atol=2e-6)
   with pytest.raises(UserError, match=r'train.holdout'):
     PREPARATIONS['afr'](options('afr'), first._replace(held_out=np.zeros(400, bool)))
 
@@ -282,6 +483,54 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
   assert (tmp_path / 'w' / 'first' / 'checkpoints' / '3').is_dir()
   assert not list(tmp_path.glob('**/lock'))
   assert train.run(config_of('jtt'), tmp_path / 'w')['last']['step'] == 20
+
+
+def test_the_first_run_may_have_other_batch_norm(tmp_path):
+  config = cli.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
+  assert (config.model.batch_norm, stages.first_config(config).model.batch_norm) == ('frozen', 'batch')
+  config.first.batch_norm = 'same'
+  assert stages.first_config(config).model.batch_norm == 'frozen'
+  with pytest.raises(UserError, match=r"unknown first.batch_norm 'moving'"):
+    train.run(config_of('cnc', '--config.first.batch_norm=moving'), tmp_path / 'w')
+
+
+@pytest.mark.parametrize('method', ['mmd', 'vrex'])
+def test_a_run_that_goes_on_with_a_corrected_loss_says_so_once(method, tmp_path, monkeypatch, capsys):
+  batch, calls, workdir = train.Batch, [], tmp_path / 'w'
+
+  def signalling(**arrays):
+    calls.append(1)
+    if len(calls) in (3, 5):
+      os.kill(os.getpid(), signal.SIGTERM)
+    return batch(**arrays)
+
+  monkeypatch.setattr(train, 'Batch', signalling)
+  with pytest.raises(Interrupted):
+    train.run(config_of(method), workdir)
+  assert 'was corrected' not in capsys.readouterr().err
+  environment = read_json(workdir / 'env.json')
+  assert environment['correction'] == CORRECTIONS.get(method, '')
+  del environment['correction']  # as a run of before has none
+  (workdir / 'env.json').write_text(json.dumps(environment))
+  with pytest.raises(Interrupted):
+    train.run(config_of(method), workdir)
+  said = capsys.readouterr().err
+  assert (f'the loss of {method} was corrected since this run began' in said) == (method in CORRECTIONS)
+  train.run(config_of(method), workdir)
+  assert 'was corrected' not in capsys.readouterr().err
+
+
+def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
+  place = tmp_path / 'w'
+  train.run(config_of('jtt'), place)
+  for folder in (place, place / 'first'):
+    config = read_json(folder / 'config.json')
+    config['first'].pop('batch_norm', None)
+    config['first'].get('spare', {}).pop('clusters', None)
+    (folder / 'config.json').write_text(json.dumps(config))
+  assert train.run(config_of('jtt'), place)['method'] == 'jtt'
+  with pytest.raises(UserError, match=r"first.batch_norm \('same' there, 'none' here\)"):
+    train.run(config_of('jtt', '--config.first.batch_norm=none'), place)
 
 
 def test_group_inference_feeds_any_method(tmp_path):

@@ -53,6 +53,18 @@ def test_a_lock_of_another_host_says_how_to_remove_it(tmp_path):
   assert own(tmp_path) == (False, True)
 
 
+def test_a_run_recorded_before_a_field_existed_had_its_value_of_then(tmp_path):
+  recorded = {'first': {'lr': 0.0, 'spare': {'threshold': 0.9}}, 'seed': 0}
+  now = {'first': {'lr': 0.0, 'batch_norm': 'same', 'spare': {'threshold': 0.9, 'clusters': 0}}, 'seed': 0}
+  workdir.write_json(tmp_path / 'config.json', recorded)
+  (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
+  assert workdir.compare(tmp_path, now, False)
+  assert workdir.compare(tmp_path, recorded, False)  # a first run has no first run of its own
+  now['first']['spare']['clusters'] = 4
+  with pytest.raises(UserError, match=r'first.spare.clusters \(0 there, 4 here\)'):
+    workdir.compare(tmp_path, now, False)
+
+
 def test_another_config_is_refused_and_unlocked(tmp_path):
   own(tmp_path)
   (tmp_path / 'checkpoints' / '100').mkdir(parents=True)

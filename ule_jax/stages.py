@@ -32,6 +32,8 @@ def first_config(config: Any) -> Any:
       first.optim.lr = config.first.lr
     if config.first.weight_decay >= 0:
       first.optim.weight_decay = config.first.weight_decay
+    if config.first.batch_norm != 'same':
+      first.model.batch_norm = config.first.batch_norm
   return first
 
 

@@ -29,7 +29,7 @@ from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation, pipeline
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
-from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
+from ule_jax.methods import CORRECTIONS, LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
@@ -411,7 +411,10 @@ def run_first(
     if last not in checkpoints.steps:
       raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
     state = checkpoints.restore(last, state)
-  return state, stages.prepare(config, dataset, place, sharding.replicate(state.params['model']['head'], mesh))
+  prepared = stages.prepare(config, dataset, place, sharding.replicate(state.params['model']['head'], mesh))
+  for message in prepared.messages:
+    console.say(message)
+  return state, prepared
 
 
 def _train(
@@ -425,8 +428,10 @@ def _train(
   signals: Signals,
 ) -> dict[str, Any]:
   mesh = sharding.make_mesh()
+  correction, before = CORRECTIONS.get(config.method.name, ''), workdir.recorded_correction(directory)
   if hosts.is_first():
-    workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
+    environment = workdir.environment(backend.describe()) | {'correction': correction}
+    workdir.write_json(directory / 'env.json', environment)
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
@@ -440,6 +445,11 @@ def _train(
     raise UserError(
       f'{directory} has a checkpoint of step {first}, beyond the {steps} steps asked for: '
       'raise train.steps, or choose another --workdir.'
+    )
+  if first and correction != before:
+    console.say(
+      f'warning: the loss of {config.method.name} was corrected since this run began ({correction}); it goes on with '
+      'the corrected one: for one loss in all steps, choose another --workdir.'
     )
   progress = console.Progress(steps, first, batch_size)
   console.say(

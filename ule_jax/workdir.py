@@ -42,6 +42,8 @@ MAY_CHANGE = (
 ADDED = {
   'data.white': (0.0, 'data.dir'),
   'data.background': ('white', 'data.dir'),
+  'first.batch_norm': ('same', 'first.lr'),
+  'first.spare.clusters': (0, 'first.spare.threshold'),
 }
 
 PACKAGES = (
@@ -255,6 +257,13 @@ def environment(backend: dict[str, Any]) -> dict[str, Any]:
     'versions': versions,
     'flags': {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAGS)},
   }
+
+
+def recorded_correction(workdir: Path) -> str:
+  """Read which correction of its method's loss the folder's run was trained with; '' from before they were recorded."""
+  with contextlib.suppress(UserError):
+    return str(read_json(workdir / 'env.json').get('correction', ''))
+  return ''
 
 
 class MetricsLog:

@@ -7,7 +7,6 @@ contiguous block of each global batch, so that the global batches do not depend 
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,21 +62,38 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
       np.concatenate([np.random.default_rng((seed, i, 0, 2)).permutation(m)[:least] for i, m in enumerate(members)])
     ]
 
+  permutation = Permutations(seed, tuple(len(m) for m in members))
+
   def block(step: int) -> Int[np.ndarray, 'b']:
     place, stream = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(members))
     epoch, offset = np.divmod(place, np.array([len(m) for m in members])[stream])
     chosen = np.empty(batch_size, np.int64)
     for s, e in set(zip(stream.tolist(), epoch.tolist(), strict=True)):
       here = (stream == s) & (epoch == e)
-      chosen[here] = members[s][_permutation((seed, s, e), len(members[s]))[offset[here]]]
+      chosen[here] = members[s][permutation(s, e)[offset[here]]]
     return chosen
 
   return block
 
 
-@functools.lru_cache(maxsize=128)
-def _permutation(key: tuple[int, ...], size: int) -> Int[np.ndarray, 'm']:
-  return np.random.default_rng(key).permutation(size)
+class Permutations:
+  """Each stream's permutation of an epoch; the newest two are kept, in 8 bytes an example of all streams.
+
+  A block lies in one epoch of a stream or across two, and threads read blocks that are near to each other.
+  """
+
+  def __init__(self, seed: int, sizes: tuple[int, ...]):
+    self._seed, self._sizes = seed, sizes
+    self._kept: dict[tuple[int, int], tuple[int, Int[np.ndarray, 'm']]] = {}
+
+  def __call__(self, stream: int, epoch: int) -> Int[np.ndarray, 'm']:
+    """Make it, or find it."""
+    place = stream, epoch % 2
+    kept = self._kept.get(place)
+    if kept is None or kept[0] != epoch:
+      made = np.random.default_rng((self._seed, stream, epoch)).permutation(self._sizes[stream])
+      self._kept[place] = kept = epoch, made.astype(np.int32)  # examples are counted in 32 bits, as in batches
+    return kept[1]
 
 
 def train_batches(

@@ -62,6 +62,12 @@ PREPARATIONS = {
 }
 HEADS = ('dfr', 'afr')  # those that fit the last layer, and leave nothing to train
 
+# method -> what was corrected in its loss since runs of it were first recorded
+CORRECTIONS = {
+  'cnc': 'the mean over anchors, the two sides added, and the pairs of three classes',
+  'mmd': 'distances between features in float32',
+}
+
 # option -> what it may be
 CHOICES = {
   'at': ('image', 'features'),
@@ -73,6 +79,6 @@ CHOICES = {
 }
 
 __all__ = [
-  'CHOICES', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS', 'SEPARABLE',
+  'CHOICES', 'CORRECTIONS', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS', 'SEPARABLE',
   'Aux', 'Batch', 'First', 'Forward', 'Method', 'Output', 'Prepared', 'Sizes',
 ]  # fmt: skip

@@ -7,9 +7,11 @@ Paper: Qiu et al. 2023, arXiv 2306.11074.
   minimise  sum_i mu_i * cross entropy(W z_i + b, y_i) + strength * (|W - W_1|^2 + |b - b_1|^2)   by gradient descent
 
   p_1, W_1, b_1 -> the ERM run config.first; gamma, strength, steps, lr -> first.afr
+  a gradient whose norm, over W and b together, is above CLIP is scaled to it
 
-Departs from the paper: features of images without augmentation (the authors' AndPotap/afr averages over
-ten), and the last step instead of the one that is best on validation groups: no group label is read.
+Follows AndPotap/afr 5d5d78e (train_embeddings.py and its README's commands: one view of each image, not augmented,
+`--grad_norm=1.0`). Departs from the official code: the held-out share is drawn by the seed, theirs is the last fifth;
+and the last step instead of the one that is best on validation groups: no group label is read.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import optax
 
 from ule_jax.errors import UserError
 from ule_jax.methods.first import First, Prepared, probabilities
+
+CLIP = 1.0  # largest norm of a gradient
 
 
 def prepare(options, first: First) -> Prepared:
@@ -35,9 +39,9 @@ def prepare(options, first: First) -> Prepared:
   label = train['label']
   weight = np.exp(-options.gamma * probabilities(train['logits'].astype(np.float64))[np.arange(len(label)), label])
   weight *= len(label) / np.bincount(label, minlength=len(first.classes))[label]
-  weight = jnp.asarray(weight / weight.sum(), jnp.float32)
-  features, label = jnp.asarray(train['features']), jnp.asarray(label)
-  start = (jnp.asarray(first.kernel, jnp.float32), jnp.asarray(first.bias, jnp.float32))
+  numbers = jnp.result_type(float)  # float32, unless jax is told to use 64 bits
+  weight, features = (jnp.asarray(values, numbers) for values in (weight / weight.sum(), train['features']))
+  start, label = tuple(jnp.asarray(part, numbers) for part in (first.kernel, first.bias)), jnp.asarray(label)
 
   def loss(head):
     entropy = optax.softmax_cross_entropy_with_integer_labels(features @ head[0] + head[1][None], label)
@@ -47,7 +51,8 @@ def prepare(options, first: First) -> Prepared:
 
   def step(head, _):
     gradient = jax.grad(loss)(head)
-    return jax.tree.map(lambda p, g: p - options.lr * g, head, gradient), None
+    scale = jnp.minimum(1, CLIP / (optax.tree.norm(gradient) + 1e-6))  # torch.nn.utils.clip_grad_norm_
+    return jax.tree.map(lambda p, g: p - options.lr * scale * g, head, gradient), None
 
   head, _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
   return Prepared(head=tuple(np.asarray(part) for part in head), notes={'fitted_on': int(first.held_out.sum())})

@@ -2,14 +2,22 @@
 
 Paper: Zhang et al. 2022, arXiv 2203.01517.
 
-  P(i) = {j : y_j = y_i, p_j != p_i},  N(i) = {j : y_j != y_i, p_j = p_i},   p = argmax f_1(x)
-  L_con = mean_{i, j in P(i)} -log( e^{s_ij / t} / (sum_{P(i)} e^{s / t} + sum_{N(i)} e^{s / t}) )
+  P(i) = {j : y_j = y_i, p_j != p_i},  N(i) = {j : y_j != y_i, p_j = p_i},   p = argmax f_1(x),
+         and of i and j the first run is right about one, and wrong about the other
+  l_i = mean_{j in P(i)} -log( e^{s_ij / t} / (sum_{P(i)} e^{s / t} + sum_{N(i)} e^{s / t}) )
+  L_con = mean of l_i over the anchors i with p_i = y_i  +  mean of l_i over the anchors with p_i != y_i
   L = (1 - contrast) * cross entropy + contrast * L_con
 
   s_ij -> cosine of the features of i and j, f_1 -> config.first, t -> temperature, contrast -> contrast
 
-Departs from the paper: positives and negatives are those of the batch, which is drawn balanced over (label,
-prediction); the authors' code (HazyResearch/correct-n-contrast) builds a batch around each anchor.
+Means over anchors are over those that have a positive in the batch. The right and the wrong anchors are the two sides
+of the authors' loss, which are added (train_supervised_contrast.py, HazyResearch/correct-n-contrast eaa1c66); with two
+classes the condition on i and j says nothing that P and N do not.
+Departs from the official code: positives and negatives are those of the batch, which is drawn balanced over (label,
+prediction), and each of its examples is an anchor; the authors build a batch around each right anchor, of as many
+examples of each kind, whose other anchor is one of its positives, and add up the gradients of 32 of these. Their
+script groups by clusters of the first network's features unless told to use its predictions; these are the paper's.
+They train with running statistics and without dropout: the recipes say so by `model.batch_norm=frozen`.
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ from ule_jax.methods.contract import (
   Sizes,
   stateless,
 )
+from ule_jax.methods.coral import EXACT
 from ule_jax.methods.first import First, Prepared
 
 
@@ -51,18 +60,23 @@ def contrastive(features, label, prediction, weight, temperature: float):
   """Compute L_con over a batch; examples of weight 0 are no anchors, positives or negatives."""
   norm = jnp.sqrt((features**2).sum(-1, keepdims=True) + losses.EPS)
   unit = features / norm
-  similarity = unit @ unit.T / temperature
-  counts = (weight > 0)[:, None] & (weight > 0)[None, :]
+  similarity = jnp.matmul(unit, unit.T, precision=EXACT) / temperature
+  right = prediction == label
+  pairs = (weight > 0)[:, None] & (weight > 0)[None, :] & (right[:, None] != right[None, :])
   same_label = label[:, None] == label[None, :]
   same_prediction = prediction[:, None] == prediction[None, :]
-  positive = counts & same_label & ~same_prediction
-  negative = counts & ~same_label & same_prediction
-  either = positive | negative
-  masked = jnp.where(either, similarity, -jnp.inf)
-  some = either.any(-1)
-  total = jax.nn.logsumexp(jnp.where(some[:, None], masked, 0.0), axis=-1)
-  pairs = jnp.where(positive, total[:, None] - similarity, 0.0)
-  return pairs.sum() / jnp.maximum(positive.sum(), 1)
+  positive = pairs & same_label & ~same_prediction
+  negative = pairs & ~same_label & same_prediction
+  count = positive.sum(-1)
+  is_anchor = (count > 0)[:, None]
+  masked = jnp.where(is_anchor, jnp.where(positive | negative, similarity, -jnp.inf), 0.0)
+  total = jax.nn.logsumexp(masked, axis=-1)
+  each = jnp.where(positive, total[:, None] - similarity, 0.0).sum(-1) / jnp.maximum(count, 1)
+
+  def side(anchors):
+    return (each * anchors).sum() / jnp.maximum(anchors.sum(), 1)
+
+  return side(is_anchor[:, 0] & right) + side(is_anchor[:, 0] & ~right)
 
 
 def prepare(options, first: First) -> Prepared:

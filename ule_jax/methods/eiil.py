@@ -8,8 +8,11 @@ Paper: Creager et al. 2021, arXiv 2010.07249.
   f_1 -> config.first, the number of Adam steps and their size -> first.eiil.{steps,lr}
 
 The groups feed any method or sampling that uses groups; `eiil` alone is GroupDRO on them, as in the paper.
-Departs from the paper: nothing known; follows the authors' code as kept in BigML-CS-UCLA/SpuCo
-(group_inference/eiil.py). The derivative d l_i / dw does not depend on q and is computed once.
+Follows the authors' objective as kept in BigML-CS-UCLA/SpuCo 2875d57 (group_inference/eiil.py); the derivative
+d l_i / dw does not depend on q and is computed once.
+Departs from the official code: the groups here are environments within labels, four for two classes; the environments
+of SpuCo and of facebookresearch/Whac-A-Mole 1094624 (urbancars_trainers/eiil.py) cross the labels, two in all. And
+Whac-A-Mole adds up the objectives of the classes, each over its own examples, where SpuCo and this have one over all.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
   chance: how often each training example is drawn, relative to the others.
   head: kernel and bias of the last layer of the first run's network, which is then not trained further.
   notes: for the results.
+  messages: sentences for who started the run.
   """
 
   group: Int[np.ndarray, 'n'] | None = None
@@ -38,6 +39,7 @@ class Prepared(NamedTuple):
   chance: Float[np.ndarray, 'n'] | None = None
   head: tuple[Float[np.ndarray, 'd k'], Float[np.ndarray, 'k']] | None = None
   notes: Mapping[str, object] = {}
+  messages: tuple[str, ...] = ()
 
 
 def probabilities(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n k']:

@@ -39,7 +39,7 @@ def make_method(options, sizes: Sizes) -> Method:
 
   def init(params):
     del params
-    return {'q': jnp.asarray(occurs / occurs.sum())}
+    return {'q': jnp.asarray(occurs / occurs.sum(), jnp.float32)}
 
   def loss(params, forward, state, batch, step, key):
     del params, step, key

@@ -7,8 +7,11 @@ Paper: Liu et al. 2021, arXiv 2107.09044.
 
   f_1 -> config.first (ERM, `first.epochs` long), up_weight -> first.jtt.up_weight
 
-Departs from the paper: draws follow `chance` with replacement, and an epoch has as many examples as the training
-set; the authors' code (anniesch/jtt) goes through the enlarged set, of n + up_weight |E| examples, in epochs.
+Departs from the official code, anniesch/jtt 0af2430: E is of the network after the first run, in evaluation mode.
+Theirs is of the predictions that are made while the next epoch trains (train.py writes them batch by batch, in training
+mode, before each step; process_training.py's `--final_epoch 60` is the 61st, as they count from 0).
+Draws follow `chance` with replacement, and an epoch has as many examples as the training
+set; the authors go through the enlarged set, of n + up_weight |E| examples, in epochs.
 The mixture is the same, the number of steps is not: raise `train.epochs` to match theirs.
 """
 

@@ -36,7 +36,7 @@ def make_method(options, sizes: Sizes) -> Method:
   def init(params):
     del params
     # The label of an example that was not seen yet is k, which is no class.
-    return {BIASED: jnp.zeros(n), DEBIASED: jnp.zeros(n), 'label': jnp.full(n, k, jnp.int32)}
+    return {BIASED: jnp.zeros(n, jnp.float32), DEBIASED: jnp.zeros(n, jnp.float32), 'label': jnp.full(n, k, jnp.int32)}
 
   def loss(params, forward, state, batch, step, key):
     del params, step, key

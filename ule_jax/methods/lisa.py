@@ -14,11 +14,12 @@ Paper: Yao et al., "Improving Out-of-Distribution Robustness via Selective Augme
 A domain cannot be told from a group in general. With `domains` > 0 it is the group's number modulo
 `domains`, as where group = label * domains + domain; with 0 it is LISA-L at every step.
 
-Departs from the paper: as in the code, the rule is drawn for the batch and a_i for each example. The
-code pairs one batch of each group and trains on one mixed example a pair; here every example is
-mixed with a partner of its own, and one without a partner in the batch, or of unknown group, stays
-as it is. CutMix, the code's choice for CelebA, is left out. It is meant for `train.sampling:
-group_balanced`.
+Departs from the paper: as in the code, the rule is drawn for the batch and a_i for each example.
+Departs from the official code, huaxiuyao/LISA b028bbb (subpopulation_shifts/train.py): it draws one batch of each
+of four groups, and trains on one mixed example for each pair of them; here every example is mixed with a
+partner of its own, and one without a partner in the batch, or of unknown group, stays as it is: a step sees
+twice as many mixed examples. CutMix, the code's choice for CelebA, is left out. It is meant for
+`train.sampling: group_balanced`, with a batch of four of theirs; their epoch ends with the smallest group's.
 """
 
 from __future__ import annotations

@@ -13,14 +13,18 @@ is that of Gretton et al., "A Kernel Method for the Two-Sample Problem", arXiv 0
 
 Departs from the paper: as DomainBed does, there is no autoencoder and no adversary; this is the
 discrepancy alone, in its biased form (the mean in K_gg has each example with itself). DomainBed
-sends each environment through the network on its own, which BatchNorm would tell from this.
+sends each environment through the network on its own, which BatchNorm would tell from this. Its distances
+come from squared norms and products as they are, so that in float32 an example is not at distance 0 of
+itself, and the penalty 3 to 17 % off; here it is that of float64 to rounding.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ule_jax.losses import EPS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
 from ule_jax.methods.coral import EXACT, shares
 from ule_jax.methods.environments import Membership, penalized, present
@@ -38,9 +42,14 @@ def discrepancy(out: Output, batch: Batch, membership: Membership) -> Float[Arra
   """Average the squared maximum mean discrepancy over the pairs of groups."""
   del batch
   marks, share = present(membership, least=2), shares(membership)
-  squared = jnp.sum(out.features**2, axis=1)
-  product = jnp.matmul(out.features, out.features.T, precision=EXACT)
-  distance = jnp.maximum(squared[:, None] + squared[None, :] - 2 * product, 1e-30)
+  # Squared distances as differences of products are rounded as those are: so of features from their mean, and with the
+  # products' own diagonal, which makes the distance of an example to itself 0. The scale 1000 magnifies what is left.
+  mass = jnp.sum(membership, axis=1)
+  centre = jax.lax.stop_gradient(jnp.matmul(mass, out.features, precision=EXACT) / jnp.maximum(jnp.sum(mass), EPS))
+  centred = out.features - centre[None, :]
+  product = jnp.matmul(centred, centred.T, precision=EXACT)
+  squared = jnp.diagonal(product)
+  distance = jnp.maximum(squared[:, None] + squared[None, :] - 2 * product, 0)
   kernel = sum(jnp.exp(-scale * distance) for scale in SCALES)
   between = jnp.matmul(share.T, jnp.matmul(kernel, share, precision=EXACT), precision=EXACT)
   within = jnp.diagonal(between)
