@@ -9,7 +9,8 @@ Paper: Zhang et al. 2022, arXiv 2203.01517.
   s_ij -> cosine of the features of i and j, f_1 -> config.first, t -> temperature, contrast -> contrast
 
 Departs from the paper: positives and negatives are those of the batch, which is drawn balanced over (label,
-prediction); the authors' code (HazyResearch/correct-n-contrast) builds a batch around each anchor.
+prediction); the authors' code (HazyResearch/correct-n-contrast) builds a batch around each anchor. An example of
+unknown group counts in the cross entropy, and is no anchor, positive or negative.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def prepare(options, first: First) -> Prepared:
     UserError: the first run makes no mistake on train.
   """
   del options
-  train = first.splits['train']
+  train = first.labelled('train')
   prediction = train['logits'].argmax(1)
   if (prediction == train['label']).all():
     raise UserError(
