@@ -188,6 +188,7 @@ DATA = {
     ratio=(0.75, 4 / 3),  # of random crops: width / height
     jitter=0.0,  # strength of colour jitter in training, 0 to 0.5
     unlisted='fail',  # fail | ignore: image files without a row in metadata.csv
+    classes=(),  # names of the classes in order, of which every label has to be one; (): those that occur, sorted
   ),
 }
 

@@ -19,6 +19,19 @@ class Interrupted(KeyboardInterrupt):
   """
 
 
+def brief(value: object, most: int = 80) -> str:
+  r"""Show what was read from a file in a message: one line of printable characters, its middle left out if it is long.
+
+  >>> brief('a b'), brief('a\nb\u200b'), brief('x' * 100, 9)
+  ('a b', 'a\\nb\\u200b', 'xxx...xxx')
+  """
+  text = str(value)
+  if len(text) > most:
+    half = (most - 3) // 2
+    text = f'{text[:half]}...{text[len(text) - half :]}'
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   """Make the error for a name that is not in a table, with the nearest names that are.
 
@@ -28,5 +41,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
   hint = f'did you mean {" or ".join(repr(n) for n in near)}? ' if near else ''
-  shown = ', '.join(known[:45])
-  return UserError(f'unknown {kind} {name!r}: {hint}Known: {shown}.')
+  shown = ', '.join(brief(one) for one in known[:45])
+  return UserError(f'unknown {kind} {brief(name)!r}: {hint}Known: {shown}.')

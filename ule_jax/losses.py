@@ -90,7 +90,7 @@ def fit_and_input_gradient(
   reached, pull, out = jax.vjp(scalars, x, has_aux=True)
   loss, slopes = jax.value_and_grad(fit)(jax.lax.stop_gradient(out.logits))
   # At the other logit it is exact however sure the network is; bounded, as a slope of 0 could not be divided out.
-  slope = jax.lax.stop_gradient(jnp.minimum(-_at_label(slopes, 1 - label), -EPS))
+  slope = jax.lax.stop_gradient(jnp.minimum(-take(slopes, 1 - label), -EPS))
   (gradient,) = pull(slope)
   loss = jax.lax.stop_gradient(loss) + jnp.sum(slope * (reached - jax.lax.stop_gradient(reached)))
   return out, loss, gradient / here(slope).reshape(-1, *[1] * (x.ndim - 1))
@@ -146,6 +146,23 @@ def example_ids(index: Int[Array, 'b'], weight: PerExample, n: int) -> Int[Array
   return index + n * jnp.sum(jnp.tril(same, -1), axis=1, dtype=index.dtype)
 
 
+def take(values: Float[Array, 'k'] | Logits, code: Label) -> PerExample:
+  """Take each example's value at its label or group, 0 where that is not known (-1).
+
+  Nothing else may index an array by labels or groups: an index of -1 means the last entry to numpy and to JAX.
+
+  Args:
+    values: one for each class or group, or a row of these for each example.
+
+  >>> take(jnp.array([3.0, 5.0]), jnp.array([1, -1])).tolist(), take(jnp.array([[3.0, 5.0]]), jnp.array([-1])).tolist()
+  ([5.0, 0.0], [0.0])
+  """
+  if values.ndim == 1:
+    return values.at[code].get(mode='fill', fill_value=0, wrap_negative_indices=False)
+  kept = {'mode': 'fill', 'fill_value': 0, 'wrap_negative_indices': False}
+  return jnp.take_along_axis(values, code[:, None], axis=-1, **kept)[:, 0]
+
+
 def group_membership(group: Int[Array, 'b'], weight: PerExample, g: int) -> Float[Array, 'b g']:
   """Spread the weights over one column for each group; examples of unknown group are in none."""
   return jax.nn.one_hot(group, g, dtype=weight.dtype) * weight[:, None]
@@ -170,7 +187,7 @@ def cross_entropy(logits: Logits, label: Label) -> PerExample:
   >>> round(float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]), 4)
   1.3863
   """
-  return -_at_label(jax.nn.log_softmax(logits), label)
+  return -take(jax.nn.log_softmax(logits), label)
 
 
 def generalized_cross_entropy(logits: Logits, label: Label, q: float | Float[Array, ''] = 0.7) -> PerExample:
@@ -217,7 +234,7 @@ CLASSIFICATION_LOSSES = {
 
 def label_logit(logits: Logits, label: Label) -> PerExample:
   """Take the logit of the label."""
-  return _at_label(logits, label)
+  return take(logits, label)
 
 
 def top_logit(logits: Logits, label: Label) -> PerExample:
@@ -237,7 +254,7 @@ def margin(logits: Logits, label: Label) -> PerExample:
   is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   if logits.shape[-1] == 2:  # linear, so that derivatives of its gradient are nothing rather than zeros
     return jnp.sum(jnp.where(is_label, logits, -logits), axis=-1)
-  return _at_label(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+  return take(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 
 
 SCALARS = {
@@ -384,11 +401,7 @@ def _share_classes(values: PerExample, logits: Logits, label: Label, weight: Per
   """Scale values so that every class has the same share of the batch and the mean is 1."""
   is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
   present = jnp.sum(jnp.any(is_class > 0, axis=0))
-  return values * jnp.sum(weight) / (jnp.maximum(present, 1) * ((values @ is_class)[label] + EPS))
-
-
-def _at_label(values: Logits, label: Label) -> PerExample:
-  return jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]
+  return values * jnp.sum(weight) / (jnp.maximum(present, 1) * (take(values @ is_class, label) + EPS))
 
 
 def _flat(gradient: InputGradient) -> Float[Array, 'b d']:

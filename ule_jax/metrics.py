@@ -52,20 +52,23 @@ class Counts(clu_metrics.Metric):
     groups: int,
     student: Float[Array, 'b k'] | None = None,
   ) -> Counts:
-    """Count a batch. Examples of weight 0 are padding; group -1 is unknown; `student` has the student's logits."""
-    counted = (weight > 0).astype(jnp.int32)
+    """Count a batch. Examples of weight 0 are padding; group -1 is unknown; `student` has the student's logits.
+
+    An example without a label (-1) is neither right nor wrong: it is not counted.
+    """
+    counted = ((weight > 0) & (label >= 0)).astype(jnp.int32)
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
     found = empty.replace(
-      correct=empty.correct.at[label, column].add(correct), total=empty.total.at[label, column].add(counted)
+      correct=_add(empty.correct, label, column, correct), total=_add(empty.total, label, column, counted)
     )
     if student is None:
       return found
     column = (jnp.argmax(student, axis=-1) == label).astype(jnp.int32)
     return found.replace(
-      correct_beside=empty.correct_beside.at[label, column].add(correct),
-      total_beside=empty.total_beside.at[label, column].add(counted),
+      correct_beside=_add(empty.correct_beside, label, column, correct),
+      total_beside=_add(empty.total_beside, label, column, counted),
     )
 
   def merge(self, other: Counts) -> Counts:
@@ -75,6 +78,13 @@ class Counts(clu_metrics.Metric):
   def compute(self) -> Float[Array, '']:
     """Compute the accuracy over all examples."""
     return self.correct.sum() / jnp.maximum(self.total.sum(), 1)
+
+
+def _add(
+  counts: Int[Array, 'k g'], label: Int[Array, 'b'], column: Int[Array, 'b'], values: Int[Array, 'b']
+) -> Int[Array, 'k g']:
+  """Add each example's value to its cell; nothing where the label is -1, which would be the last class."""
+  return counts.at[label, column].add(values, mode='drop', wrap_negative_indices=False)
 
 
 def wilson(correct: int, count: int) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from ule_jax import cli, console, data, recorded, workdir
 from ule_jax.data import ON_BAD_IMAGE, Dataset, Split
 from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
-from ule_jax.data.records import SUFFIXES
+from ule_jax.data.records import SUFFIXES, walk
 from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path, output_path
 
@@ -55,16 +55,14 @@ SIDE = 192  # pixels, about, of a picture of saliency
 SPLIT = 'input'
 ADVICE = 'take it out of the input, or give it a row without a prediction with --on-bad-image=skip'
 SHOWN = 12  # endings that a line names, and characters of one
-COMPANION_FOLDERS = {'__MACOSX', '.AppleDouble', '@eaDir'}  # of macOS in archives, on network drives, and of Synology
 
 
 class Listing(NamedTuple):
-  """What lies below a folder: the names of its images, sorted, and how many files of which kinds are passed over."""
+  """What lies below a folder: the names of its images, sorted, and how many files of which endings are passed over."""
 
   root: Path
   names: list[str]
-  others: Counter[str]  # by ending
-  companions: list[str]
+  others: Counter[str]
 
   @property
   def passed_over(self) -> list[str]:
@@ -73,9 +71,6 @@ class Listing(NamedTuple):
     if count := self.others.total():
       ended = 'file with another ending was' if count == 1 else 'files with other endings were'
       said.append(f'{count:,} {ended} passed over: {endings(self.others)}')
-    if count := len(self.companions):
-      were = 'companion file of another system was' if count == 1 else 'companion files of other systems were'
-      said.append(f'{count:,} {were} passed over, the first: {self.companions[0]}')
     return said
 
 
@@ -139,50 +134,20 @@ def find(path: Path) -> Listing:
     UserError: there are none, or a folder cannot be read.
   """
   if path.is_file():
-    return Listing(path.parent, [path.name], Counter(), [])
+    return Listing(path.parent, [path.name], Counter())
   if not path.is_dir():
     raise UserError(f'--input {path} is no image and no folder.')
-  listing = Listing(path, [], Counter(), [])
-  for name in walk(path):
+  listing = Listing(path, [], Counter())
+  for name in sorted(below + file for below, files in walk(path) for file in files):
     ending = PurePath(name).suffix.lower()
     if ending not in SUFFIXES:
       listing.others[ending] += 1
-    elif is_companion(name):
-      listing.companions.append(name)
     else:
       listing.names.append(name)
   if not listing.names:
     only = f', only files that end on {endings(listing.others)}' if listing.others else ''
     raise UserError(f'{path} holds no image{only}: images end on {" ".join(SUFFIXES)}.')
   return listing
-
-
-def walk(root: Path) -> Iterator[str]:
-  """List the files below a folder, relative to it, sorted as text; each folder once, whatever links lead to it.
-
-  Raises:
-    UserError: a folder cannot be read.
-  """
-
-  def refuse(error: OSError) -> None:
-    raise UserError(f'{error.filename} cannot be read ({error.strerror}): take it out of the input.')
-
-  visited, names = set(), []
-  for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
-    found = os.stat(folder)
-    if (found.st_dev, found.st_ino) in visited:
-      below.clear()
-      continue
-    visited.add((found.st_dev, found.st_ino))
-    below.sort()
-    names += [Path(folder, name).relative_to(root).as_posix() for name in files]
-  return iter(sorted(names))
-
-
-def is_companion(name: str) -> bool:
-  """Tell whether a file is what another system keeps beside an image, under the ending of that."""
-  *folders, file = PurePath(name).parts
-  return file.startswith('._') or not COMPANION_FOLDERS.isdisjoint(folders)
 
 
 def endings(others: Counter[str]) -> str:

@@ -113,7 +113,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
   features: dict[str, Any] = {'image': tfds.features.Image(), 'name': tfds.features.Text()}
   features |= {mask: tfds.features.Image(shape=(None, None, 1)) for mask in some.masks}
   for column in some.columns:
-    features[column] = tfds.features.ClassLabel(names=names[column]) if column in names else np.int32
+    features[column] = _feature(column, some.columns[column], names)
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The data set of one table."""
@@ -134,11 +134,22 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
       for i, image in enumerate(rows.names):
         example = {'image': io.BytesIO(rows.read(i)), 'name': image}
         example |= {mask: io.BytesIO(read(i)) for mask, read in rows.masks.items()}
-        yield i, example | {column: int(values[i]) for column, values in rows.columns.items()}
+        yield i, example | {column: values[i].item() for column, values in rows.columns.items()}
 
   builder = Builder(data_dir=folder, file_format='array_record')
   builder.download_and_prepare()
   return Path(builder.data_dir)
+
+
+def _feature(column: str, values: np.ndarray, names: Mapping[str, tuple[str, ...]]) -> Any:
+  """Choose the feature of a column; prepared data may have columns of text, too."""
+  import tensorflow_datasets as tfds
+
+  if column in names:
+    return tfds.features.ClassLabel(names=names[column])
+  if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
+    return values.dtype
+  return tfds.features.Text()
 
 
 def _say(text: str) -> None:

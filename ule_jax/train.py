@@ -29,7 +29,19 @@ from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation, pipeline
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
-from ule_jax.methods import CORRECTIONS, LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
+from ule_jax.methods import (
+  CORRECTIONS,
+  LABEL_FREE,
+  METHODS,
+  SEPARABLE,
+  Aux,
+  Batch,
+  Method,
+  Output,
+  Prepared,
+  Sizes,
+  labelled,
+)
 from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model, make_network, pretrained
 from ule_jax.optim import make_optimizer
@@ -134,7 +146,7 @@ def make_train_step(
       batch = batch._replace(image=preprocess(batch.image))
       return method.loss(params, forward, state.method_state, batch, state.step, step_key)
 
-    whole = sharding.everyone(batch._replace(image=None))
+    whole = labelled(sharding.everyone(batch._replace(image=None)))
     batch = whole._replace(image=batch.image)
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if accumulate > 1:

@@ -44,6 +44,7 @@ ADDED = {
   'data.background': ('white', 'data.dir'),
   'first.batch_norm': ('same', 'first.lr'),
   'first.spare.clusters': (0, 'first.spare.threshold'),
+  'data.classes': ([], 'data.unlisted'),
 }
 
 PACKAGES = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, look_at_images, say_changed, without_bad_images
+from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
 from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.errors import UserError, unknown
 
@@ -44,12 +44,9 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
   if on_bad_image not in ON_BAD_IMAGE:
     raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
-  dataset = DATASETS[name](**options)
-  for part, split in dataset.splits.items():
-    if not split.count:
-      raise UserError(
-        f'{name} has no example for {part}: give it more images, or change the share that becomes {part}.'
-      )
+  dataset = read(name, options)
+  for remark in dataset.remarks:
+    say(f'note: {remark}')
   if found := differences(dataset):
     more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
     text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
@@ -58,6 +55,25 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
     say(f'warning: {text}')
   if on_bad_image == 'skip':
     dataset = without_bad_images(dataset, say)
+  return dataset
+
+
+def read(name: str, options: Mapping[str, Any]) -> Dataset:
+  """Read a data set that has examples in every split, all of them labelled.
+
+  Args:
+    options: of the data set alone.
+
+  Raises:
+    UserError: the data are not what they should be.
+  """
+  dataset = DATASETS[name](**options)
+  for part, split in dataset.splits.items():
+    if not split.count:
+      raise UserError(
+        f'{name} has no example for {part}: give it more images, or change the share that becomes {part}.'
+      )
+  refuse_unlabelled(dataset)
   return dataset
 
 
@@ -95,5 +111,6 @@ __all__ = [
   'check_images',
   'load',
   'preparation',
+  'read',
   'say_changed',
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ule_jax import cli
-from ule_jax.data import DATASETS, ON_BAD_IMAGE
+from ule_jax.data import ON_BAD_IMAGE, read
 from ule_jax.data.checks import Scan, differences, remarks, scan_images
 from ule_jax.data.dataset import Dataset
 from ule_jax.errors import UserError, unknown
@@ -42,8 +42,10 @@ def main(argv: Sequence[str]) -> None:
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
   if on_bad_image not in ON_BAD_IMAGE:
     raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
-  dataset = DATASETS[name](**options)
+  dataset = read(name, options)
   print(counts_table(dataset))
+  if dataset.remarks:
+    print('\n' + '\n'.join(dataset.remarks))
   wrong = []
   if found := differences(dataset):
     print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in found))

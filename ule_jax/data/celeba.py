@@ -11,17 +11,17 @@ data/celebA_dataset.py; data: Liu et al. 2015, arXiv 1411.7766.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-import numpy as np
-
-from ule_jax.data import records
+from ule_jax.data import columns, records
+from ule_jax.data.columns import Listing
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import random_crop_and_flip, split_of, square
 from ule_jax.data.records import Rows, Table
 from ule_jax.data.transforms import make_resize
-from ule_jax.errors import UserError, unknown
+from ule_jax.errors import UserError, brief, unknown
 
 PARTS = ('train', 'val', 'test')  # the partition file's 0, 1, 2
 OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
@@ -72,6 +72,7 @@ def load(
       raise unknown('CelebA attribute', chosen, names)
   if target == attribute:
     raise UserError(f'data.target and data.attribute are both {target!r}: choose two attributes.')
+  records.check_codes(dir, table, {target: 2, attribute: 2})
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   # Both sides of the ratio: group_DRO's data/celebA_dataset.py with --augment_data.
   crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), make_resize(resize))
@@ -97,53 +98,56 @@ def scan(root: Path) -> Table:
   """Read the official layout: all attributes as 0 or 1."""
   if not any((root / f'list_attr_celeba.{form}').exists() for form in ('csv', 'txt')):
     root = next((place for place in (root / 'celebA' / 'data', root / 'data') if place.is_dir()), root)
-  attributes, header, rows = _list(root, 'list_attr_celeba')
-  partition, _, codes = _list(root, 'list_eval_partition')
-  if missing := rows.keys() ^ codes.keys():
-    raise UserError(f'image {min(missing)} is in only one of the two lists in {root}: both must name the same images.')
+  attributes, partition = _list(root, 'list_attr_celeba'), _list(root, 'list_eval_partition')
+  if missing := set(attributes.names) ^ set(partition.names):
+    raise UserError(
+      f'image {brief(min(missing))} is in only one of the two lists in {root}: both must name the same images.'
+    )
   outer = root / 'img_align_celeba'
   folder = outer / 'img_align_celeba' if (outer / 'img_align_celeba').is_dir() else outer
   if not folder.is_dir():
     raise UserError(f'{root} has no folder img_align_celeba: unpack the aligned images there.')
-  files = sorted(rows)
-  records.match_files(attributes, files, folder)
+  records.match_files(attributes, folder)
   known = {'-1': 0, '0': 0, '1': 1}  # the files say -1 or 1, some copies 0 or 1
-  columns = {
-    name: records.codes(attributes, name, files, [rows[file][i] for file in files], known)
-    for i, name in enumerate(header)
-  }
-  wanted = {'0': 0, '1': 1, '2': 2}
-  part = records.codes(partition, 'the split code', files, [codes[file][0] for file in files], wanted)
-  return records.parted(partition, folder, files, columns, np.asarray(part), PARTS)
+  found = {name: columns.codes(attributes, name, known) for name in attributes.columns}
+  part = columns.codes(partition, next(iter(partition.columns)), {'0': 0, '1': 1, '2': 2}, 'the split code')
+  return records.parted(partition.path, folder, attributes.names, found, part, PARTS)
 
 
-def _list(root: Path, stem: str) -> tuple[Path, list[str], dict[str, list[str]]]:
-  """Read `stem`.csv or `stem`.txt: its path, the column names (none in a headless txt), and a row per image."""
+def _list(root: Path, stem: str) -> Listing:
+  """Read `stem`.csv or `stem`.txt, which may have no header: a row for each image, sorted by its name."""
   path = next((p for p in (root / f'{stem}.csv', root / f'{stem}.txt') if p.is_file()), None)
   if path is None:
     raise UserError(f'{root} has neither {stem}.csv nor {stem}.txt: point --config.data.dir at the CelebA folder.')
   if path.suffix == '.csv':
-    table = records.read_csv(path, ('image_id',))
-    files = table.pop('image_id')
-    header, rows = list(table), list(zip(*table.values(), strict=True))
-    if not header:
+    listing = columns.read_csv(path, 'image_id')
+    listing = listing._replace(columns={name: v for name, v in listing.columns.items() if name != 'image_id'})
+    if not listing.columns:
       raise UserError(f'{path} has only the column image_id: restore the original.')
   else:
-    try:
-      lines = [line.split() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    except UnicodeDecodeError:
-      raise UserError(f'{path} is not a text file: restore the original.') from None
-    header = []
-    if lines and len(lines[0]) == 1 and lines[0][0].isdigit():  # the count, then the names
-      count, header, lines = int(lines[0][0]), lines[1] if len(lines) > 1 else [], lines[2:]
-      if count != len(lines):
-        raise UserError(f'{path} announces {count} images and lists {len(lines)}: restore the original.')
-    if not lines:
-      raise UserError(f'{path} lists no image: restore the original.')
-    width = len(header) or 1
-    for file, *values in lines:
-      if len(values) != width:
-        raise UserError(f'{path}: the row of {file} has {len(values)} values instead of {width}.')
-    files, rows = [line[0] for line in lines], [line[1:] for line in lines]
-  records.refuse_twice(path, files)
-  return path, header, dict(zip(files, rows, strict=True))
+    listing = _read_txt(path)
+  columns.refuse_twice(listing)
+  return listing.take(sorted(range(len(listing.names)), key=listing.names.__getitem__))
+
+
+def _read_txt(path: Path) -> Listing:
+  """Read a list whose values are parted by blanks: the number of images and the names of the columns, or no header."""
+  numbered = [
+    (i, line.split()) for i, line in enumerate(re.split(r'\r\n|\r|\n', columns.read_text(path)), 1) if line.strip()
+  ]
+  header = ['value']
+  if numbered and len(numbered[0][1]) == 1 and numbered[0][1][0].isdecimal():
+    announced, header, numbered = brief(numbered[0][1][0]), numbered[1][1] if len(numbered) > 1 else [], numbered[2:]
+    if announced != str(len(numbered)):
+      raise UserError(f'{path} announces {announced} images and lists {len(numbered)}: restore the original.')
+  if not numbered or len(set(header)) < len(header):
+    raise UserError(
+      f'{path} {"has two columns of the same name" if numbered else "lists no image"}: restore the original.'
+    )
+  for line, (file, *values) in numbered:
+    if len(values) != len(header):
+      raise UserError(
+        f'{path}, line {line}: the row of {brief(file)} has {len(values)} values instead of {len(header)}.'
+      )
+  found = dict(zip(header, map(list, zip(*(row[1:] for _, row in numbered), strict=True)), strict=True))
+  return Listing(path, [row[0] for _, row in numbered], lambda i: f'line {numbered[i][0]}', found)

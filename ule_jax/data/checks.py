@@ -13,7 +13,7 @@ import numpy as np
 from ule_jax.data.dataset import Dataset, Split
 from ule_jax.data.decoding import Decoded, Decoding, decode, has_changed, may_have_changed
 from ule_jax.data.records import Rows
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, brief
 
 EVERY = 10.0  # seconds between lines of progress
 QUARTER = 64  # of the levels of a pixel
@@ -42,6 +42,25 @@ def differences(dataset: Dataset) -> list[str]:
         cell = f'{split} / {dataset.groups[i]}' if len(counts) > 1 else split
         different.append(f'{cell} has {here:,} instead of {due:,}')
   return different
+
+
+def refuse_unlabelled(dataset: Dataset) -> None:
+  """Check that every label is a class and every group one of the groups, or not known (-1).
+
+  Raises:
+    UserError: one is not; names the example.
+  """
+  for part, split in dataset.splits.items():
+    for what, codes, names, least in (
+      ('label', split.label, dataset.classes, 0),
+      ('group', split.group, dataset.groups, -1),
+    ):
+      bad = np.flatnonzero((codes < least) | (codes >= len(names)))
+      if len(bad):
+        raise UserError(
+          f'{len(bad):,} examples of {part} have no {what} of the {len(names)} that there are, the first is '
+          f'{brief(split.name(int(bad[0])))} ({codes[bad[0]]}): label them, or take them out.'
+        )
 
 
 class Scan(NamedTuple):

@@ -75,7 +75,8 @@ class Dataset(NamedTuple):
   still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
   scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results. An "image" may also be the
   float32 features that a frozen encoder made of it; `dtype` says which. `words` says what `eval_transform` does,
-  `decoding` what is white in the files, and what transparent images are put on.
+  `decoding` what is white in the files, and what transparent images are put on. `remarks` are said at the start of
+  whatever uses it.
 
   `official` has the group counts of the released data set by split, if it is one. `combinations` are
   metrics of its field that are linear in the group accuracies: name -> a weight per group. `titles`
@@ -98,6 +99,7 @@ class Dataset(NamedTuple):
   dtype: type = np.uint8
   words: str = ''
   decoding: Decoding = BY_TYPE
+  remarks: tuple[str, ...] = ()
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
     """Count the examples of each group in a split; unknown groups are not counted."""

@@ -37,8 +37,10 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
       of each class or group as the smallest has, and go through those.
 
   Raises:
-    UserError: a group that sampling needs is not known.
+    UserError: a label, or a group that sampling needs, is not known.
   """
+  if missing := int((split.label < 0).sum()):
+    raise UserError(f'{missing} training examples have no label: label them, or take them out of the data.')
   everyone = np.arange(split.count)
   if sampling == 'uniform' and split.chance is not None:
     share = np.cumsum(split.chance)

@@ -7,13 +7,12 @@ ule_jax.prepare` does, images as their original bytes); every other folder is in
 
 from __future__ import annotations
 
-import csv
 import glob
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,13 +20,26 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Int32
 
-from ule_jax.errors import UserError
+from ule_jax.data.columns import Listing, refuse_twice
+from ule_jax.errors import UserError, brief
 from ule_jax.paths import BUCKETS, local_path
 
 SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.bmp', '.dib', '.gif', '.tif', '.tiff', '.webp', '.avif', '.jp2',
   '.j2k', '.jpx', '.ppm', '.pgm', '.pbm', '.pnm',
 )  # fmt: skip
+COMPANIONS = {
+  '__macosx',
+  '@eadir',
+  '@recycle',
+  '#recycle',
+  '#snapshot',
+  '$recycle.bin',
+  'thumbs.db',
+  'desktop.ini',
+  'lost+found',
+  'system volume information',
+}
 COLUMNS = 'columns.npz'  # labels and names of a prepared data set, so that a start reads no image
 
 
@@ -61,10 +73,16 @@ class Table(NamedTuple):
   parts: Mapping[str, Rows]
   names: Mapping[str, tuple[str, ...]] = {}
   prepared: bool = False
+  remarks: tuple[str, ...] = ()  # what whoever trains on it should know
+  unusable: Mapping[str, str] = {}  # feature of prepared data that is no column -> why
 
 
 def open_table(
-  dir: str, title: str, scan: Callable[[Path], Table], parts: Iterable[str] = (), columns: Iterable[str] = ()
+  dir: str,
+  title: str,
+  scan: Callable[[Path], Table],
+  parts: Iterable[str] = (),
+  columns: Mapping[str, int | None] = {},
 ) -> Table:
   """Read a prepared data set, or let `scan` read the official layout.
 
@@ -72,7 +90,7 @@ def open_table(
     dir: a folder, or the bucket path of a prepared data set.
     title: the data set's name, for messages.
     parts: that the table must have.
-    columns: that every part must have.
+    columns: that every part must have, and how many values each has, if that is fixed.
 
   Raises:
     UserError: there is no such folder, or what is in it cannot be understood.
@@ -80,9 +98,36 @@ def open_table(
   table = _open(dir, title, scan)
   lacking = [f'part {part}' for part in parts if part not in table.parts]
   lacking += [f'column {c}' for c in columns if any(c not in rows.columns for rows in table.parts.values())]
+  for column in columns:
+    if column in table.unusable:
+      raise UserError(f'the feature {column} of {dir} {table.unusable[column]}: one value an image is due.')
   if lacking:
     raise UserError(f'{dir} was not prepared from {title}, as it has no {lacking[0]}: choose its own config.')
+  check_codes(dir, table, {column: count for column, count in columns.items() if count is not None})
   return table
+
+
+def check_codes(dir: str, table: Table, counts: Mapping[str, int]) -> None:
+  """Check that columns hold nothing but codes.
+
+  Args:
+    counts: column -> number of its values.
+
+  Raises:
+    UserError: a value is missing (-1) or is none of 0..count-1; names the image.
+  """
+  for column, count in counts.items():
+    for part, rows in table.parts.items():
+      values = np.asarray(rows.columns[column])
+      if not np.issubdtype(values.dtype, np.integer):
+        raise UserError(f'the feature {column} of {dir} is no whole number: 0 to {count - 1} is due.')
+      bad = np.flatnonzero((values < 0) | (values >= count))
+      if len(bad):
+        more = f'; {len(bad):,} examples of {part} have such a {column}' if len(bad) > 1 else ''
+        raise UserError(
+          f'{dir}, record {bad[0]} of {part}: {brief(rows.names[bad[0]])} has the {column} {values[bad[0]]} where 0 to '
+          f'{count - 1} is due{more}: label them, or prepare the data set again.'
+        )
 
 
 def _open(dir: str, title: str, scan: Callable[[Path], Table]) -> Table:
@@ -103,6 +148,7 @@ def _open(dir: str, title: str, scan: Callable[[Path], Table]) -> Table:
   # Where TFDS puts it, name/version/; the pattern passes over folders of 200,000 images quickly.
   literal = epath.Path(glob.escape(os.fspath(root)))  # which epath takes for a part of the pattern
   below = [path.parent for path in literal.glob('*/[0-9]*.[0-9]*.[0-9]*/dataset_info.json')]
+  below = [path for path in below if not is_companion(path.parent.name)]
   if len(below) == 1:
     return _prepared(below[0])
   if below:
@@ -196,87 +242,42 @@ def find_root(root: Path, marker: str, *below: str) -> Path:
   raise UserError(f'{root} has no {marker}: point --config.data.dir at the folder that has it.')
 
 
-def read_csv(path: Path, required: Iterable[str]) -> dict[str, list[str]]:
-  """Read a comma-separated file with a header: column -> values.
-
-  Raises:
-    UserError: it is missing, not text, empty, or lacks a column or a value.
-  """
-  try:
-    rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'), newline='')) if row]
-  except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror}.') from None
-  except (UnicodeDecodeError, csv.Error):
-    raise UserError(f'{path} is not a comma-separated text file: restore the original.') from None
-  header, *rows = [[value.strip() for value in row] for row in rows] or [[]]
-  for name in required:
-    if name not in header:
-      raise UserError(f'{path} has no column {name}: its columns are {", ".join(header) or "none"}.')
-  if len(set(header)) < len(header):
-    raise UserError(f'{path} has two columns of the same name: rename one.')
-  if not rows:
-    raise UserError(f'{path} lists no image: restore the original.')
-  for row in rows:
-    if len(row) != len(header):
-      raise UserError(f'{path}: the row of {row[0]} has {len(row)} values instead of {len(header)}.')
-  return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def refuse_twice(path: Path, values: Sequence[str], what: str = '') -> None:
-  """Refuse a value that stands in two rows."""
-  if len(set(values)) < len(values):
-    seen: set[str] = set()
-    twice = next(v for v in values if v in seen or seen.add(v))
-    raise UserError(f'{path} lists {what}{twice} twice: take one of the rows out.')
-
-
-def codes(path: Path, column: str, names: Sequence[str], values: Sequence[str], known: Mapping[str, int]):
-  """Turn the text of a column into codes.
-
-  Args:
-    names: of the rows, for messages.
-
-  Raises:
-    UserError: a value is not known.
-  """
-  try:
-    return np.array([known[value] for value in values], np.int32)
-  except KeyError:
-    row = next(i for i, value in enumerate(values) if value not in known)
-    shown = ', '.join(known)
-    raise UserError(f'{path}: {names[row]} has {column} {values[row]!r} where one of {shown} is due.') from None
-
-
-def match_files(path: Path, names: Sequence[str], root: Path, unlisted: str = 'fail') -> None:
+def match_files(listing: Listing, root: Path, unlisted: str = 'fail') -> None:
   """Check that every row of a list has its file below `root` and every image file its row.
 
+  A row may name a hidden file, which is not asked to have one; a companion file that another system wrote is refused.
+
   Args:
-    path: the list, for messages.
-    names: file names relative to `root`, with `/`.
+    listing: its names are relative to `root`, with `/`.
     unlisted: `fail`, or `ignore` image files without a row.
 
   Raises:
     UserError: a name leaves the folder, a file is missing, or a file has no row.
   """
-  for name in names:
+  path, names = Path(listing.path), listing.names
+  for row, name in enumerate(names):
     parts = PurePosixPath(name)
+    here = f'{path}, {listing.place(row)}'
     if not parts.parts or (parts.as_posix() != name and '..' not in parts.parts):
-      raise UserError(f'{path} names {name!r}, which is no plain path of a file: write it as folder/file.jpg.')
+      raise UserError(f"{here} names '{brief(name)}', which is no plain path of a file: write it as folder/file.jpg.")
     if parts.is_absolute() or '..' in parts.parts or '\\' in name or ':' in parts.parts[0]:
-      raise UserError(f'{path} names {name}, which is not below {root}: images must lie in that folder.')
-  refuse_twice(path, names)
+      raise UserError(f'{here} names {brief(name)}, which is not below {root}: images must lie in that folder.')
+    if any(part.startswith('._') or part.casefold() in COMPANIONS for part in parts.parts):
+      raise UserError(f'{here} names {brief(name)}, which another system wrote beside an image: take the row out.')
+  refuse_twice(listing)
   found = set(list_images(root))
   listed = set(names)
   missing = listed - found
   missing = {name for name in missing if not _is_file(root / name)}  # suffixes of their own
   if missing:
     raise UserError(
-      f'{len(missing)} images of {path.name} are missing, the first is {root / min(missing)}: '
+      f'{len(missing)} images of {path.name} are missing, the first is {brief(root / min(missing), 300)} '
+      f'({listing.place(names.index(min(missing)))}): '
       'complete the folder, or take their rows out of the list.'
     )
   if unlisted == 'fail' and (extra := found - listed):
     raise UserError(
-      f'{len(extra)} images in {root} have no row in {path.name}, the first is {min(extra)}: '
+      f'{len(extra)} images in {root} have no row in {path.name}, the first is {brief(min(extra))}: '
       'add their rows, or move the files away.'
     )
 
@@ -288,14 +289,47 @@ def _is_file(path: Path) -> bool:
     return False
 
 
+def is_companion(name: str) -> bool:
+  """Tell whether a file or folder is none of the user's: hidden, or put beside theirs by another system.
+
+  >>> is_companion('._dog.jpg'), is_companion('@eaDir'), is_companion('dog.jpg')
+  (True, True, False)
+  """
+  return name.startswith('.') or name.casefold() in COMPANIONS
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+  """Yield each folder below `root`, as a path from there, with the names of its files; without companions.
+
+  Links to folders are followed, but no folder is entered twice, nor one that `root` is in: loops end.
+
+  Raises:
+    UserError: a folder cannot be read.
+  """
+
+  def refuse(error: OSError) -> None:
+    raise UserError(f'{error.filename} cannot be read ({error.strerror}): make it readable, or move it away.')
+
+  above = os.path.join(os.path.realpath(root), '')
+  entered, due = set(), [str(root)]
+  while due:
+    top = due.pop(0)
+    for folder, folders, files in os.walk(top, onerror=refuse):
+      real = os.path.realpath(folder)
+      if real in entered or (top != str(root) and above.startswith(os.path.join(real, ''))):
+        folders.clear()
+        continue
+      entered.add(real)
+      folders[:] = sorted(name for name in folders if not is_companion(name))
+      # Links after all else: a folder keeps its own path where it has one below the root.
+      due += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
+      below = os.path.relpath(folder, root).replace(os.sep, '/')
+      yield '' if below == '.' else f'{below}/', [name for name in files if not is_companion(name)]
+
+
 def list_images(root: Path) -> list[str]:
-  """List the image files below a folder, relative to it, sorted as text."""
-  found = []
-  for folder, _, files in os.walk(root, followlinks=True):
-    below = os.path.relpath(folder, root).replace(os.sep, '/')
-    prefix = '' if below == '.' else f'{below}/'
-    found += [prefix + name for name in files if name.lower().endswith(SUFFIXES)]
-  return sorted(found)
+  """List the image files below a folder, relative to it, sorted as text; `walk` says which folders."""
+  return sorted(below + name for below, files in walk(root) for name in files if name.lower().endswith(SUFFIXES))
 
 
 def _prepared(root: epath.Path) -> Table:
@@ -321,9 +355,10 @@ def _prepared(root: epath.Path) -> Table:
   names = {
     _column(name): tuple(feature.names)
     for name, feature in features.items()
-    if isinstance(feature, tfds.features.ClassLabel)
+    if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes
   }
-  wanted = {n: _column(n) for n, f in features.items() if f.shape == () and not np.issubdtype(f.np_dtype, np.floating)}
+  wanted = {name: _column(name) for name, feature in features.items() if feature.shape == ()}
+  unusable = {_column(n): f'has the shape {f.shape}' for n, f in features.items() if n not in wanted}
   known = _load_columns(root, {name: len(source) for name, source in splits.items()})
   parts = {}
   for split, source in splits.items():
@@ -333,16 +368,19 @@ def _prepared(root: epath.Path) -> Table:
       columns = known.get(split) or _read_columns(source, wanted)
     except Exception as error:  # array_record, protobuf and TFDS share no type
       raise UserError(f'the records of {split} in {root} cannot be read ({error}): prepare them again.') from None
-    part = {'validation': 'val'}.get(split, split)
+    part = {'validation': 'val', 'valid': 'val'}.get(split, split)
+    if part in parts:
+      raise UserError(f'{root} has more than one part that is {part}: prepare it again with one.')
+    columns = dict(columns)
     found = columns.pop('name', None)
     parts[part] = Rows(
-      names=[f'{root.name}/{split}/{i}' for i in range(len(source))] if found is None else found.tolist(),
+      names=[f'{root.name}/{split}/{i}' for i in range(len(source))] if found is None else list(map(str, found)),
       columns=columns,
       read=_Record(source, 'image'),
       version=lambda i, version=version: version,
       masks={name: _Record(source, name) for name in images if name != 'image'},
     )
-  return Table(parts, names, prepared=True)
+  return Table(parts, names, prepared=True, unusable=unusable)
 
 
 class _Record(NamedTuple):
@@ -376,6 +414,39 @@ def _column(feature: str) -> str:
   return feature.removeprefix('attributes/')
 
 
+def as_listing(path: str, table: Table, columns: Iterable[str]) -> Listing:
+  """Say what prepared data say of their images as text, all parts one after the other.
+
+  Args:
+    path: of the data set, for messages.
+    columns: those that are wanted, as far as they are there.
+
+  Raises:
+    UserError: a code has no name.
+  """
+  names = [name for rows in table.parts.values() for name in rows.names]
+  ends = np.cumsum([len(rows.names) for rows in table.parts.values()])
+
+  def place(row: int) -> str:
+    part = int(np.searchsorted(ends, row, side='right'))
+    return f'record {row - (ends[part - 1] if part else 0)} of {list(table.parts)[part]}'
+
+  texts = {}
+  for column in (c for c in columns if all(c in rows.columns for rows in table.parts.values())):
+    values = [value for rows in table.parts.values() for value in np.asarray(rows.columns[column]).tolist()]
+    known = table.names.get(column)
+    if known is not None:
+      for row, code in enumerate(values):
+        if not (isinstance(code, int) and -1 <= code < len(known)):
+          raise UserError(
+            f'{path}, {place(row)}: {brief(names[row])} has the {column} {brief(code)}, and the feature {column} names '
+            f'{len(known)}.'
+          )
+      values = ['' if code < 0 else known[code] for code in values]
+    texts[column] = [str(value).strip() for value in values]
+  return Listing(path, names, place, texts, {c: known for c, known in table.names.items() if c in texts})
+
+
 def _load_columns(root: epath.Path, counts: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
   """Read the labels beside the records, where prepare wrote them."""
   path = root / COLUMNS
@@ -403,9 +474,6 @@ def _read_columns(source: Sequence[bytes], wanted: Mapping[str, str]) -> dict[st
       example = _example(record)
       for feature, column in wanted.items():
         entry = example[feature]
-        numbers = entry.int64_list.value
-        values[column].append(numbers[0] if numbers else entry.bytes_list.value[0].decode())
-  return {
-    column: np.array(found, np.int32 if found and isinstance(found[0], int) else None)
-    for column, found in values.items()
-  }
+        found = [*entry.int64_list.value, *entry.float_list.value, *(text.decode() for text in entry.bytes_list.value)]
+        values[column].append(found[0] if found else '')
+  return {column: np.array(found) for column, found in values.items()}

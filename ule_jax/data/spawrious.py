@@ -113,7 +113,9 @@ def load(
     raise unknown('data.challenge', challenge, CHALLENGES)
   if not 0 < val_fraction < 1:
     raise UserError(f'data.val_fraction is {val_fraction}: give the share of train for validation, between 0 and 1.')
-  table = records.open_table(dir, 'Spawrious', scan, ('images',), ('directory', 'location', 'class'))
+  table = records.open_table(
+    dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
+  )
   prepared = preparation(size=size, resize=resize, white=white, background=background)
 
   def train(image, rng):
@@ -174,7 +176,11 @@ def scan(root: Path) -> Table:
     for location in _folders(root / directory, LOCATIONS, 'location'):
       for breed in _folders(root / directory / location, CLASSES, 'class'):
         below = f'{directory}/{location}/{breed}'
-        files = sorted(name for name in os.listdir(root / below) if name.lower().endswith(records.SUFFIXES))
+        files = sorted(
+          name
+          for name in os.listdir(root / below)
+          if name.lower().endswith(records.SUFFIXES) and not records.is_companion(name)
+        )
         names += [f'{below}/{name}' for name in files]
         codes = (int(directory), LOCATIONS.index(location), CLASSES.index(breed))
         for column, code in zip(columns.values(), codes, strict=True):
@@ -185,7 +191,7 @@ def scan(root: Path) -> Table:
 
 
 def _folders(root: Path, known: tuple[str, ...], kind: str) -> list[str]:
-  found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+  found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not records.is_companion(entry.name))
   for name in found:
     if name not in known:
       raise unknown(f'{kind} in {root}', name, known)

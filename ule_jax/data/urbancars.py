@@ -67,7 +67,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, COLUMNS)
+  table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   evaluate = prepared.eval_transform
 
@@ -116,7 +116,8 @@ def scan(root: Path) -> Table:
   for code, below in enumerate(FOLDERS.values()):
     if not (root / below).is_dir():
       raise UserError(f'{root} has no folder {below}: build it with the generator, or complete it.')
-    for folder in sorted(entry.name for entry in (root / below).iterdir() if entry.is_dir()):
+    folders = (entry.name for entry in (root / below).iterdir() if entry.is_dir())
+    for folder in sorted(name for name in folders if not records.is_companion(name)):
       if folder not in known:
         raise UserError(
           f'{root / below} has the folder {folder}, which is no obj-X_bg-Y_co_occur_obj-Z of urban and country: '
@@ -125,7 +126,9 @@ def scan(root: Path) -> Table:
       files = sorted(
         entry.name
         for entry in (root / below / folder).iterdir()
-        if entry.suffix.lower() in records.SUFFIXES and not entry.name.endswith(tuple(MASKS.values()))
+        if entry.suffix.lower() in records.SUFFIXES
+        and not entry.name.endswith(tuple(MASKS.values()))
+        and not records.is_companion(entry.name)
       )
       names += [f'{below}/{folder}/{name}' for name in files]
       part += [code] * len(files)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ule_jax.data import records
+from ule_jax.data import columns, records
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.files import random_crop_and_flip, shrink_and_center, split_of
@@ -55,7 +55,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  table = records.open_table(dir, 'Waterbirds', scan, PARTS, ('y', 'place'))
+  table = records.open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
   crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
@@ -81,11 +81,9 @@ def scan(root: Path) -> Table:
   """Read the official layout."""
   root = records.find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
   path = root / 'metadata.csv'
-  columns = records.read_csv(path, ('img_id', 'img_filename', 'y', 'split', 'place'))
-  names = columns['img_filename']
-  records.refuse_twice(path, columns['img_id'], 'img_id ')
-  binary = {'0': 0, '1': 1}
-  y, place = (records.codes(path, column, names, columns[column], binary) for column in ('y', 'place'))
-  part = records.codes(path, 'split', names, columns['split'], {'0': 0, '1': 1, '2': 2})
-  records.match_files(path, names, root)
-  return records.parted(path, root, names, {'y': y, 'place': place}, part, PARTS, {'y': CLASSES})
+  listing = columns.read_csv(path, 'img_filename', ('img_id', 'y', 'split', 'place'))
+  columns.refuse_twice(listing, 'img_id')
+  y, place = (columns.codes(listing, column, {'0': 0, '1': 1}) for column in ('y', 'place'))
+  part = columns.codes(listing, 'split', {'0': 0, '1': 1, '2': 2})
+  records.match_files(listing, root)
+  return records.parted(path, root, listing.names, {'y': y, 'place': place}, part, PARTS, {'y': CLASSES})

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ule_jax.errors import UserError
+
 COMPONENTS = 3  # of the student's features
 RIDGE = 1e-2  # on the covariance, beside features of variance 1
 
@@ -47,8 +49,14 @@ def find_clusters(
   Args:
     wrong: what the student, or the only network, gets wrong.
     features: of the same network.
+
+  Raises:
+    UserError: an example has no label (-1).
   """
   from sklearn.decomposition import PCA
+
+  if missing := int((label < 0).sum()):
+    raise UserError(f'{missing} examples have no label, which clusters are made by: choose another --split.')
 
   x = PCA(min(COMPONENTS, *features.shape), svd_solver='full').fit_transform(standardise(features))
   cluster, distance, labels = np.zeros(len(label), np.int32), np.zeros(len(label)), []

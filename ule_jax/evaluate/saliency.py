@@ -41,9 +41,11 @@ def choose(
   """Choose (category, example) pairs, up to `count` of a category (of each group): a pure function of predictions.
 
   Hardest are those of the largest loss of the deployed role, which is the last, and typical those whose loss is
-  nearest to the median. The others are drawn with a fixed seed.
+  nearest to the median. The others are drawn with a fixed seed. Examples without a label (-1) are not chosen.
   """
   rng = np.random.default_rng(0)
+  labelled = np.flatnonzero(label >= 0)
+  label, group, logits = label[labelled], group[labelled], {role: values[labelled] for role, values in logits.items()}
   ids = np.arange(len(label))
   deployed = list(logits)[-1]
   loss = -_log_softmax(logits[deployed])[ids, label]
@@ -58,7 +60,7 @@ def choose(
     right = {role: values.argmax(1) == label for role, values in logits.items()}
     for role, other in (list(logits), list(logits)[::-1]):
       chosen[f'only {role} right'] = [rng.permutation(ids[right[role] & ~right[other]])]
-  return [(category, int(i)) for category, lists in chosen.items() for found in lists for i in found[:count]]
+  return [(category, int(labelled[i])) for category, lists in chosen.items() for part in lists for i in part[:count]]
 
 
 def logits_by_role(predictions: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, 'n k']]:

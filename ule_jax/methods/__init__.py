@@ -21,7 +21,7 @@ from ule_jax.methods import (
   ule,
   vrex,
 )
-from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes
+from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes, labelled
 from ule_jax.methods.first import First, Prepared
 
 METHODS = {
@@ -81,4 +81,5 @@ CHOICES = {
 __all__ = [
   'CHOICES', 'CORRECTIONS', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS', 'SEPARABLE',
   'Aux', 'Batch', 'First', 'Forward', 'Method', 'Output', 'Prepared', 'Sizes',
+  'labelled',
 ]  # fmt: skip

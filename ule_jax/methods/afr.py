@@ -35,7 +35,7 @@ def prepare(options, first: First) -> Prepared:
   """
   if not first.held_out.any():
     raise UserError('AFR fits on data that the first run did not see: set train.holdout, for example to 0.2.')
-  train = {name: values[first.held_out] for name, values in first.splits['train'].items()}
+  train = {name: values[first.held_out] for name, values in first.labelled('train').items()}
   label = train['label']
   weight = np.exp(-options.gamma * probabilities(train['logits'].astype(np.float64))[np.arange(len(label)), label])
   weight *= len(label) / np.bincount(label, minlength=len(first.classes))[label]

@@ -18,6 +18,7 @@ prediction), and each of its examples is an anchor; the authors build a batch ar
 examples of each kind, whose other anchor is one of its positives, and add up the gradients of 32 of these. Their
 script groups by clusters of the first network's features unless told to use its predictions; these are the paper's.
 They train with running statistics and without dropout: the recipes say so by `model.batch_norm=frozen`.
+An example of unknown group counts in the cross entropy, and is no anchor, positive or negative.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def prepare(options, first: First) -> Prepared:
     UserError: the first run makes no mistake on train.
   """
   del options
-  train = first.splits['train']
+  train = first.labelled('train')
   prediction = train['logits'].argmax(1)
   if (prediction == train['label']).all():
     raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ule_jax.errors import UserError
@@ -13,7 +14,10 @@ Params = dict[str, PyTree]  # role -> parameters
 
 
 class Batch(NamedTuple):
-  """One batch on the device. `weight` 0 marks padding; `group` is -1 where it is not known.
+  """One batch on the device. `weight` 0 marks padding; `label` and `group` are -1 where they are not known.
+
+  The step gives an example without a label no weight (`labelled`). One without a group counts where no group is read;
+  what a method that reads groups makes of it stands in its docstring.
 
   In a program that runs on every device (`parallel=pmap`) the images, and gradients at them, are those of one device,
   all else is of the whole batch: `sharding.everyone` and `sharding.here` lead from one to the other.
@@ -24,6 +28,11 @@ class Batch(NamedTuple):
   group: Int[Array, 'b']
   index: Int[Array, 'b']
   weight: Float[Array, 'b']
+
+
+def labelled(batch: Batch) -> Batch:
+  """Give examples whose label is not known (-1) no weight, so that they count nowhere."""
+  return batch._replace(weight=jnp.where(batch.label >= 0, batch.weight, 0))
 
 
 class Output(NamedTuple):

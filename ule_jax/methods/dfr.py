@@ -38,7 +38,7 @@ def prepare(options, first: First) -> Prepared:
     UserError: the split does not exist, or has a group that is unknown or empty.
   """
   check(options, {name: (data['label'], data['group']) for name, data in first.splits.items()}, first.classes)
-  data = first.splits[options.split]
+  data, train = first.labelled(options.split), first.labelled('train')
   x, y, group = data['features'].astype(np.float64), data['label'], data['group']
   rng = np.random.default_rng((first.seed, 0, 0, 3))
   half = np.zeros(len(y), bool)
@@ -52,7 +52,7 @@ def prepare(options, first: First) -> Prepared:
     scores[strength] = min(right[group[~half] == g].mean() for g in np.unique(group[~half]))
   best = max(scores, key=scores.__getitem__)
   everyone = np.ones(len(y), bool)
-  like = first.splits['train']['features'].astype(np.float64)
+  like = train['features'].astype(np.float64)
   heads = []
   for _ in range(options.fits):
     head, done = _fit(x, y, _balanced(group, everyone, rng), best, k, like)

@@ -27,7 +27,7 @@ from ule_jax.methods.first import First, Prepared, probabilities
 
 def prepare(options, first: First) -> Prepared:
   """Infer two environments, and groups of them and the label."""
-  train = first.splits['train']
+  train = first.labelled('train')
   logits, label = train['logits'].astype(np.float64), train['label']
   # d/dw of cross entropy(w * z, y) at w = 1 is sum_k p_k z_k - z_y
   slope = (probabilities(logits) * logits).sum(1) - logits[np.arange(len(label)), label]

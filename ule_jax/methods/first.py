@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ule_jax.errors import UserError
+
 
 class First(NamedTuple):
   """A finished first run. `splits` holds its predictions (`label, group, logits, features`, in order)."""
@@ -22,6 +24,17 @@ class First(NamedTuple):
   held_out: Bool[np.ndarray, 'n']  # examples of train that it did not see
   classes: tuple[str, ...]
   seed: int
+
+  def labelled(self, split: str) -> Mapping[str, np.ndarray]:
+    """Return the predictions of a split, every example of which has a label.
+
+    Raises:
+      UserError: one has none (-1), which would be taken for a mistake or for the last class.
+    """
+    found = self.splits[split]
+    if missing := int((found['label'] < 0).sum()):
+      raise UserError(f'{missing} examples of {split} have no label: label them, or take them out of the data.')
+    return found
 
 
 class Prepared(NamedTuple):

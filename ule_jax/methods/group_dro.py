@@ -16,6 +16,7 @@ Departs from the paper: as the code does, every q_g moves at every step and the 
 groups (the paper's algorithm draws one group a step), a group that the batch lacks counts with a
 mean loss of 0, and C is part of the loss too, where it has no gradient. The code's greedy variant
 (`btl`) and its normalised losses are left out. It is meant for `train.sampling: group_balanced`.
+Examples of unknown group count nowhere.
 """
 
 from __future__ import annotations

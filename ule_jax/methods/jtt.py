@@ -27,7 +27,7 @@ def prepare(options, first: First) -> Prepared:
   Raises:
     UserError: the first run makes no mistake on train, or nothing else.
   """
-  train = first.splits['train']
+  train = first.labelled('train')
   wrong = train['logits'].argmax(1) != train['label']
   if not wrong.any() or wrong.all():
     raise UserError(

@@ -54,7 +54,7 @@ def make_method(options, sizes: Sizes) -> Method:
       average = jnp.where(times > 0, average, state[role])
       largest = jnp.zeros(k, each.dtype).at[label].max(average, mode='drop')
       own = average.at[place].get(mode='clip')
-      return average, own / jnp.maximum(largest[batch.label], losses.EPS)
+      return average, own / jnp.maximum(losses.take(largest, batch.label), losses.EPS)
 
     biased, debiased = forward(BIASED, batch.image), forward(DEBIASED, batch.image)
     of_biased, of_debiased = (losses.cross_entropy(out.logits, batch.label) for out in (biased, debiased))

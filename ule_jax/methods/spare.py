@@ -31,7 +31,7 @@ def prepare(options, first: First) -> Prepared:
   from sklearn.cluster import KMeans
   from sklearn.metrics import silhouette_score
 
-  train = first.splits['train']
+  train = first.labelled('train')
   outputs, label = probabilities(train['logits'].astype(np.float64)), train['label']
   group, chance, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
   for k, title in enumerate(first.classes):

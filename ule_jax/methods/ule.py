@@ -59,7 +59,9 @@ def lesson(student: Output, batch: Batch, options) -> tuple[Float[Array, ''], Fl
   return trust, losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
 
 
-def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair: Callable = lambda g_s: g_s) -> Method:
+def student_and_teacher(
+  options, sizes: Sizes, properties: frozenset[str], pair: Callable = lambda g_s, batch: g_s
+) -> Method:
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
   student_loss = losses.classification_loss(options.student_loss, options.q)
   scalar = losses.SCALARS[options.scalar]
@@ -86,7 +88,7 @@ def student_and_teacher(options, sizes: Sizes, properties: frozenset[str], pair:
     teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
     metrics = {'learned': learned, 'trust': trust}
     if not losses.is_static_zero(options.weight):
-      shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s)), g_t)), batch.weight)
+      shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s, batch)), g_t)), batch.weight)
       metrics['shared'] = shared
       learned = learned + trust * weighted(options, step, shared)
     return fitted + learned, Aux(

@@ -8,8 +8,6 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ule_jax.report.runs import Run, Series
 
 LAST = 'last'
@@ -120,10 +118,11 @@ class Changes(NamedTuple):
 
 
 def changes(run: Run, split: str = 'test') -> list[Changes]:
-  """Count what two roles got right, for each group and for all; nothing for a method of one role."""
+  """Count what two roles got right, for each group and for all with a label; nothing for a method of one role."""
   found = run.arrays('predictions', split, 'label', 'group', 'logits_') if len(run.roles) == 2 else None
   if found is None:
     return []
+  labelled = found['label'] >= 0
   first, last = (found[f'logits_{role}'].argmax(1) == found['label'] for role in run.roles)
 
   def count(name, of):
@@ -132,8 +131,8 @@ def changes(run: Run, split: str = 'test') -> list[Changes]:
     )
 
   groups = run.results['groups']
-  rows = [count(name, found['group'] == i) for i, name in enumerate(groups)]
-  return [row for row in rows if row.count] + [count('all', np.ones(len(first), bool))]
+  rows = [count(name, labelled & (found['group'] == i)) for i, name in enumerate(groups)]
+  return [row for row in rows if row.count] + [count('all', labelled)]
 
 
 RESULTS = (

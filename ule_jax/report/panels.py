@@ -140,7 +140,7 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
     ]
     if len(run.roles) == 2:
       said.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
-    of = groups[group] if group >= 0 else classes[label]
+    of = groups[group] if group >= 0 else classes[label] if label >= 0 else 'no label'
     text = f'{split} {arrays["index"][i]}, {of}. {", ".join(said)}'
     yield Panel(category, text, picture(arrays, i, run.roles, side))
 
