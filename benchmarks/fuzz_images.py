@@ -60,6 +60,12 @@ def exif(rng: random.Random) -> bytes:
 @functools.cache
 def files() -> dict[str, bytes]:
   """Make a small file of every format and mode that is read."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # PIL looks into the odd EXIF block
+    return _files()
+
+
+def _files() -> dict[str, bytes]:
   rng, odd = np.random.default_rng(0), exif(random.Random(0))
   smooth = cv2.resize(rng.random((5, 7, 4)).astype(np.float32), (44, 36), interpolation=cv2.INTER_CUBIC).clip(0, 1)
   rgba = Image.fromarray((smooth * 255).astype(np.uint8))

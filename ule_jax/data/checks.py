@@ -165,7 +165,7 @@ def look_at_images(dataset: Dataset, say: Callable[[str], None], sampled: bool) 
     UserError: the first that cannot be decoded.
   """
   scans = []
-  for name, split in dataset.splits.items():
+  for name, split in sorted(dataset.splits.items(), key=lambda item: item[0] == 'train'):
     if sampled or name == 'train':
       split = split.take(np.unique(np.linspace(0, split.count - 1, SAMPLE).astype(int)))
     scans.append(scan_images(split, say))
