@@ -1,15 +1,22 @@
 """Predictions for files: those of the run on the same images, in order, whole or not at all."""
 
 import csv
+import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ule_jax import predict
+from configs import base
+from ule_jax import export, predict, recorded
+from ule_jax.data import records
+from ule_jax.diagnose.__main__ import main as diagnose
 from ule_jax.errors import UserError
+from ule_jax.evaluate.__main__ import main as evaluate
 from ule_jax.restore import load_data, restore
+from ule_jax.workdir import flatten
 
 
 def rows(path):
@@ -73,6 +80,140 @@ def test_files_are_prepared_as_in_training_and_pass_a_frozen_encoder(frozen_run,
   found = rows(tmp_path / 'p.csv')
   assert [row['filename'] for row in found] == names
   np.testing.assert_allclose([float(row['probability_Blond_Hair']) for row in found], expected, atol=1e-4)
+
+
+def picture_of(path, level=120, **how):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', (20, 16), (level, 255 - level, 60)).save(path, **how)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+  """A folder as it comes: images, three that cannot be decoded or read, other files, companions, and a loop."""
+  root = tmp_path / 'in'
+  for i in range(6):
+    picture_of(root / f'{i}.png', 20 * i)
+  picture_of(root / 'deep' / 'a, "b"\nc.JPG')
+  (root / '2.png').write_bytes(b'x')
+  (root / '3.png').write_bytes((root / '3.png').read_bytes()[:50])
+  (root / 'gone.png').symlink_to('nowhere')
+  os.mkfifo(root / 'pipe.png')
+  for name in ('._0.png', '__MACOSX/in/._1.png', '@eaDir/0.png/THUMB.jpg'):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b'\0\5\26\7\0\2\0\0Mac OS X        ')
+  for name in ('x.heic', 'y.HEIC', 'notes.txt', 'README', 'deep/z.mp4'):
+    (root / name).write_bytes(b'x')
+  (root / 'deep' / 'again').symlink_to(root)
+  (root / 'zz').symlink_to('deep')
+  return root
+
+
+def test_bad_images_are_skipped_with_a_row_and_a_count(ule_run, mixed, tmp_path, capsys):
+  out, looks = tmp_path / 'p.csv', tmp_path / 'looks'
+  flags = [f'--run={ule_run}', f'--input={mixed}', f'--out={out}', f'--saliency={looks}', '--on-bad-image=skip']
+  predict.main(flags)
+  found = rows(out)
+  bad = ['2.png', '3.png', 'gone.png', 'pipe.png']
+  good = ['0.png', '1.png', '4.png', '5.png', 'deep/a, "b"\nc.JPG']
+  assert [row['filename'] for row in found] == sorted([*bad, *good])
+  assert all(set(row.values()) == {row['filename'], ''} for row in found if row['filename'] in bad)
+  assert {p.relative_to(looks).as_posix() for p in looks.rglob('*.png')} == {f'{name}.png' for name in good}
+  said = capsys.readouterr()
+  assert '9 images: ' in said.out
+  assert ', 4 without a prediction\n' in said.out
+  assert '5 files with other endings were passed over: (none) .heic .mp4 .txt\n' in said.out
+  assert '3 companion files of other systems were passed over, the first: ._0.png\n' in said.out
+  assert 'warning: 4 of 9 images have no prediction, the first: image 2.png cannot be decoded' in said.err
+  for name in bad:
+    (mixed / name).unlink()
+  predict.main([*flags[:-1], f'--out={tmp_path / "q.csv"}'])  # the same numbers as without them
+  assert rows(tmp_path / 'q.csv') == [row for row in found if row['filename'] in good]
+
+
+def test_a_bad_image_ends_it_before_anything_is_computed(ule_run, mixed, tmp_path, monkeypatch):
+  def compute(*args, **more):
+    raise AssertionError('a network was restored')
+
+  monkeypatch.setattr('ule_jax.restore.restore', compute)
+  message = r'image 2.png cannot be decoded \(no known image format\): take .*--on-bad-image=skip. 3 more of 9 cannot.$'
+  with pytest.raises(UserError, match=message):
+    predict.main([f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
+  for name in ('2.png', '3.png', 'gone.png'):
+    (mixed / name).unlink()
+  with pytest.raises(UserError, match=r'image pipe.png cannot be read \(it is no regular file\): take it out'):
+    predict.main([f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
+  assert not list(tmp_path.glob('*.csv*'))
+
+
+@pytest.mark.parametrize('suffix', records.SUFFIXES)
+def test_every_ending_is_read(suffix, tmp_path):
+  picture_of(tmp_path / f'x{suffix.upper()}')
+  listing = predict.find(tmp_path)
+  assert listing.names == [f'x{suffix.upper()}']
+  assert predict.scan(listing, skip=False) == set()
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  picture_of(tmp_path / 'a.png')
+  (tmp_path / 'shut').mkdir()
+  scandir = os.scandir
+
+  def refuse(path):
+    if str(path).endswith('shut'):
+      raise PermissionError(13, 'Permission denied', str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  with pytest.raises(UserError, match=r'shut cannot be read \(Permission denied\): take it out of the input'):
+    predict.find(tmp_path)
+
+
+def test_a_folder_of_other_files_says_which(tmp_path):
+  for i in range(20):
+    (tmp_path / f'{i}.e{i:02}').touch()
+  with pytest.raises(
+    UserError, match=r'holds no image, only files that end on \.e00 .* \.e11 and 8 more: images end on'
+  ):
+    predict.find(tmp_path)
+
+
+def test_one_ending_is_named_in_the_singular(tmp_path):
+  picture_of(tmp_path / 'a.png')
+  (tmp_path / 'a.png.part').touch()
+  assert predict.find(tmp_path).passed_over == ['1 file with another ending was passed over: .part']
+
+
+def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, tmp_path, monkeypatch):
+  """A folder that somebody passes on would else name executables and features to load."""
+  for name, run in (('ule', ule_run), ('frozen', frozen_run)):
+    shared = tmp_path / name
+    shutil.copytree(run, shared, ignore=shutil.ignore_patterns('tensorboard', 'predictions'))
+    config = json.loads((shared / 'config.json').read_text())
+    trap = tmp_path / f'{name}-trap'
+    config['compilation_cache'] = config['model']['feature_cache'] = config['first']['workdir'] = str(trap)
+    config['loader'] = {'threads': 10**6, 'workers': 10**6}
+    (shared / 'config.json').write_text(json.dumps(config))
+    picture_of(tmp_path / 'x.png')
+    chosen = []
+    monkeypatch.setattr('ule_jax.backend.use_cache', lambda choice, say, to=chosen: to.append(choice))
+    predict.main([f'--run={shared}', f'--input={tmp_path / "x.png"}', f'--out={tmp_path / "p.csv"}'])
+    evaluate([f'--run={shared}'])
+    export.main([f'--run={shared}', f'--out={tmp_path / name}.stablehlo'])
+    diagnose([f'--run={shared}', f'--out={tmp_path / "page"}', '--no-images'])
+    assert chosen == ['default'] * 4
+    assert not trap.exists()
+    found = restore(shared, {'threads': 3, 'compilation-cache': 'off'}).config
+    assert (found.loader.threads, found.loader.workers, chosen[-1]) == (3, 0, 'off')
+    assert found.model.feature_cache == found.first.workdir == ''
+
+
+def test_the_default_of_the_flag_is_that_of_the_config():
+  defaults = flatten(base.make('digits', 'ule').to_dict())
+  assert {
+    'threads': defaults['loader.threads'],
+    'compilation-cache': defaults['compilation_cache'],
+  } == recorded.FLAGS
+  assert set(recorded.HOST_BOUND) <= set(defaults)
 
 
 def test_one_file_of_another_size(ule_run, tmp_path):

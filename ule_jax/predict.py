@@ -152,7 +152,8 @@ def find(path: Path) -> Listing:
 
 def endings(others: Counter[str]) -> str:
   """Lay out the endings of files; of many, the most frequent."""
-  named = sorted(repr(ending)[1:-1][:SHOWN] or '(none)' for ending, _ in others.most_common(SHOWN))
+  frequent = sorted(others, key=lambda ending: (-others[ending], ending))[:SHOWN]
+  named = sorted(repr(ending)[1:-1][:SHOWN] or '(none)' for ending in frequent)
   more = f' and {len(others) - SHOWN} more' if len(others) > SHOWN else ''
   return ' '.join(named) + more
 

@@ -16,8 +16,6 @@ from ule_jax.evaluate import evaluate, make_eval_step
 from ule_jax.paths import local_path, output_path
 from ule_jax.report import RESTRICTED, data_uri, refuse_others, render, write
 from ule_jax.report.numbers import to_csv
-from ule_jax.report.panels import picture
-from ule_jax.report.pictures import encode
 
 if TYPE_CHECKING:
   from ule_jax.restore import Restored
@@ -26,6 +24,8 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax import restore
   from ule_jax.data import pipeline
   from ule_jax.evaluate import saliency
+  from ule_jax.report import panels
+  from ule_jax.report import pictures as drawings
 
 USAGE = f"""\
 Is my model taking a shortcut? Cluster each class by what the student sees, and show where it is misled.
@@ -146,8 +146,8 @@ def draw(
     of = dataset.groups[group] if group >= 0 else run.classes[arrays['label'][row]]
     said = ', '.join(f'{role}: {run.classes[arrays[f"prediction_{role}"][row]]}' for role in run.roles)
     text = f'{dataset.splits[split].name(int(arrays["index"][row]))}, {of}. {said}'
-    pixels = picture(arrays, row, run.roles, SIDE)
-    pictures.setdefault(int(number), []).append((text, data_uri(*encode(pixels))))
+    pixels = panels.picture(arrays, row, run.roles, SIDE)
+    pictures.setdefault(int(number), []).append((text, data_uri(*drawings.encode(pixels))))
   return pictures
 
 

@@ -524,6 +524,7 @@ def main(argv: Sequence[str]) -> None:
     raise unknown('network', name, MODELS)
   if 'width' in MODELS[name][1]:
     raise UserError(f'{name} has sizes of its own, and no file of weights to fit: give another --model.')
+  find(found.positional[0], name)  # whether it is there, before jax is imported
   options = SimpleNamespace(
     name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', remat=False
   )

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from etils import epy
 
 from ule_jax.errors import UserError
-from ule_jax.report import figures, numbers, panels, pictures
+from ule_jax.report import numbers
 from ule_jax.report.colors import style
 from ule_jax.report.runs import Found, Series, find, gather
+
+with epy.lazy_imports():  # matplotlib and scipy take a second to import: --help comes before them
+  from ule_jax.report import figures, panels, pictures
 
 LIMIT = 10 * 2**20  # bytes of the page
 # (pixels of a picture, examples of a category), from the best to the last resort
