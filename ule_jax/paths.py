@@ -45,9 +45,9 @@ def local_path(given: str | os.PathLike, name: str) -> Path:
     raise UserError(f'{name} {shown} begins with a user who is not known here: write ./{shown} for a folder.')
   try:
     os.lstat(path)
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return path
-  except (OSError, ValueError) as error:  # a name too long, no permission, a file in the place of a folder, a null
+  except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{name} {shown!a} cannot be used ({_words(error)}): choose another one.') from None
   if not os.path.exists(path):
     raise UserError(f'{name} {shown} is a link to {os.readlink(path)}, which is not there: remove it, or restore that.')
