@@ -18,16 +18,11 @@ RECIPES = {
   'lisa': {'method.domains': 4},  # ours: the cells of the two shortcuts
   # BigML-CS-UCLA/SpuCo quickstart (8f61942), which does not say how long the first run is: an epoch as for EIIL
   'spare': {
-    'optim.lr': 1e-4,
-    'optim.weight_decay': 0.1,
-    'first.epochs': 1.0,
-    'first.lr': 1e-3,
-    'first.weight_decay': 1e-4,
-    'first.spare.clusters': 4,
-    'first.spare.high_power': 1,
+    'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4,
+    'first.spare.clusters': 4, 'first.spare.high_power': 1,
   },
   'cnc': {'first.epochs': 1.0},  # ours: an epoch as for EIIL
-}
+}  # fmt: skip
 
 
 def get_config(spec='ule'):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sources import SOURCES
 
 from ule_jax import cli
 from ule_jax.check import check
@@ -82,6 +83,65 @@ def test_full_recipes_fine_tune_or_train_heads_on_frozen_features(name, model):
   head = make_model(SimpleNamespace(**frozen.model), 2)
   logits, _ = jax.eval_shape(lambda: head.init_with_output(jax.random.key(0), jnp.zeros((1, width)), train=False))[0]
   assert logits.shape == (1, 2)
+
+
+def built(name, method):
+  """The config that a row of tests/sources.py speaks of; that of `base` is made for a data set without a recipe."""
+  from configs import base
+
+  if name != 'base':
+    return load(name, method)
+  first, variant = method.startswith('first.'), method.startswith(',')
+  config = base.make('folder', 'erm' if first or variant else method)
+  return base.vary(config, [base.VARIANTS[method[1:]]]) if variant else config
+
+
+@pytest.mark.parametrize('place', SOURCES, ids=' '.join)
+def test_what_claims_a_source_is_what_the_source_says(place):
+  fields = flatten(built(*place).to_dict())
+  for source, claims in SOURCES[place]:
+    assert source.startswith('ours') or re.search(r'^arXiv \d{4}\.\d{5}|^[\w-]+/[\w-]+[ ,]', source), source
+    assert {field: fields[field] for field in claims} == claims, source
+
+
+def test_every_number_of_a_recipe_has_its_source():
+  """Of `digits` they are measured: benchmarks/results/family.jsonl."""
+  for name in CONFIGS:
+    module = importlib.import_module(f'configs.{name}')
+    for method, changes in () if name == 'digits' else getattr(module, 'RECIPES', {}).items():
+      said = {field for _, claims in SOURCES.get((name, method), ()) for field in claims}
+      assert not changes.keys() - said, f'{name}:{method} has no source in tests/sources.py for {changes.keys() - said}'
+
+
+def test_every_default_that_names_a_source_is_in_the_table(root):
+  """A comment of configs/base.py that ends in the name of a repository is such a claim."""
+  named = 'group_DRO|LfF|DomainBed|LISA|correct-n-contrast|jtt|Whac-A-Mole|SpuCo|DFR|afr'
+  text = (root / 'configs' / 'base.py').read_text()
+  place, claims = '', []
+  for line in text.splitlines():
+    if start := re.match(r"  '?(\w+)'?(?:=|: )dict\($|METHODS\['(\w+)'\] = dict\($|_STUDENT = dict\($", line):
+      place = start[1] or start[2] or 'ule'
+    if claim := re.match(rf' +(\w+)=.*#.*; .*\b(?:{named})(?:, \w+)?$', line):
+      claims.append((place, claim[1]))
+  assert len(claims) > 25
+  for place, option in claims:
+    said = [
+      field
+      for method, field in ((place, f'method.{option}'), (f'first.{place}', f'first.{place}.{option}'))
+      for _, fields in SOURCES.get(('base', method), ())
+      if field in fields
+    ]
+    assert said, f'{place}.{option} of configs/base.py claims a source that tests/sources.py lacks'
+
+
+def test_every_repository_that_a_config_names_is_in_the_table(root):
+  ours = ('configs', 'benchmarks', 'docs', 'val', 'OWNER', 'HOME')
+  for name in CONFIGS:
+    text = (root / 'configs' / f'{name}.py').read_text()
+    pairs = re.findall(r'(?<![\w./<$-])([\w-]+)/([A-Za-z][\w-]+)', text)
+    named = {f'{owner}/{project}' for owner, project in pairs if owner not in ours} - {'p-lambda/wilds'}  # an issue
+    said = {re.split('[ ,]', source)[0] for place, rows in SOURCES.items() if place[0] == name for source, _ in rows}
+    assert named <= said, f'{name}.py names {named - said}, of which tests/sources.py has nothing'
 
 
 def test_every_field_is_read_somewhere(root):

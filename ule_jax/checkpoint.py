@@ -64,7 +64,7 @@ class Checkpoints:
     return bool(self._scores.get(step))
 
   def best(self) -> dict[str, int]:
-    """Return rule -> step of its best checkpoint.
+    """Return rule -> step of its best checkpoint, of equals the newest; official codes of the field keep the first.
 
     Raises:
       UserError: the scores of a checkpoint cannot be read, so that nobody knows which is the best.
