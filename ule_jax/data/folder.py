@@ -199,14 +199,15 @@ def _understand(
     raise UserError(f"{path} gives no image of the class '{brief(label.names[absent[0]])}' to train.")
   columns.refuse_same_look(path, 'classes', label.names)
   codes, names, remarks = {'label': label.codes}, {'label': label.names}, []
-  remarks += [] if classes else _suspicious(path, 'class', label.names)
+  remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
       found = columns.number(listing, column)
       remarks += _count_unknown(path, parts, found) + _suspicious(path, column, found.names)
       if found.names:  # a column that is empty everywhere says nothing
         codes[column], names[column] = found.codes, found.names
-  columns.refuse_same_look(path, 'groups', _group_names(names))
+  pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
+  columns.refuse_same_look(path, 'groups', _group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
@@ -237,9 +238,9 @@ def _count_unknown(path: Any, parts: Sequence[str], found: Numbered) -> list[str
   return remarks
 
 
-def _suspicious(path: Any, what: str, names: Sequence[str]) -> list[str]:
+def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   return [
-    f"{path}: '{name}' is read as the name of a {what}: leave the field empty where nothing is known."
+    f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where nothing is known."
     for name in names
     if name.casefold() in columns.SUSPICIOUS
   ]
