@@ -72,16 +72,7 @@ def load(
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  if fit not in FITS:
-    raise unknown('data.fit', fit, FITS)
-  if unlisted not in ('fail', 'ignore'):
-    raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
-  for field, found, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
-    numbers = isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(v, (int, float)) for v in found)
-    if not numbers or not 0 < found[0] <= found[1] <= most:
-      raise UserError(f'data.{field} is {found}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
-  if not 0 <= jitter <= 0.5:
-    raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
+  _check_options(fit, unlisted, scale, ratio, jitter)
   check_size(size)
   classes = _class_names(classes)
   table = records.open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
@@ -112,6 +103,21 @@ def load(
     table=table,
     remarks=table.remarks,
   )  # fmt: skip
+
+
+def _check_options(
+  fit: str, unlisted: str, scale: tuple[float, float], ratio: tuple[float, float], jitter: float
+) -> None:
+  if fit not in FITS:
+    raise unknown('data.fit', fit, FITS)
+  if unlisted not in ('fail', 'ignore'):
+    raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
+  for field, given, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
+    numbers = isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, (int, float)) for v in given)
+    if not numbers or not 0 < given[0] <= given[1] <= most:
+      raise UserError(f'data.{field} is {given}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
+  if not 0 <= jitter <= 0.5:
+    raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
