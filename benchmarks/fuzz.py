@@ -177,9 +177,10 @@ def data(number: int, place: Path) -> Case:
   fatal = False
   if rng.random() < 0.5:
     path = rng.choice(images)
-    fatal = rng.choice((_cut, _garble, _empty, _lose, _replace))(path, rng)
+    fatal = rng.choice((_cut, _garble, _empty, _lose, _replace, _litter))(path, rng)
   else:
-    fatal = rng.choice((_cut_text, _garble, _empty, _lose, _cell, _row, _twice, _header))(rng.choice(lists), rng)
+    edits = (_cut_text, _garble, _empty, _lose, _cell, _row, _twice, _header, _word, _word, _quote, _encode)
+    fatal = rng.choice(edits)(rng.choice(lists), rng)
   argv = [f'--config={config}:{rng.choice(METHODS[:4])}', f'--config.data.dir={root}', '--config.data.size=8', *SMALL]
   argv += ['--config.train.batch_size=8', '--config.train.eval_every=1', '--config.train.eval_batch_size=8']
   argv += ['--config.data.official=False'] if config == 'celeba' else []
@@ -254,6 +255,54 @@ def _twice(path, rng):
 def _header(path, rng):
   lines = _lines(path)
   path.write_text('\n'.join([lines[0].replace(rng.choice(lines[0]), rng.choice(('', 'x', ','))), *lines[1:]]))
+  return False
+
+
+WORDS = ('nan', 'NaN', 'None', 'NA', 'N/A', 'null', '<NA>', '-1', '\u200b', 'B', 'b ', '0.0', '1.0', 'Train', 'x\xa0')
+
+
+def _word(path, rng):
+  """Write a word for missing, or another spelling of what stands in other rows."""
+  lines = _lines(path)
+  separator = ',' if ',' in lines[-1] else ' '
+  place = rng.randrange(len(lines[-1].split(separator)))
+  for i in rng.sample(range(1, len(lines)), 3):
+    cells = lines[i].split(separator)
+    cells[min(place, len(cells) - 1)] = rng.choice(WORDS)
+    lines[i] = separator.join(cells)
+  path.write_text('\n'.join(lines))
+  return False
+
+
+def _quote(path, rng):
+  """Open quotes, in one row or in two."""
+  lines = _lines(path)
+  for i in rng.sample(range(len(lines)), rng.choice((1, 2))):
+    at = rng.randrange(len(lines[i]) + 1)
+    lines[i] = lines[i][:at] + '"' + lines[i][at:]
+  path.write_text('\n'.join(lines))
+  return False
+
+
+def _encode(path, rng):
+  """Write another encoding, other ends of lines or another separator."""
+  text = path.read_text().replace('a', rng.choice('aé'))
+  for old, new in rng.sample(((',', ';'), (',', '\t'), ('\n', '\r'), ('\n', '\r\n'), ('\n', '\n\n'), ('\n', ',\n')), 2):
+    text = text.replace(old, rng.choice((old, new)))
+  path.write_bytes(text.encode(rng.choice(('utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'latin-1'))))
+  return False
+
+
+def _litter(path, rng):
+  """Put what other systems write beside a file, and a link that leads back."""
+  for name in (f'._{path.name}', f'.{path.stem}.png', '__MACOSX', '@eaDir', '.ipynb_checkpoints', 'Thumbs.db'):
+    there = path.parent / name
+    if '.' in name[1:]:
+      there.write_bytes(b'\0\5\26\7')
+    else:
+      there.mkdir(exist_ok=True)
+      (there / f'{path.stem}.png').write_bytes(b'\0')
+  (path.parent / 'loop').symlink_to(rng.choice(('.', '..', '/')))
   return False
 
 

@@ -311,13 +311,18 @@ def written(words: Iterable[str]) -> str:
   return ', or '.join(filter(None, (f'written {shown}' if shown else '', empty)))
 
 
-def refuse_same_look(path: Any, what: str, names: Sequence[str]) -> None:
-  """Refuse two names of classes or groups that cannot be told apart in a table; case tells them apart."""
-  seen: dict[str, str] = {}
-  for name in names:
-    other = seen.setdefault(_look(name), name)
-    if other is not name:
-      raise UserError(f"{path} has two {what} that look alike, '{_plain(other)}' and '{_plain(name)}': rename one.")
+def refuse_same_look(path: Any, what: str, names: Sequence[str], origins: Sequence[str] = ()) -> None:
+  """Refuse two names of classes or groups that cannot be told apart in a table; case tells them apart.
+
+  Args:
+    origins: what each is made of, for the message; the name itself if empty.
+  """
+  seen: dict[str, int] = {}
+  for i, name in enumerate(names):
+    other = seen.setdefault(_look(name), i)
+    if other != i:
+      first, second = ((origins or names)[one] for one in (other, i))
+      raise UserError(f"{path} has two {what} that look alike, '{_plain(first)}' and '{_plain(second)}': rename one.")
 
 
 def _look(name: str) -> str:

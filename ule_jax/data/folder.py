@@ -79,16 +79,7 @@ def load(
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  if fit not in FITS:
-    raise unknown('data.fit', fit, FITS)
-  if unlisted not in ('fail', 'ignore'):
-    raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
-  for field, found, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
-    numbers = isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(v, (int, float)) for v in found)
-    if not numbers or not 0 < found[0] <= found[1] <= most:
-      raise UserError(f'data.{field} is {found}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
-  if not 0 <= jitter <= 0.5:
-    raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
+  _check_options(fit, unlisted, scale, ratio, jitter)
   check_size(size)
   prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
   decoding = prepared.decoding
@@ -121,6 +112,21 @@ def load(
     table=table,
     remarks=table.remarks,
   )  # fmt: skip
+
+
+def _check_options(
+  fit: str, unlisted: str, scale: tuple[float, float], ratio: tuple[float, float], jitter: float
+) -> None:
+  if fit not in FITS:
+    raise unknown('data.fit', fit, FITS)
+  if unlisted not in ('fail', 'ignore'):
+    raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
+  for field, given, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
+    numbers = isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, (int, float)) for v in given)
+    if not numbers or not 0 < given[0] <= given[1] <= most:
+      raise UserError(f'data.{field} is {given}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
+  if not 0 <= jitter <= 0.5:
+    raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
@@ -208,14 +214,15 @@ def _understand(
     raise UserError(f"{path} gives no image of the class '{brief(label.names[absent[0]])}' to train.")
   columns.refuse_same_look(path, 'classes', label.names)
   codes, names, remarks = {'label': label.codes}, {'label': label.names}, []
-  remarks += [] if classes else _suspicious(path, 'class', label.names)
+  remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
       found = columns.number(listing, column)
       remarks += _count_unknown(path, parts, found) + _suspicious(path, column, found.names)
       if found.names:  # a column that is empty everywhere says nothing
         codes[column], names[column] = found.codes, found.names
-  columns.refuse_same_look(path, 'groups', _group_names(names))
+  pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
+  columns.refuse_same_look(path, 'groups', _group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
@@ -246,9 +253,9 @@ def _count_unknown(path: Any, parts: Sequence[str], found: Numbered) -> list[str
   return remarks
 
 
-def _suspicious(path: Any, what: str, names: Sequence[str]) -> list[str]:
+def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   return [
-    f"{path}: '{name}' is read as the name of a {what}: leave the field empty where nothing is known."
+    f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where nothing is known."
     for name in names
     if name.casefold() in columns.SUSPICIOUS
   ]

@@ -442,7 +442,7 @@ def as_listing(path: str, table: Table, columns: Iterable[str]) -> Listing:
             f'{path}, {place(row)}: {brief(names[row])} has the {column} {brief(code)}, and the feature {column} names '
             f'{len(known)}.'
           )
-      values = ['' if code < 0 else known[code] for code in values]
+      values = [('' if '-1' in known else '-1') if code < 0 else known[code] for code in values]
     texts[column] = [str(value).strip() for value in values]
   return Listing(path, names, place, texts, {c: known for c, known in table.names.items() if c in texts})
 
