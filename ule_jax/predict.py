@@ -104,7 +104,7 @@ def predict(
     draw: make the pictures.
 
   Raises:
-    UserError: an image cannot be decoded.
+    UserError: an image cannot be decoded, or the network gives no finite numbers for it.
   """
   dataset, deployed = of_files(run, root, files), run.roles[-1]
   forward = jax.jit(run.forward())
@@ -120,7 +120,10 @@ def predict(
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
       pictures = [batch['image'][row], *(colored(maps[role][row]) for role in maps)]
       picture = beside([scaled(one, SIDE) for one in pictures]) if draw else None
-      yield files[int(batch['index'][row])], chances[row], picture
+      name = files[int(batch['index'][row])]
+      if not np.isfinite(chances[row]).all():
+        raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
+      yield name, chances[row], picture
 
 
 def of_files(run: Restored, root: Path, files: Sequence[str]) -> Dataset:
