@@ -107,11 +107,9 @@ def test_the_step_of_a_run_is_told_what_is_trained(place, tmp_path, monkeypatch)
 
   monkeypatch.setattr(place, 'make_train_step', make_train_step)
   config = config_of('erm', '--config.optim.trainable=^head', '--config.train.steps=1')
+  axes = () if place is train else (sweep.parse_axes(config, ['seed=0,1']),)
   with pytest.raises(Stop, match=r'^\^head'):
-    if place is train:
-      train.run(config, tmp_path / 'w')
-    else:
-      sweep.run(config, sweep.parse_axes(config, ['seed=0,1']), tmp_path / 'w')
+    (sweep.run if axes else train.run)(config, *axes, tmp_path / 'w')
 
 
 @pytest.mark.parametrize('steps', [1, 3])
