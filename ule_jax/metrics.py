@@ -35,12 +35,15 @@ class Counts(clu_metrics.Metric):
   total: Int[Array | np.ndarray, '*runs k g']
   correct_beside: Int[Array | np.ndarray, '*runs k 2']
   total_beside: Int[Array | np.ndarray, '*runs k 2']
+  broken: Int[
+    Array | np.ndarray | np.generic, '*runs'
+  ]  # examples of which a logit is not finite, so that no answer is one
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:
     """Return the counts of no example."""
     zeros, beside = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
-    return cls(correct=zeros, total=zeros, correct_beside=beside, total_beside=beside)
+    return cls(correct=zeros, total=zeros, correct_beside=beside, total_beside=beside, broken=jnp.int32(0))
 
   @classmethod
   def from_model_output(
@@ -61,7 +64,9 @@ class Counts(clu_metrics.Metric):
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
     found = empty.replace(
-      correct=_add(empty.correct, label, column, correct), total=_add(empty.total, label, column, counted)
+      correct=_add(empty.correct, label, column, correct),
+      total=_add(empty.total, label, column, counted),
+      broken=((~jnp.isfinite(logits)).any(-1) * counted).sum(),
     )
     if student is None:
       return found

@@ -58,20 +58,27 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   before, after = (decay, []) if coupled else ([], decay)
   transforms = {role: optax.chain(*clip, *before, update(), *after, rate) for role in roles}
   transforms['frozen'] = optax.set_to_zero()
-  pattern = re.compile(options.trainable)
 
   def label(params: PyTree) -> PyTree:
-    def one(path, _):
-      role, *rest = (key.key for key in path)
-      return role if pattern.search('/'.join(rest)) else 'frozen'
-
-    labels = jax.tree_util.tree_map_with_path(one, params)
+    trained = is_trained(options.trainable, params)
+    labels = {role: jax.tree.map(lambda own, role=role: role if own else 'frozen', trained[role]) for role in trained}
     if set(jax.tree.leaves(labels)) == {'frozen'}:
       names = ', '.join(sorted({str(name) for role in params.values() for name in role}))
       raise UserError(f'optim.trainable {options.trainable!r} matches no parameter: their paths begin with {names}.')
     return labels
 
   return optax.partition(transforms, label)
+
+
+def is_trained(trainable: str, params: PyTree) -> PyTree:
+  """Tell of each parameter whether its path, without the role, matches the regular expression `optim.trainable`."""
+  pattern = re.compile(trainable)
+
+  def one(path, _):
+    _, *rest = (key.key for key in path)
+    return bool(pattern.search('/'.join(rest)))
+
+  return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _acts(number) -> bool:

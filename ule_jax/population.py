@@ -70,7 +70,8 @@ def compile_members(config: Any, training: Dataset, groups: int, members: Member
 
   def advance(state: TrainState, seed: Array, numbers: dict[str, Array], order: Array, count: Array, train: Batch):
     parts = assemble(config, training, numbers)
-    step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, config.train.accumulate)
+    settings = config.train.accumulate, config.optim.trainable
+    step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, *settings)
     image, label, group = (flat(values) for values in (train.image, train.label, train.group))
 
     def turn(i, carry):

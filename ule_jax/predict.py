@@ -193,7 +193,7 @@ def predict(
     draw: make the pictures.
 
   Raises:
-    UserError: an image cannot be decoded.
+    UserError: an image cannot be decoded, or the network gives no finite numbers for it.
   """
   dataset, deployed = of_files(run, look, files), run.roles[-1]
   forward = jax.jit(run.forward())
@@ -209,7 +209,10 @@ def predict(
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
       shown = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
       picture = pictures.beside([pictures.scaled(one, SIDE) for one in shown]) if draw else None
-      yield files[int(batch['index'][row])], chances[row], picture
+      name = files[int(batch['index'][row])]
+      if not np.isfinite(chances[row]).all():
+        raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
+      yield name, chances[row], picture
 
 
 def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]) -> Dataset:

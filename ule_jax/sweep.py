@@ -19,7 +19,7 @@ from jaxtyping import Float
 from ule_jax import cli, console, data, workdir
 from ule_jax.data import Dataset
 from ule_jax.errors import Interrupted, UserError, unknown
-from ule_jax.evaluate import summary
+from ule_jax.evaluate import of_broken, summary
 from ule_jax.paths import local_path
 from ule_jax.signals import Signals
 
@@ -340,9 +340,21 @@ class Sweep:
     found = {}
     for role, first in jax.device_get(self.trained.state.bad_step).items():
       for place in zip(*np.nonzero(first >= 0), strict=True):
-        reason = f'the loss or the gradient of {role} is not finite at step {first[place]}'
+        reason = f'the loss, the gradient, the update or a logit of {role} is not finite at step {first[place]}'
         found.setdefault(tuple(map(int, place)), reason)
     return found
+
+  def mark_broken(self, number: int, counts: dict[str, Any]) -> None:
+    """Count members whose logits are not finite among those whose steps are not.
+
+    Args:
+      counts: role -> counts of all members.
+    """
+    state = self.trained.state
+    bad_step = {
+      role: jnp.where((first < 0) & (counts[role].broken > 0), number, first) for role, first in state.bad_step.items()
+    }
+    self.trained = self.trained._replace(state=state.replace(bad_step=bad_step))
 
   def validate(self, number: int) -> dict[str, float]:
     """Score the finite members on the validation splits, and keep those that are the best by a rule so far.
@@ -350,13 +362,15 @@ class Sweep:
     Raises:
       UserError: none is finite.
     """
+    found_by_split = {}
+    for split in filter(trainer.is_validation, self.dataset.splits):
+      found_by_split[split] = self.counts(networks_of(self.trained.state), split)
+      self.mark_broken(number, found_by_split[split])
     failed = self.failures()
-    if len(failed) == len(self.members):
-      raise UserError(f'no member is finite; {self.members[0].name}: {failed[0, 0]}: lower optim.lr or the weights.')
+    self.refuse_all_failed(failed)
     trained, scores = self.trained, {}
     score = np.full(trained.score.shape, -1.0)
-    for split in filter(trainer.is_validation, self.dataset.splits):
-      counts = self.counts(networks_of(trained.state), split)
+    for split, counts in found_by_split.items():
       for member in self.members:
         for role in self.graphs.roles if member.place not in failed else ():
           prefix = '' if role == self.graphs.roles[-1] else f'{role}/'
@@ -380,6 +394,15 @@ class Sweep:
     )
     return scores
 
+  def refuse_all_failed(self, failed: dict[tuple[int, int], str]) -> None:
+    """End a sweep of which nothing is left.
+
+    Raises:
+      UserError: no member is finite.
+    """
+    if len(failed) == len(self.members):
+      raise UserError(f'no member is finite; {self.members[0].name}: {failed[0, 0]}: lower optim.lr or the weights.')
+
   def counts(self, networks: PyTree, split: str) -> dict[str, Any]:
     """Count the right answers of all members on a split: role -> counts with the axes s n."""
     return jax.device_get(self.graphs.score(networks['params'], networks['batch_stats'], self.blocks[split]))
@@ -392,6 +415,8 @@ class Sweep:
     held_out = [split for split in self.dataset.splits if split != 'train']
     counts = {rule: {split: self.counts(networks, split) for split in held_out} for rule, networks in kept.items()}
     counts[config.select]['train'] = self.counts(chosen, 'train')
+    failed = self.broken(counts) | failed
+    self.refuse_all_failed(failed)
     method = trainer.assemble(config, self.training).method
     log, results = read_log(self.directory / 'metrics.jsonl'), {}
     for member in self.members:
@@ -414,6 +439,18 @@ class Sweep:
     said = {member.name: failed[member.place] for member in self.members if member.place in failed}
     about = {'method': config.method.name, 'dataset': config.data.name, 'steps': self.steps, 'select': config.select}
     return about | compare(self.members, results, said)
+
+  def broken(self, counts: dict[str, dict[str, dict[str, Any]]]) -> dict[tuple[int, int], str]:
+    """Say of each member that has a logit which is not finite where; `counts` as in `results_of`."""
+    found = {}
+    for rule, splits in counts.items():
+      step = self.trained.state.step if rule == 'last' else self.trained.step[self.rules.index(rule)]
+      for split, role in itertools.product(splits, self.graphs.roles):
+        number = splits[split][role].broken
+        for place in zip(*np.nonzero(number), strict=True):
+          reason = of_broken(role, int(number[place]), f'{split} at step {int(step[place]):,}')
+          found.setdefault(tuple(map(int, place)), reason)
+    return found
 
   def results_of(self, place: tuple[int, int], counts: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Lay out the results of a member as those of a single run.

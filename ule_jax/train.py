@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ule_jax import backend, console, data, encoder, hosts, sharding, stages, workdir
 from ule_jax.check import check, check_devices
@@ -44,7 +44,7 @@ from ule_jax.methods import (
 )
 from ule_jax.metrics import SELECTABLE
 from ule_jax.models import make_model, make_network, pretrained
-from ule_jax.optim import make_optimizer
+from ule_jax.optim import is_trained, make_optimizer
 from ule_jax.paths import local_path
 from ule_jax.signals import Signals
 
@@ -58,7 +58,7 @@ class TrainState:
   batch_stats: dict[str, PyTree]
   opt_state: PyTree
   method_state: PyTree
-  bad_step: dict[str, Int[Array, '']]  # role -> the first step whose loss or gradient was not finite, or -1
+  bad_step: dict[str, Int[Array, '']]  # role -> the first step that was not finite (`is_finite`), or -1
 
 
 Preprocess = Callable[[Array], Float[Array, 'b *shape']]
@@ -110,6 +110,7 @@ def make_train_step(
   key: Array,
   preprocess: Preprocess = lambda x: x,
   accumulate: int = 1,
+  trainable: str = '.*',
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Make the pure function `(state, batch) -> (state, metrics)` that does everything of one step.
 
@@ -122,6 +123,7 @@ def make_train_step(
     preprocess: from the batch's images to what the networks see.
     accumulate: parts of a batch whose gradients are computed one after the other and averaged: the numbers of the
       whole batch, but for rounding and dropout, in less memory.
+    trainable: as `optim.trainable`: what `tx` changes. The other parameters' gradients are not computed.
 
   Raises:
     UserError: the method's loss is not the mean of those of the parts.
@@ -153,9 +155,12 @@ def make_train_step(
       differentiate = in_parts(differentiate, accumulate)
     (_, aux), gradients = differentiate(state.params, batch, step_key)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    trained = jax.tree.map(lambda own, g: g if own else None, is_trained(trainable, state.params), gradients)
     bad_step = {
       role: jnp.where(
-        (first < 0) & ~jnp.isfinite(aux.losses[role] + optax.tree.norm(gradients[role])), state.step, first
+        (first >= 0) | is_finite(aux.losses[role], trained[role], updates[role], aux.batch_stats[role]),
+        first,
+        state.step,
       )
       for role, first in state.bad_step.items()
     }
@@ -170,6 +175,20 @@ def make_train_step(
     ), metrics
 
   return step
+
+
+def is_finite(loss: Array, gradient: PyTree, update: PyTree, batch_stats: PyTree) -> Bool[Array, '']:
+  """Tell whether a step leaves a network that may be used and trained on.
+
+  Neither of gradient and update says it for the other: an optimiser turns a gradient whose square overflows into an
+  update of 0, and a finite gradient times a large rate into an infinite update.
+
+  Args:
+    gradient: of the parameters that are trained only: one that nobody asks for is not computed.
+    batch_stats: running statistics, which overflow where normalised activations do not.
+  """
+  statistics = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(batch_stats)]
+  return jnp.stack([jnp.isfinite(loss + optax.tree.norm(gradient) + optax.tree.norm(update)), *statistics]).all()
 
 
 def in_parts(differentiate: Callable, parts: int) -> Callable:
@@ -447,7 +466,7 @@ def _train(
   train = training.splits['train']
   steps, batch_size = total_steps(config, training), config.train.batch_size
   method, model, tx, preprocess, key, state = build(config, training, mesh)
-  step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate)
+  step = make_train_step(method, model, tx, key, preprocess, config.train.accumulate, config.optim.trainable)
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
   train_step = sharding.compile_step(step, mesh, config.parallel, places)
   eval_step = make_eval_step(model, preprocess, method.roles, len(dataset.groups), mesh)
@@ -474,7 +493,8 @@ def _train(
     batches = pipeline.eval_batches(
       dataset, split, batch_size=config.train.eval_batch_size, threads=config.loader.threads, **hosts.which()
     )
-    return evaluate(eval_step, state, signals.heeded(batches), mesh, collect)
+    where = f'{split} at step {int(state.step):,}'
+    return evaluate(eval_step, state, signals.heeded(batches), mesh, collect, where)
 
   def validate() -> dict[str, float]:
     """Score the state on the validation splits; nothing if a signal comes: what was trained is worth saving first."""
@@ -744,7 +764,7 @@ def _options(config: Any, part: str, numbers: Mapping[str, Any]) -> SimpleNamesp
 
 
 def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
-  """End the run if a loss or a gradient was not finite at any step so far.
+  """End the run if a loss, a gradient, an update or a statistic was not finite at any step so far.
 
   Raises:
     UserError: names the step, the role and the last good checkpoint.
@@ -754,6 +774,6 @@ def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
       good = checkpoints.latest
       kept = 'there is no good checkpoint' if good is None else f'the last good checkpoint is step {good}'
       raise UserError(
-        f'the loss or the gradient of {role} is not finite at step {first}; {kept}: '
+        f'the loss, the gradient or the update of {role} is not finite at step {first}; {kept}: '
         'lower optim.lr or method.weight, or set optim.clip.'
       )

@@ -91,7 +91,8 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
   """
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
   batches = pipeline.eval_batches(dataset, split, batch_size=run.batch_size, threads=run.config.loader.threads)
-  predictions = evaluate(step, run.networks, batches, run.mesh, collect=True).predictions
+  where = f'{split} at step {run.results["step"]:,}'
+  predictions = evaluate(step, run.networks, batches, run.mesh, True, where).predictions
   label, group = predictions['label'], predictions['group']
   said = {role: logits.argmax(1) for role, logits in saliency.logits_by_role(predictions).items()}
   right = {role: values == label for role, values in said.items()}

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epy
 
 from ule_jax.data import Dataset
+from ule_jax.errors import UserError
 
 if TYPE_CHECKING:
   from jaxtyping import PyTree
@@ -78,12 +79,17 @@ def evaluate(
   batches: Iterable[dict[str, np.ndarray]],
   mesh: jax.sharding.Mesh,
   collect: bool = False,
+  where: str = 'the split',
 ) -> Evaluation:
   """Run a state over the batches of one split.
 
   Args:
     state: has `params` and `batch_stats`.
     collect: keep `index, label, group, logits_<role>, features_<role>` in `predictions`, in the split's order.
+    where: the split and the step in words, for an error.
+
+  Raises:
+    UserError: a logit is not finite.
   """
   total: dict[str, Counts] | None = None
   collected: list[dict[str, np.ndarray]] = []
@@ -98,7 +104,18 @@ def evaluate(
         row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
       collected.append(row)
   predictions = {name: np.concatenate([row[name] for row in collected]) for name in (collected or [{}])[0]}
-  return Evaluation(jax.device_get(total), predictions)
+  total = jax.device_get(total)
+  for role, counts in total.items():
+    if counts.broken:
+      raise UserError(
+        f'{of_broken(role, int(counts.broken), where)}: lower optim.lr or method.weight, or set optim.clip.'
+      )
+  return Evaluation(total, predictions)
+
+
+def of_broken(role: str, count: int, where: str) -> str:
+  """Say that networks give logits that are no numbers: whatever were counted of them would mean nothing."""
+  return f'the logits of {role} are not finite for {count:,} examples of {where}'
 
 
 def summary(counts: Counts, dataset: Dataset) -> dict[str, Any]:

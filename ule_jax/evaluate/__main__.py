@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
   loader = {'batch_size': run.batch_size, 'threads': run.config.loader.threads}
   batches = pipeline.eval_batches(dataset, split, **loader)
-  counts, predictions = evaluate(step, run.networks, batches, run.mesh, collect=bool(flags['saliency']))
+  where = f'{split} at step {run.results["step"]:,}'
+  counts, predictions = evaluate(step, run.networks, batches, run.mesh, bool(flags['saliency']), where)
   found = {role: {split: summary(counts[role], dataset)} for role in run.roles}
   print(console.results_table({**run.results, 'roles': found}, split))
   print(compare(run, split, found))
