@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from ule_jax import backend, cli, console, data, sharding, workdir
+from ule_jax import backend, cli, console, data, fingerprint, inputs, sharding, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation
@@ -106,17 +106,24 @@ def restore(directory: Path) -> Restored:
   return Restored(directory, config, results, preparation, model, preprocess, networks, mesh)
 
 
-def load_data(run: Restored) -> Dataset:
+def load_data(run: Restored, force: bool = False) -> Dataset:
   """Load the data of a run as it did.
+
+  Args:
+    force: take them although they are not those that it was trained on.
 
   Raises:
     UserError: the data are not what they should be.
   """
-  options = dict(run.config.data)
-  dataset = data.load(options.pop('name'), options, console.say)
-  if dataset.classes != run.classes:
+  current = inputs.load_data(run.config)
+  differs = fingerprint.check(run.directory, current, force, 'Restore them, or take them as they are with --force')
+  if current.dataset.classes != run.classes:
     raise UserError(f'{run.directory} was trained on the classes {run.classes}, and its data now have others.')
-  return dataset
+  if differs:
+    console.say(f'warning: {run.directory} was trained on other data than these: {differs}')
+  elif not fingerprint.read(run.directory):
+    console.say(f'{run.directory} was recorded without a fingerprint of its data, which are not compared')
+  return current.dataset
 
 
 def on_encoder(
@@ -171,6 +178,8 @@ def read_run(directory: Path) -> tuple[ConfigDict, dict[str, Any]]:
     raise UserError(f'{directory} holds no run (no config.json): give the --workdir of one.')
   if not (directory / 'done').exists():
     raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
+  if 'axes' in workdir.read_json(directory / 'config.json', ADVICE):
+    raise UserError(f'{directory} is a sweep, not a run: give the folder of one of its members.')
   config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
   if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
     raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')

@@ -22,7 +22,8 @@ class Split(NamedTuple):
 
   `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
   set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
-  training, relative to the others. `version(i)` changes when the file of image `i` does (None: it cannot).
+  training, relative to the others. `version(i)` changes when a file of image `i` does (None: it cannot). `files(i)`
+  reads these as bytes: the image's, then those of its masks (None: it has none).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -32,6 +33,7 @@ class Split(NamedTuple):
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
   chance: Float[np.ndarray, 'n'] | None = None
   version: Callable[[int], str] | None = None
+  files: Callable[[int], tuple[bytes, ...]] | None = None
 
   @property
   def count(self) -> int:
@@ -39,7 +41,7 @@ class Split(NamedTuple):
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
     """Return the split of some of its examples."""
-    masks, version = self.masks, self.version
+    masks, version, files = self.masks, self.version, self.files
     return Split(
       label=self.label[ids],
       group=self.group[ids],
@@ -48,6 +50,7 @@ class Split(NamedTuple):
       masks=masks and (lambda i: masks(ids[i])),
       chance=None if self.chance is None else self.chance[ids],
       version=version and (lambda i: version(ids[i])),
+      files=files and (lambda i: files(ids[i])),
     )
 
 

@@ -26,18 +26,23 @@ Evaluate the selected checkpoint of a finished run again, and write what its net
   --split=NAME    train, val, test or another of its data set (default test)
   --saliency=N    write input gradients of N examples of each category: the hardest, typical ones, each group,
                   those that only one of two networks gets right. The file holds their images
+  --force         on the data as they are, although the run was trained on others; not with --saliency
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 
 def main(argv: Sequence[str]) -> None:
   """Print the table, say what differs from results.json, and write the saliency."""
-  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0}).values
+  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0, 'force': False}).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
+  if flags['force'] and flags['saliency']:
+    raise UserError(
+      '--saliency writes into the folder of the run, for which --force could take other data: leave one out.'
+    )
   directory, split = Path(flags['run']), flags['split']
   run = restore(directory)
-  dataset = load_data(run)
+  dataset = load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
