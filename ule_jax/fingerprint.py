@@ -32,7 +32,7 @@ CHUNK = 512  # examples of one task
 EVERY = 10.0  # seconds between lines of progress
 # What is compared of a split, and how a sentence calls it
 ASPECTS = {
-  'names': 'names or the order of the images',
+  'names': 'image names or their order',
   'labels': 'labels',
   'groups': 'groups',
   'content': 'images',

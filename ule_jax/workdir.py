@@ -103,7 +103,7 @@ def total_steps(fields: Mapping[str, Any], examples: int) -> int:
 
 def _free(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path, examples: int) -> tuple[str, ...]:
   """Name the fields in which two configs may differ and be one run."""
-  constant = {fields.get('optim.schedule', 'constant') for fields in (old, new)} == {'constant'}
+  constant = all(fields.get('optim.schedule', 'constant') == 'constant' for fields in (old, new))
   known = all(field in fields for field in LENGTH for fields in (old, new))
   lasting = constant or (known and total_steps(old, examples) == total_steps(new, examples))
   return MAY_CHANGE + (LENGTH if lasting else ()) + ((PLACE,) if (workdir / 'fingerprint.json').exists() else ())
