@@ -11,6 +11,7 @@ from writers import write_celeba
 from ule_jax import cli, encoder, train
 from ule_jax.data import load
 from ule_jax.errors import UserError
+from ule_jax.fingerprint import Fingerprint
 
 SMALL = {
   'size': 8, 'augment': False, 'official': False, 'on_bad_image': 'fail', 'resize': 'antialias',
@@ -38,8 +39,9 @@ def features(image):
 
 
 def encode(dataset, cache, name='one'):
-  said = []
-  found = encoder.encode(dataset, features, name, cache, batch_size=16, threads=0, say=said.append)
+  said, current = [], Fingerprint(dataset)
+  contents = {split: current.content(split)['content'] for split in dataset.splits}
+  found = encoder.encode(dataset, features, name, contents, cache, batch_size=16, threads=0, say=said.append)
   return found, [line for line in said if line.startswith('computing')]
 
 
@@ -66,9 +68,14 @@ def test_what_features_depend_on_is_in_their_key(celeba, tmp_path):
   assert len(encode(dataset, tmp_path, 'other weights')[1]) == 3
   assert len(encode(load('celeba', options | {'resize': 'linear'}), tmp_path)[1]) == 3
   assert len(encode(load('celeba', options | {'size': 12}), tmp_path)[1]) == 3
-  last = dataset.splits['train'].name(dataset.splits['train'].count - 1)
-  os.utime(next(celeba.rglob(last)), (1, 1))
+  last = next(celeba.rglob(dataset.splits['train'].name(dataset.splits['train'].count - 1)))
+  os.utime(last, (1, 1))
+  assert encode(dataset, tmp_path)[1] == []
+  old = last.read_bytes()
+  last.write_bytes(old + b'\0')  # behind the end of a JPEG: other bytes, the same pixels
+  os.utime(last, (1, 1))
   assert len(encode(dataset, tmp_path)[1]) == 1
+  last.write_bytes(old)
 
 
 def test_damaged_features_are_computed_again(celeba, tmp_path):
@@ -82,8 +89,9 @@ def test_damaged_features_are_computed_again(celeba, tmp_path):
   np.testing.assert_array_equal(found.splits['val'].load(3), expected)
   with pytest.raises(UserError, match=r'cannot be written to .*feature_cache'):
     encode(dataset, celeba / 'list_attr_celeba.csv')
+  none = dict.fromkeys(dataset.splits, '')
   with pytest.raises(UserError, match=r'000\d+.jpg are not finite'):
-    encoder.encode(dataset, lambda x: np.full((16, 2), np.nan), 'nan', tmp_path, 16, 0, print)
+    encoder.encode(dataset, lambda x: np.full((16, 2), np.nan), 'nan', none, tmp_path, 16, 0, print)
 
 
 def run(place, celeba, weights, method, *changes):

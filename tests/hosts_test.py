@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import optax
 import pytest
 from common import assert_close, batch_of, method_of, network, train
 from sharding_test import KINDS, config_of
+from writers import write_folder
 
 from ule_jax import cli, hosts
 from ule_jax import train as training
@@ -149,6 +151,35 @@ def test_two_stages_on_hosts_with_one_device(tmp_path):
   assert [code for code, _ in ends] == [0, 0], ends
   expected = training.run(cli.parse(flags, '', {}).config, tmp_path / 'one')
   assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
+
+
+def test_hosts_with_other_data_leave_together_and_equal_copies_are_the_same(tmp_path):
+  rows = [(f'{i}.png', i % 2, ('train', 'val', 'test')[i // 2 % 3]) for i in range(48)]
+  write_folder(tmp_path / '0', rows, size=(8, 8))
+  shutil.copytree(tmp_path / '0', tmp_path / '1', copy_function=shutil.copyfile)  # other times
+  small = ['data.size=8', 'model.name=mlp', 'model.width=8', 'model.depth=1', 'model.weights=none', 'train.steps=2']
+  small += ['model.batch_norm=none', 'train.batch_size=8', 'train.eval_batch_size=8', 'loader.threads=1']
+  flags = ['--config=folder:erm', '--hosts=2', *(f'--config.{change}' for change in small)]
+
+  def both(workdir):
+    command = ['-c', MAIN, f'--workdir={workdir}', *flags]
+    with started(
+      2,
+      lambda i, port: [*command, f'--host={i}', f'--coordinator=127.0.0.1:{port}', f'--config.data.dir={tmp_path}/{i}'],
+    ) as processes:
+      return end(processes)
+
+  ends = both(tmp_path / 'w')
+  assert [code for code, _ in ends] == [0, 0], ends
+  with (tmp_path / '1' / '3.png').open('ab') as file:
+    file.write(b'\0')
+  for workdir in (tmp_path / 'w', tmp_path / 'new'):  # a finished run, and a new one
+    ends = both(workdir)
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert 'host 1 of this run stops with an error when comparing the data' in ends[0][1]
+    assert f'{workdir} was trained on other data than are there now: the images of val differ' in ends[1][1]
+    assert 'Traceback' not in ends[0][1] + ends[1][1]
+  assert not (tmp_path / 'new').exists()
 
 
 @pytest.mark.parametrize(('killed', 'codes'), [(1, {75}), (0, {75, -signal.SIGABRT})])

@@ -12,12 +12,12 @@ ALLOWED = {
   'cli': {'workdir', 'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
-    'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder', 'hosts',
+    'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder', 'hosts', 'fingerprint', 'inputs',
   },
   'population': {'train', 'data', 'evaluate', 'methods', 'metrics', 'sharding'},
   'sweep': {
     'train', 'population', 'data', 'evaluate', 'methods', 'metrics', 'checkpoint',
-    'backend', 'check', 'cli', 'console', 'signals', 'stages', 'workdir',
+    'backend', 'check', 'cli', 'console', 'signals', 'stages', 'workdir', 'fingerprint', 'inputs',
   },
   'check': {'methods', 'models', 'data', 'optim', 'sharding', 'workdir'},
   'stages': {'methods', 'data'},
@@ -31,12 +31,15 @@ ALLOWED = {
   'recorded': {'cli', 'workdir'},
   'restore': {
     'train', 'backend', 'check', 'checkpoint', 'console', 'data', 'models', 'recorded', 'sharding', 'workdir',
+    'fingerprint', 'inputs',
   },
+  'fingerprint': {'data', 'workdir'},
+  'inputs': {'console', 'data', 'fingerprint', 'hosts', 'methods', 'workdir'},
   'predict': {'workdir', 'cli', 'console', 'data', 'evaluate', 'recorded', 'report', 'restore', 'sharding'},
   'export': {'cli', 'models', 'recorded', 'restore', 'train'},
   'diagnose': set(),
   'diagnose.__main__': {'cli', 'data', 'diagnose', 'evaluate', 'recorded', 'report', 'restore'},
-  'report': {'workdir'},
+  'report': {'cli', 'data', 'fingerprint', 'workdir'},
   'report.__main__': {'cli', 'report'},
   'methods': {'losses', 'sharding'},
 }  # fmt: skip

@@ -237,7 +237,7 @@ def test_a_run_in_use_is_refused(finished):
   with owned(workdir, config_of().to_dict(), False):
     assert run(workdir)['last']['step'] == 12  # to read what is done needs no lock
     with pytest.raises(UserError, match=f'in use by process {os.getpid()}'):
-      run(workdir, '--config.train.steps=16')
+      run(workdir, '--config.train.steps=16', force=True)
 
 
 def test_a_killed_run_ends_bitwise_as_the_other(tmp_path):
@@ -277,14 +277,13 @@ def test_a_workdir_of_another_config_is_refused(finished):
 
 
 def test_more_steps_go_on_and_fewer_are_refused(tmp_path):
-  run(tmp_path / 'w', method='erm')
-  assert run(tmp_path / 'w', '--config.train.steps=16', method='erm')['last']['step'] == 16
+  constant = '--config.optim.schedule=constant'
+  run(tmp_path / 'w', constant, method='erm')
+  assert run(tmp_path / 'w', constant, '--config.train.steps=16', method='erm')['last']['step'] == 16
   with pytest.raises(UserError, match='step 16'):
-    run(tmp_path / 'w', '--config.train.steps=8', method='erm')
-  assert (
-    run(tmp_path / 'w', '--config.train.steps=20', '--config.optim.lr=0.1', method='erm', force=True)['last']['step']
-    == 20
-  )
+    run(tmp_path / 'w', constant, '--config.train.steps=8', method='erm')
+  changes = constant, '--config.train.steps=20', '--config.optim.lr=0.1'
+  assert run(tmp_path / 'w', *changes, method='erm', force=True)['last']['step'] == 20
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -1,8 +1,8 @@
 """A frozen encoder: its features of every image, computed once, and the data set that has them for images.
 
 Features are of images as they are evaluated, without augmentation. They lie in a cache that student, teacher and
-further runs share, under a key of the weights, the preprocessing and the data: each image by its name and the state of
-its file, and the first ones of a split by their prepared pixels.
+further runs share, under a key of the weights, the code, the preprocessing and the data: the digest of all images, and
+the first ones of a split by their prepared pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,21 @@ Apply = Callable[[np.ndarray], np.ndarray]
 
 
 def encode(
-  dataset: Dataset, apply: Apply, encoder: str, cache: Path, batch_size: int, threads: int, say: Callable[[str], None]
+  dataset: Dataset,
+  apply: Apply,
+  encoder: str,
+  contents: Mapping[str, str],
+  cache: Path,
+  batch_size: int,
+  threads: int,
+  say: Callable[[str], None],
 ) -> Dataset:
   """Replace the images of a data set by their features, standardised over train.
 
   Args:
     apply: prepared images -> features.
-    encoder: what `apply` depends on, weights included: part of the key.
+    encoder: what `apply` depends on, weights and code included: part of the key.
+    contents: split -> the digest of its images: part of the key.
     cache: a folder, made if it is not there.
 
   Raises:
@@ -40,7 +48,7 @@ def encode(
   """
   splits, features = {}, {}
   for name, split in dataset.splits.items():
-    path = cache / f'{key(dataset, split, encoder)}.npy'
+    path = cache / f'{key(dataset, split, encoder, contents[name])}.npy'
     found = _open(path, split.count)
     if found is None:
       say(f'computing the features of {split.count:,} images of {name}, once, into {path}')
@@ -61,14 +69,11 @@ def encode(
   )
 
 
-def key(dataset: Dataset, split: Split, encoder: str) -> str:
+def key(dataset: Dataset, split: Split, encoder: str, content: str) -> str:
   """Name the features of a split by all that they depend on."""
-  digest = hashlib.sha256(f'{encoder} {dataset.image_shape} {dataset.decoding}'.encode())
-  # A split without versions is made in memory, where all of it can be looked at.
-  for i in range(min(split.count, PROBES) if split.version else split.count):
+  digest = hashlib.sha256(f'{encoder} {dataset.image_shape} {dataset.decoding} {split.count} {content}'.encode())
+  for i in range(min(split.count, PROBES)):
     digest.update(_prepared(dataset, split, i).tobytes())
-  for i in range(split.count if split.version else 0):
-    digest.update(f'{split.name(i)} {split.version(i)}\n'.encode())
   return digest.hexdigest()[:32]
 
 

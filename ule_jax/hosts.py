@@ -163,6 +163,29 @@ def agree(answer: bool) -> bool:
 
 
 @contextmanager
+def together(name: str) -> Iterator[None]:
+  """Leave a block on all hosts with an error if one of them has one, so that none waits for another.
+
+  Raises:
+    UserError: the host's own one, or which host has one.
+  """
+  error = None
+  try:
+    yield
+  except UserError as own:
+    error = own
+  if several():
+    wait(name)
+    failed = multihost_utils.process_allgather(np.int32(error is not None))
+    if failed.any():
+      if is_first():
+        time.sleep(GRACE)  # as without it jax ends the others before they can say so
+      raise error or UserError(f'host {failed.argmax()} of this run stops with an error when {name}: see what it says.')
+  elif error:
+    raise error
+
+
+@contextmanager
 def first_before_others(name: str) -> Iterator[None]:
   """Let the first host go through a block before the others, who find what it left."""
   if not is_first():

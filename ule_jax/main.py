@@ -20,7 +20,7 @@ Train a classifier that avoids a shortcut, evaluate it, and write the results in
   --config.FIELD=VALUE    change a field; configs/base.py says what they mean
   --workdir=DIR           where the run lives (default runs/<config>-<method>-s<seed>); the same
                           command on the same folder goes on where it stopped
-  --force                 go on in a folder whose config differs
+  --force                 go on in a folder whose config, data or weights differ
   --coordinator=ADDRESS:PORT --hosts=NUMBER --host=WHICH
                           several hosts, each with this command and its own WHICH, from 0 on; not
                           needed under SLURM, Open MPI and on TPU slices

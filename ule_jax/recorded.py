@@ -40,6 +40,8 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
     raise UserError(f'{directory} holds no run (no config.json): give the --workdir of one.')
   if not (directory / 'done').exists():
     raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
+  if 'axes' in workdir.read_json(directory / 'config.json', ADVICE):
+    raise UserError(f'{directory} is a sweep, not a run: give the folder of one of its members.')
   config, results = (workdir.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
   if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
     raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from ule_jax import backend, console, data, sharding, workdir
+from ule_jax import backend, console, data, fingerprint, inputs, sharding, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation
@@ -115,19 +115,26 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
   return Restored(directory, config, results, preparation, model, preprocess, networks, mesh)
 
 
-def load_data(run: Restored) -> Dataset:
+def load_data(run: Restored, force: bool = False) -> Dataset:
   """Load the data of a run as it did.
+
+  Args:
+    force: take them although they are not those that it was trained on.
 
   Raises:
     UserError: the data are not what they should be.
   """
-  options = dict(run.config.data)
-  dataset = data.load(options.pop('name'), options, console.say)
-  if dataset.classes != run.classes:
+  current = inputs.load_data(run.config)
+  differs = fingerprint.check(run.directory, current, force, 'Restore them, or take them as they are with --force')
+  if current.dataset.classes != run.classes:
     raise UserError(f'{run.directory} was trained on the classes {run.classes}, and its data now have others.')
+  if differs:
+    console.say(f'warning: {run.directory} was trained on other data than these: {differs}')
+  elif not fingerprint.read(run.directory):
+    console.say(f'{run.directory} was recorded without a fingerprint of its data, which are not compared')
   if run.before_white:
-    data.say_changed(dataset, console.say)
-  return dataset
+    data.say_changed(current.dataset, console.say)
+  return current.dataset
 
 
 def on_encoder(

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax import cli, console, data, workdir
+from ule_jax import cli, console, data, inputs, workdir
 from ule_jax.data import Dataset
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import of_broken, summary
@@ -49,7 +49,7 @@ Train many runs that differ only in numbers, together: one compiled graph, one p
                           what all members share, as for ule_jax.main
   --workdir=DIR           default runs/<config>-<method>-sweep; a member is the folder <workdir>/FIELD=VALUE,...
                           The same command on the same folder goes on where it stopped
-  --force                 go on in a folder whose config or axes differ
+  --force                 go on in a folder whose config, axes, data or weights differ
 
 Each member is the run that ule_jax.main would make of its config, but for rounding. Images or features stay on the
 device. A member whose loss is not finite is named, and the others go on.
@@ -174,7 +174,7 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
     config: a ConfigDict of configs/base.py.
     axes: as of `parse_axes`.
     directory: of the sweep; a member's is below it.
-    force: go on although the config or the axes differ from what the folder holds.
+    force: go on although the config, the axes, the data or the weights differ from what the folder holds.
 
   Returns:
     The content of sweep.json.
@@ -195,31 +195,44 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   members = expand(config, axes)
   config = members[0].config
   backend.use_cache(config.compilation_cache, console.say)
-  options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, console.say)
+  current = inputs.load_data(config)
+  dataset = current.dataset
+  training = stages.training(config, dataset, methods.Prepared())
+  examples, steps = training.splits['train'].count, trainer.total_steps(config, training)
+  about = config.to_dict() | {'axes': axes}
+  unchanged = workdir.compare(directory, about, force, examples)
+  differs = [inputs.compare_inputs(config, directory, current, force)]
   rules = trainer.selection_rules(dataset, config.select, trainer.trains_student(config, dataset))
   trainer.refuse_empty_groups(config, dataset)
-  steps = trainer.total_steps(config, stages.training(config, dataset, methods.Prepared()))
-  about = config.to_dict() | {'axes': axes}
-  unchanged = workdir.compare(directory, about, force)
   if workdir.lacks(directory, 'data.white'):
     data.say_changed(dataset, console.say)
-  if unchanged and (directory / 'done').exists():
+  if unchanged and not any(differs) and (directory / 'done').exists():
     found = workdir.read_json(directory / 'sweep.json')
     if found['steps'] == steps:
+      inputs.say_finished(directory, current)
       return found
+  refuse_fewer_steps(config, directory, steps)
   with (
-    workdir.owned(directory, about, force),
+    workdir.owned(directory, about, force, examples),
     contextlib.closing(checkpoint.Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
   ):
-    (directory / 'done').unlink(missing_ok=True)
     workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
+    frozen = config.model.encoder == 'frozen'
     if checkpoints.latest is None:
-      data.check_images(dataset, config.data, console.say, sampled=config.model.encoder == 'frozen')
-    dataset, begin = trainer.start_from_weights(config, directory, dataset)
+      data.check_images(dataset, config.data, console.say, sampled=frozen)
+    dataset, begin, other = trainer.start_from_weights(config, directory, current, force)
+    code = trainer.feature_code() if frozen else ''
+    inputs.record_inputs(directory, current, '; '.join(filter(None, [*differs, other])), code)
+    if (directory / 'done').exists():
+      (directory / 'done').unlink()
+      console.say(
+        f'{directory} was done: going on to step {steps:,}; older results are kept under names with their step'
+      )
     sweep = Sweep(config, members, directory, dataset, rules, begin, checkpoints)
     sweep.train(signals)
     results = sweep.conclude() | {'axes': axes}
+    if (directory / 'sweep.json').exists():
+      workdir.set_aside(directory, workdir.read_json(directory / 'sweep.json')['steps'], ['sweep.json'])
     workdir.write_json(directory / 'sweep.json', results)
     (directory / 'done').touch()
   return results
@@ -423,12 +436,16 @@ class Sweep:
       folder = self.directory / member.name
       folder.mkdir(exist_ok=True)
       (folder / 'done').unlink(missing_ok=True)
-      for name in ('env.json', 'weights.json', 'features.json'):
+      if (folder / 'results.json').exists():
+        old = workdir.read_json(folder / 'results.json')
+        workdir.set_aside(folder, old['last']['step'] if 'last' in old else 0)
+      for name in ('env.json', 'weights.json', 'features.json', fingerprint.NAME):
         if (self.directory / name).exists():
           shutil.copyfile(self.directory / name, folder / name)
       workdir.write_json(folder / 'config.json', member.config.to_dict())
       write_log(folder / 'metrics.jsonl', log, member.name)
       about = trainer.heading(member.config, self.dataset, method, methods.Prepared())
+      about |= inputs.forced_changes(self.directory)
       if member.place in failed:
         workdir.write_json(folder / 'results.json', about | {'failed': failed[member.place]})
         continue

@@ -7,6 +7,7 @@ and any Flax module that returns `(logits, features)`. `run` is everything that 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import zlib
@@ -23,12 +24,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ule_jax import backend, console, data, encoder, hosts, sharding, stages, workdir
+from ule_jax import backend, console, data, encoder, fingerprint, hosts, inputs, models, sharding, stages, workdir
 from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
-from ule_jax.data import Dataset, Preparation, pipeline
+from ule_jax.data import Dataset, Preparation, decoding, files, pipeline, transforms
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
+from ule_jax.fingerprint import Fingerprint
 from ule_jax.methods import (
   CORRECTIONS,
   LABEL_FREE,
@@ -226,7 +228,7 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
   Args:
     config: a ConfigDict of configs/base.py.
     directory: the workdir.
-    force: go on although the workdir's config differs.
+    force: go on although the workdir's config, data or weights differ.
 
   Returns:
     The content of results.json.
@@ -239,33 +241,37 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     return _run(config, local_path(directory, '--workdir'), force, signals)
 
 
-def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
+def _run(
+  config: Any, directory: Path, force: bool, signals: Signals, current: Fingerprint | None = None
+) -> dict[str, Any]:
+  """Do what `run` says; `current` has the data if they were loaded for another run already."""
   check(config)
   check_devices(config)
   backend.use_cache(config.compilation_cache, console.say)
-  options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, console.say)
+  current = current or inputs.load_data(config)
+  dataset = current.dataset
+  training = stages.training(config, dataset, Prepared())
+  examples, steps = training.splits['train'].count, total_steps(config, training)
+  # Not under a lock: several second runs may look at one first run that is done.
+  unchanged = workdir.compare(directory, config.to_dict(), force, examples)
+  differs = [inputs.compare_inputs(config, directory, current, force)]
   rules = selection_rules(dataset, config.select, trains_student(config, dataset))
   if config.first.prepare == 'none':
     refuse_empty_groups(config, dataset)
-  # Not under a lock: several second runs may look at one first run that is done.
-  unchanged = workdir.compare(directory, config.to_dict(), force)
   if hosts.is_first() and workdir.lacks(directory, 'data.white'):
     data.say_changed(dataset, console.say)
-  # The length of a fit is that of its first run: it is fitted again, which takes seconds.
-  results = {}
-  if unchanged and not stages.is_fit(config) and (directory / 'done').exists():
-    results = workdir.read_json(directory / 'results.json')
-    if results['last']['step'] != total_steps(config, stages.training(config, dataset, Prepared())):
-      results = {}
-  if hosts.agree(bool(results)):
-    return results or workdir.read_json(directory / 'results.json')
+  if hosts.agree(unchanged and not any(differs) and is_finished(config, directory, steps)):
+    inputs.say_finished(directory, current)
+    return workdir.read_json(directory / 'results.json')
+  refuse_fewer_steps(config, directory, steps)
   with contextlib.ExitStack() as stack:
+    reopen = partial(set_results_aside, config, directory, examples, any(differs) or not unchanged)
     if hosts.is_first():
-      stack.enter_context(workdir.owned(directory, config.to_dict(), force))
+      before = workdir.recorded_steps(directory, examples)
+      stack.enter_context(workdir.owned(directory, config.to_dict(), force, examples))
       if stages.is_fit(config):
+        reopen(before)
         shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
-      (directory / 'done').unlink(missing_ok=True)
     hosts.wait('the workdir is ours')
     if not (directory / 'config.json').exists():
       raise UserError(f'{directory} is not the folder that the first host has: give a --workdir that all hosts see.')
@@ -273,14 +279,63 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
       begin, prepared = lambda state: state, Prepared()
       if checkpoints.latest is None and config.first.prepare == 'none':
         data.check_images(dataset, config.data, console.say, sampled=config.model.encoder == 'frozen')
+      code = feature_code() if config.model.encoder == 'frozen' else ''
       if checkpoints.latest is None or config.model.encoder == 'frozen':
-        dataset, begin = start_from_weights(config, directory, dataset)
+        dataset, begin, other = start_from_weights(config, directory, current, force)
+        differs.append(other)
       if config.first.prepare != 'none':
-        first, prepared = run_first(config, directory, dataset, force, signals)
+        first, prepared = run_first(config, directory, dataset, force, signals, current)
+        differs.append(inputs.compare_first(directory, prepared, force))
         if prepared.head is not None:
           begin = partial(with_head, first=first, head=prepared.head)
+      inputs.record_inputs(directory, current, '; '.join(filter(None, differs)), code, prepared)
+      if hosts.is_first() and not stages.is_fit(config):
+        reopen(before)
       training = stages.training(config, dataset, prepared)
       return _train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
+
+
+@functools.cache
+def feature_code() -> str:
+  """Make the digest of the code that the features of a frozen encoder depend on."""
+  return fingerprint.code(models, decoding, transforms, files, encoder, make_preprocess)
+
+
+def is_finished(config: Any, directory: Path, steps: int) -> bool:
+  """Tell whether a run has its results; a fit is as long as its first run, and fitted again, which takes seconds."""
+  if stages.is_fit(config) or not (directory / 'done').exists():
+    return False
+  return workdir.read_json(directory / 'results.json')['last']['step'] == steps
+
+
+def refuse_fewer_steps(config: Any, directory: Path, steps: int) -> None:
+  """Refuse to go on to a step that is behind, before anything is touched.
+
+  Raises:
+    UserError: says where the run stands.
+  """
+  if not stages.is_fit(config) and (latest := workdir.latest_step(directory)) > steps:
+    raise UserError(
+      f'{directory} has a checkpoint of step {latest}, beyond the {steps} steps asked for: '
+      'raise train.steps, or choose another --workdir.'
+    )
+
+
+def set_results_aside(config: Any, directory: Path, examples: int, forced: bool, before: int) -> None:
+  """Make a finished run an unfinished one, whose results stay under another name.
+
+  Args:
+    before: steps that its config asked for; those of a fit are its first run's.
+    forced: whether it goes on with other data or another config.
+  """
+  if not (directory / 'done').exists():
+    return
+  step = workdir.read_json(directory / 'results.json')['last']['step'] or before
+  after = workdir.total_steps(workdir.flatten(config.to_dict()), examples)
+  (directory / 'done').unlink()
+  if forced or step != after:
+    kept = ' and '.join(workdir.set_aside(directory, step))
+    console.say(f'{directory} was done at step {step:,}: its results are kept as {kept}; going on to step {after:,}')
 
 
 class Parts(NamedTuple):
@@ -348,50 +403,59 @@ def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[floa
 
 
 def start_from_weights(
-  config: Any, directory: Path, dataset: Dataset
-) -> tuple[Dataset, Callable[[TrainState], TrainState]]:
+  config: Any, directory: Path, current: Fingerprint, force: bool
+) -> tuple[Dataset, Callable[[TrainState], TrainState], str]:
   """Read `model.weights`, if there are any.
 
   Returns:
-    The data set, with the features of a frozen encoder for its images, and what turns an initial state into one that
-    starts from the weights.
+    The data set, with the features of a frozen encoder for its images; what turns an initial state into one that
+    starts from the weights; and what differs from what the run was trained on, which `force` allows.
 
   Raises:
-    UserError: the weights are not there or do not fit, or an image cannot be read.
+    UserError: the weights are not there or do not fit, an image cannot be read, or the run was trained on others.
   """
+  dataset = current.dataset
   if config.model.weights == 'none':
-    return dataset, lambda state: state
-  weights = load_weights(config, dataset, directory)
+    return dataset, lambda state: state, ''
+  weights, differs = load_weights(config, dataset, directory, force)
   if config.model.encoder != 'frozen':
-    return dataset, partial(with_weights, weights=weights)
-  dataset = encode(config, dataset, weights)
+    return dataset, partial(with_weights, weights=weights), differs
+  dataset = encode(config, current, weights)
+  with hosts.together('comparing the features'):
+    differs = differs or inputs.compare_features(directory, dataset, feature_code(), force)
   # For who has the run and not its data: heads are trained on standardised features.
   if hosts.is_first():
     workdir.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
-  return dataset, lambda state: state
+  return dataset, lambda state: state, differs
 
 
-def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.Pretrained:
+def load_weights(config: Any, dataset: Dataset, directory: Path, force: bool) -> tuple[pretrained.Pretrained, str]:
   """Read `model.weights` for the config's network; weights.json says what became of each tensor.
 
+  Returns:
+    The weights, and how they differ from those of the run, which `force` allows.
+
   Raises:
-    UserError: they are not there, or do not fit.
+    UserError: they are not there, do not fit, or are not those that the run began with.
   """
   _, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
   found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
   rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
+  with hosts.together('comparing the weights'):
+    differs = inputs.compare_weights(directory, found.path, found.sha256, force)
   about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
   if hosts.is_first():
     workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
-  return found
+  return found, differs
 
 
-def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dataset:
+def encode(config: Any, current: Fingerprint, weights: pretrained.Pretrained) -> Dataset:
   """Replace images by what the config's frozen encoder makes of them, from the cache where they are in it.
 
   Raises:
     UserError: an image cannot be read, or the cache cannot be written.
   """
+  dataset = current.dataset
   scale, mesh = pixel_scale(config, dataset), sharding.local_mesh()
   preprocess = make_preprocess(*scale)
   network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
@@ -401,7 +465,8 @@ def encode(config: Any, dataset: Dataset, weights: pretrained.Pretrained) -> Dat
     return encoder.encode(
       dataset,
       lambda image: apply(variables, sharding.shard_batch(image, mesh)),
-      encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale}',
+      encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale} {feature_code()}',
+      contents={name: current.content(name)['content'] for name in dataset.splits},
       cache=local_path(config.model.feature_cache or backend.user_cache() / 'features', 'model.feature_cache'),
       batch_size=config.train.eval_batch_size,
       threads=config.loader.threads,
@@ -423,7 +488,7 @@ def headless(weights: pretrained.Pretrained, template: PyTree) -> PyTree:
 
 
 def run_first(
-  config: Any, directory: Path, dataset: Dataset, force: bool, signals: Signals
+  config: Any, directory: Path, dataset: Dataset, force: bool, signals: Signals, current: Fingerprint
 ) -> tuple[TrainState, Prepared]:
   """Do the first of two runs, or find it done; return its last state and what it gives to the second.
 
@@ -435,7 +500,7 @@ def run_first(
   first = stages.first_config(config)
   place = local_path(config.first.workdir or directory / 'first', 'first.workdir')
   console.say(f'first run of {config.method.name}, in {place}:')
-  last = _run(first, place, force, signals)['last']['step']
+  last = _run(first, place, force, signals, current)['last']['step']
   mesh = sharding.make_mesh()
   state = build(first, stages.training(first, dataset, Prepared()), mesh).state
   with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last', False))) as checkpoints:
@@ -560,7 +625,7 @@ def _train(
       if (number + 1) % config.train.log_every == 0 or number + 1 == steps:
         pending = (number + 1, metrics)
 
-  results = heading(config, dataset, method, prepared)
+  results = heading(config, dataset, method, prepared) | inputs.forced_changes(directory)
   results |= conclude(config, directory, dataset, checkpoints, state, method.roles, run_split)
   if hosts.is_first():
     workdir.write_json(directory / 'results.json', results)
@@ -702,9 +767,7 @@ def total_steps(config: Any, dataset: Dataset) -> int:
   """Convert `train.epochs` to steps where `train.steps` is 0; a fitted last layer takes none."""
   if stages.is_fit(config):
     return 0
-  if config.train.steps:
-    return config.train.steps
-  return math.ceil(config.train.epochs * dataset.splits['train'].count / config.train.batch_size)
+  return workdir.total_steps(workdir.flatten(config.to_dict()), dataset.splits['train'].count)
 
 
 def needs_groups(config: Any, method: Method, prepared: Prepared) -> dict[str, bool]:

@@ -11,21 +11,21 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ule_jax.errors import UserError
 
-# A run may go on under other values of these: they do not change what a step computes.
+# A run may go on under other values of these: they do not change what a step computes. tests/stale_test.py trains with
+# each of them changed half-way.
 MAY_CHANGE = (
-  'train.steps',
-  'train.epochs',
   'train.eval_every',
   'train.log_every',
   'loader.threads',
@@ -46,6 +46,10 @@ ADDED = {
   'first.spare.clusters': (0, 'first.spare.threshold'),
   'data.classes': ([], 'data.unlisted'),
 }
+# So it may under these with a constant schedule; under another one the rate of every step depends on them.
+LENGTH = ('train.steps', 'train.epochs')
+# And under this one, if the fingerprint says that the data there are the same.
+PLACE = 'data.dir'
 
 PACKAGES = (
   'ule_jax', 'jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'optax', 'orbax-checkpoint',
@@ -57,6 +61,8 @@ FLAGS = ('XLA_', 'JAX_', 'LIBTPU_', 'TF_CUDNN_', 'CUBLAS_', 'NVIDIA_TF32_OVERRID
 
 LOCK = 'lock'
 BELOW = 400  # bytes of the longest path in a run: of a part of a checkpoint of a first run, or of a sweep's member
+# What a start writes before anything is trained; a folder with no more than these and the lock is no run.
+START = ('config.json', 'env.json', 'weights.json', 'features.json', 'fingerprint.json')
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -114,14 +120,35 @@ def lacks(directory: Path, field: str) -> bool:
   Raises:
     UserError: its config cannot be read.
   """
-  if not (directory / 'config.json').exists() or not _has_something(directory):
+  if not (directory / 'config.json').exists() or not holds_training(directory):
     return False
   fields = flatten(read_json(directory / 'config.json'))
   return field not in fields and ADDED[field][1] in fields
 
 
-def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
+def total_steps(fields: Mapping[str, Any], examples: int) -> int:
+  """Convert `train.epochs` to steps where `train.steps` is 0.
+
+  Args:
+    fields: of a config, dotted.
+    examples: that are trained on.
+  """
+  return fields['train.steps'] or math.ceil(fields['train.epochs'] * examples / fields['train.batch_size'])
+
+
+def _free(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path, examples: int) -> tuple[str, ...]:
+  """Name the fields in which two configs may differ and be one run."""
+  constant = all(fields.get('optim.schedule', 'constant') == 'constant' for fields in (old, new))
+  known = all(field in fields for field in LENGTH for fields in (old, new))
+  lasting = constant or (known and total_steps(old, examples) == total_steps(new, examples))
+  return MAY_CHANGE + (LENGTH if lasting else ()) + ((PLACE,) if (workdir / 'fingerprint.json').exists() else ())
+
+
+def compare(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1) -> bool:
   """Tell whether the folder holds a run of the same config; an empty one or none does not.
+
+  Args:
+    examples: that are trained on.
 
   Raises:
     UserError: it holds a run with another config and `force` is not set, or something else.
@@ -141,21 +168,51 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
   old, new = read_config(workdir), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
-  changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
-  if changed and not force and _has_something(workdir):
+  free = _free(old, new, workdir, examples)
+  changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in free]
+  if changed and not force and holds_training(workdir):
     shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
+    long = f', and with optim.schedule={old.get("optim.schedule")} the length of a run changes all of its steps'
     raise UserError(
-      f'{workdir} holds a run with another config; these fields differ: {shown}. '
+      f'{workdir} holds a run with another config; these fields differ: {shown}'
+      f'{long if set(changed) & set(LENGTH) else ""}. '
       'Choose another --workdir, or go on from its checkpoint with --force.'
     )
   return not changed
 
 
-def _has_something(workdir: Path) -> bool:
-  """Tell whether anything was trained; a start may also have come to nothing, as with a wrong data.dir."""
+def recorded_steps(workdir: Path, examples: int) -> int:
+  """Count the steps that the config of a folder asks for, 0 if it has none."""
+  path = workdir / 'config.json'
+  return total_steps(flatten(read_json(path)), examples) if path.exists() else 0
+
+
+def latest_step(workdir: Path) -> int:
+  """Return the step of the newest checkpoint, 0 if there is none."""
+  folder = workdir / 'checkpoints'
+  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def holds_training(workdir: Path) -> bool:
+  """Tell whether anything was trained; a start may also have come to nothing, as with images that are damaged."""
   folder = workdir / 'checkpoints'
   trained = folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
   return trained or (workdir / 'results.json').exists()
+
+
+def set_aside(workdir: Path, step: int, names: Iterable[str] = ('results.json', 'predictions')) -> list[str]:
+  """Keep the results of a run that goes on under names with their step; return these."""
+  kept = []
+  for old in (workdir / name for name in names):
+    if old.exists():
+      new, number = old.with_stem(f'{old.stem}-{step}'), 1
+      while new.exists():  # the same step, on other data
+        number += 1
+        new = old.with_stem(f'{old.stem}-{step}.{number}')
+      old.rename(new)
+      kept.append(new.name)
+  return kept
 
 
 def _foreign(workdir: Path) -> bool:
@@ -163,25 +220,47 @@ def _foreign(workdir: Path) -> bool:
   return any(path.name not in (LOCK, 'config.partial') for path in workdir.iterdir())
 
 
+def _clear_start(workdir: Path) -> None:
+  """Remove what a start that came to nothing has left; nothing, if there is anything else."""
+  left = [path for path in workdir.rglob('*') if path != workdir / LOCK]
+  ours = {workdir / name for name in START}
+  log = workdir / 'metrics.jsonl'  # and its twin, where no step was logged yet
+  if not log.exists() or not log.stat().st_size:
+    ours |= {log, *(workdir / 'tensorboard').glob('*')}
+  if holds_training(workdir) or any(path not in ours and not path.is_dir() for path in left):
+    return
+  for path in sorted(left, reverse=True):  # what is in a folder before the folder
+    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def owned(workdir: Path, config: dict[str, Any], force: bool) -> Iterator[bool]:
+def owned(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1) -> Iterator[bool]:
   """Keep the folder to this process and this config; yield whether it already was this config's.
 
   The kernel frees the lock of a process that died, so that nobody has to guess from its age. Only a lock from
-  another host, where the file system may not tell, is left to the user.
+  another host, where the file system may not tell, is left to the user. A block that is refused before anything was
+  trained leaves nothing.
+
+  Args:
+    examples: as in `compare`.
 
   Raises:
     UserError: as `compare`; another process has the folder; it cannot be written.
   """
+  made = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir) as lock:
-      same = compare(workdir, config, force)
+      same = compare(workdir, config, force, examples)
       lock.truncate(0)
       lock.write(json.dumps({'host': platform.node(), 'pid': os.getpid(), 'started': time.time()}))
       lock.flush()
       write_json(workdir / 'config.json', config)
-      yield same
+      try:
+        yield same
+      except UserError:
+        _clear_start(workdir)
+        raise
   except OSError as error:
     if error.errno not in NO_ROOM and (workdir / 'config.json').exists():
       raise
@@ -189,6 +268,11 @@ def owned(workdir: Path, config: dict[str, Any], force: bool) -> Iterator[bool]:
       f'{workdir} cannot be written ({error.strerror}): make room, or choose another --workdir; '
       'the same command goes on from the last checkpoint.'
     ) from None
+  except UserError:
+    if made:
+      with contextlib.suppress(OSError):  # it is not empty
+        workdir.rmdir()
+    raise
 
 
 @contextlib.contextmanager

@@ -23,8 +23,9 @@ class Split(NamedTuple):
 
   `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
   set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
-  training, relative to the others. `version(i)` changes when the file of image `i` does (None: it cannot). `look(i)`
-  is `load(i)` with what became of the file on the way (None: there are no files).
+  training, relative to the others. `version(i)` changes when a file of image `i` does (None: it cannot). `look(i)`
+  is `load(i)` with what became of the file on the way (None: there are no files). `files(i)` reads the files of an
+  image as bytes: the image's, then those of its masks (None: it has none).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -35,6 +36,7 @@ class Split(NamedTuple):
   chance: Float[np.ndarray, 'n'] | None = None
   version: Callable[[int], str] | None = None
   look: Callable[[int], Decoded] | None = None
+  files: Callable[[int], tuple[bytes, ...]] | None = None
 
   @property
   def count(self) -> int:
@@ -42,7 +44,7 @@ class Split(NamedTuple):
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
     """Return the split of some of its examples."""
-    masks, version, look = self.masks, self.version, self.look
+    masks, version, look, files = self.masks, self.version, self.look, self.files
     return Split(
       label=self.label[ids],
       group=self.group[ids],
@@ -52,6 +54,7 @@ class Split(NamedTuple):
       chance=None if self.chance is None else self.chance[ids],
       version=version and (lambda i: version(ids[i])),
       look=look and (lambda i: look(ids[i])),
+      files=files and (lambda i: files(ids[i])),
     )
 
 

@@ -25,6 +25,7 @@ def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n'
     name=lambda i: rows.names[i],
     version=rows.version,
     look=look,
+    files=lambda i: (rows.read(i), *(read(i) for read in rows.masks.values())),
     masks=(lambda i: {m: decode_mask(read(i), f'{m} of {rows.names[i]}') for m, read in rows.masks.items()})
     if rows.masks
     else None,

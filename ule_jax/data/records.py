@@ -171,7 +171,7 @@ def files_rows(root: Path, names: Sequence[str], columns: Mapping[str, Any], mas
     names=names,
     columns={name: np.asarray(values, np.int32) for name, values in columns.items()},
     read=reader(names),
-    version=lambda i: file_version(root / names[i]),
+    version=lambda i: ' '.join(file_version(f'{root}/{paths[i]}') for paths in (names, *masks.values())),
     masks={name: reader(paths) for name, paths in masks.items()},
   )
 
@@ -217,14 +217,14 @@ def read_file(path: Path) -> bytes:
     raise UserError(f'image {path} cannot be read ({error.strerror}): restore it, or take its row out.') from None
 
 
-def file_version(path: Path) -> str:
+def file_version(path: str) -> str:
   """Describe the state of a file without reading it: size and time of change.
 
   Raises:
     UserError: it is missing.
   """
   try:
-    found = path.stat()
+    found = os.stat(path)
   except OSError as error:
     raise UserError(f'image {path} cannot be read ({error.strerror}): restore it, or take its row out.') from None
   return f'{found.st_size} {found.st_mtime_ns}'

@@ -41,6 +41,7 @@ Is my model taking a shortcut? Cluster each class by what the student sees, and 
   --examples=N      pictures of each cluster (default 12)
   --no-images       without examples of the data, for sets whose images may not be passed on
 {recorded.FLAGS_USAGE}
+  --force           on the data as they are, although the run was trained on others
 
 clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
 methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
@@ -55,7 +56,7 @@ SIDE = 80  # pixels of a picture, about
 def main(argv: Sequence[str]) -> None:
   """Write the page, and print the clusters and how they agree with the groups."""
   known = {'run': '', 'out': 'diagnosis', 'split': 'val', 'clusters': 2, 'examples': 12, 'no-images': False}
-  known |= recorded.FLAGS
+  known |= {'force': False, **recorded.FLAGS}
   flags = cli.read(argv, USAGE, known).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
   directory = local_path(flags['run'], '--run')
   recorded.read_run(directory)  # whether there is one, before jax is imported
   run = restore.restore(directory, flags)
-  dataset = restore.load_data(run)
+  dataset = restore.load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
   found = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])

@@ -34,19 +34,25 @@ Evaluate the selected checkpoint of a finished run again, and write what its net
   --saliency=N    write input gradients of N examples of each category: the hardest, typical ones, each group,
                   those that only one of two networks gets right. The file holds their images
 {recorded.FLAGS_USAGE}
+  --force         on the data as they are, although the run was trained on others; not with --saliency
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 
 def main(argv: Sequence[str]) -> None:
   """Print the table, say what differs from results.json, and write the saliency."""
-  flags = cli.read(argv, USAGE, {'run': '', 'split': 'test', 'saliency': 0, **recorded.FLAGS}).values
+  known = {'run': '', 'split': 'test', 'saliency': 0, 'force': False, **recorded.FLAGS}
+  flags = cli.read(argv, USAGE, known).values
   if not flags['run']:
     raise UserError('give --run=DIR, the folder of a finished run.')
+  if flags['force'] and flags['saliency']:
+    raise UserError(
+      '--saliency writes into the folder of the run, for which --force could take other data: leave one out.'
+    )
   directory, split = local_path(flags['run'], '--run'), flags['split']
   recorded.read_run(directory)  # whether there is one, before jax is imported
   run = restore.restore(directory, flags)
-  dataset = restore.load_data(run)
+  dataset = restore.load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)

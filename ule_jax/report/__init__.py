@@ -75,6 +75,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   write(out, files)
   said = [f'unfinished, not in the numbers: {text}' for text in found.unfinished]
   said += [f'left out: {text}' for text in left_out]
+  said += [f'warning: {text}' for text in found.changed]
   if images and not shown and any(panels.splits(run) for one in series for run in one.runs):
     said += [f'images are left out: the page would exceed {LIMIT / 2**20:.0f} MiB']
   said += [f'{text}: keep this page to yourself, or use --no-images.' for text in restricted(series) if shown]

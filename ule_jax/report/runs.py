@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ule_jax import cli, data, fingerprint
 from ule_jax.errors import UserError
+from ule_jax.fingerprint import Fingerprint
 from ule_jax.report.colors import METHODS
-from ule_jax.workdir import flatten, read_json, with_added
+from ule_jax.workdir import LOCK, flatten, holds_training, read_json, with_added
 
 ADVICE = 'restore it, or keep the folder out of the report'
 NEEDED = (
@@ -49,6 +51,7 @@ class Run:
   fields: dict[str, Any]
   results: dict[str, Any]
   commit: str
+  data: dict[str, Any] | None = None  # its fingerprint.json
 
   @property
   def seed(self) -> int:
@@ -90,10 +93,14 @@ class Series:
 
 
 class Found(NamedTuple):
-  """Everything under the given folders, and what of it is not in the numbers, as sentences."""
+  """Everything under the given folders, and what of it is not in the numbers, as sentences.
+
+  `changed` says which runs are of other data than lie there now, or were changed on the way by `--force`.
+  """
 
   runs: list[Run]
   unfinished: list[str]
+  changed: list[str]
 
 
 def find(paths: Sequence[Path]) -> Found:
@@ -118,24 +125,85 @@ def find(paths: Sequence[Path]) -> Found:
   shared = {Path(folder).resolve() for folder in elsewhere if folder}
   runs, unfinished = [], []
   for folder, name in folders.items():
-    if folder in shared:
+    axes = any(field.startswith('axes.') for field in configs[folder])
+    if folder in shared or ((folder / 'done').exists() and axes):  # the runs of a sweep are its members
       continue
     if (folder / 'done').exists():
       runs.append(_read(folder, name, configs[folder]))
-    else:
-      steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
-      at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
-      unfinished.append(f'{name} ({configs[folder]["method.name"]} on {configs[folder]["data.name"]}): {at}')
+    elif _began(folder):
+      unfinished.append(_unfinished(folder, name, configs[folder]))
   if not runs:
     where = ', '.join(map(str, paths))
-    what = f'only unfinished runs, the first is {unfinished[0]}' if unfinished else 'no run (no config.json)'
+    what = 'only starts that came to nothing' if folders else 'no run (no config.json)'
+    what = f'only unfinished runs, the first is {unfinished[0]}' if unfinished else what
     raise UserError(f'{where} holds {what}: give --workdir folders of runs that are done.')
-  return Found(runs, unfinished)
+  return Found(runs, unfinished, _changed(runs))
+
+
+def _began(folder: Path) -> bool:
+  """Tell a run that is under way, or was stopped, from a start that came to nothing."""
+  return holds_training(folder) or any((folder / name).exists() for name in ('metrics.jsonl', LOCK, 'first'))
+
+
+def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
+  """Say where a run stands that is not done."""
+  results = read_json(folder / 'results.json', ADVICE) if (folder / 'results.json').exists() else {}
+  steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
+  at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
+  axes = ', '.join(field.removeprefix('axes.') for field in config if field.startswith('axes.'))
+  kind = f'sweep of {axes}, ' if axes else ''
+  reason = f'{results["failed"]}; ' if 'failed' in results else ''  # as a member of a sweep
+  return f'{name} ({kind}{config["method.name"]} on {config["data.name"]}): {reason}{at}'
+
+
+def _changed(runs: Sequence[Run]) -> list[str]:
+  """Compare the data of runs, where they are there, with those that the runs were trained on."""
+  known: dict[str, Fingerprint | str | None] = {}
+  told = []
+  for run in runs:
+    for one in run.results.get('changed', []):
+      told.append(f'{run.name} went on by --force at step {one["step"]:,}, although {one["what"]}')
+    if run.data is None:
+      continue
+    skipped = run.results.get('data', {}).get('skipped_images', {})
+    key = json.dumps([{f: v for f, v in run.fields.items() if f.startswith('data.')}, skipped], sort_keys=True)
+    if key not in known:
+      known[key] = _load(run, skipped)
+    if isinstance(current := known[key], str):
+      told.append(f'{run.name} was trained on data that cannot be loaded any more: {current}')
+    elif current and (differs := current.differences(run.data)):
+      told.append(f'{run.name} was trained on other data than its folder holds now: {differs}')
+  return told
+
+
+def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
+  """Load the data of a run; None where they are not there, or not files, and what is wrong where they are damaged.
+
+  Args:
+    skipped: split -> the images that the run left out, as they could not be decoded.
+  """
+  if not os.path.isdir(run.fields.get('data.dir') or ''):
+    return None
+  try:
+    options = cli.complete(_config(run.directory)).data.to_dict() | {'on_bad_image': 'fail'}
+    options |= {'official': False} if 'official' in options else {}
+    dataset = data.load(options.pop('name'), options)
+  except UserError as error:
+    return str(error)
+  except (ValueError, KeyError, TypeError):  # a run of another version of ule_jax
+    return None
+  splits = {
+    name: split.take(np.array([i for i in range(split.count) if split.name(i) not in set(skipped.get(name, ()))], int))
+    for name, split in dataset.splits.items()
+  }
+  return Fingerprint(dataset._replace(splits=splits))
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   """Gather runs into series, in the order of the page; second copies of a run are left out, in sentences."""
-  datasets = _labels({r.name: (r.fields['data.name'], _identity(r)) for r in runs}, 'data.')
+  datasets = _labels(
+    {r.name: (r.fields['data.name'], fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.'
+  )
   told, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]
@@ -172,6 +240,20 @@ def _identity(run: Run) -> dict[str, Any]:
   }
 
 
+def _named(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  """Take what says which data set it is; with the fingerprint where one folder had several data sets in its time."""
+  known: dict[str, set[str]] = {}
+  for run in runs:
+    if run.data:
+      known.setdefault(json.dumps(_identity(run)), set()).add(fingerprint.identity(run.data))
+  return [
+    _identity(run) | {'data.fingerprint': fingerprint.identity(run.data) if run.data else 'unknown'}
+    if len(known.get(json.dumps(_identity(run)), ())) > 1
+    else _identity(run)
+    for run in runs
+  ]
+
+
 def _labels(told: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dict[str, str]:
   """Name each run by its family, with the fields in which the runs of one family differ.
 
@@ -200,8 +282,9 @@ def _folders(root: Path) -> Iterator[Path]:
   """Yield the folders of runs, without a look inside of a run."""
   for folder, below, files in os.walk(root):
     below.sort()
-    if 'config.json' in files and _is_run(_config(Path(folder))):
-      below.clear()
+    if 'config.json' in files and _is_run(content := _config(Path(folder))):
+      if 'axes' not in content:  # a sweep has its members below it
+        below.clear()
       yield Path(folder)
 
 
@@ -210,9 +293,8 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _is_run(content: Any) -> bool:
-  """Tell the config of a run from the many other files of that name, and from a sweep's: its members are the runs."""
-  parts = ('method', 'data', 'train')
-  return isinstance(content, dict) and 'axes' not in content and all(isinstance(content.get(p), dict) for p in parts)
+  """Tell the config of a run, or of a sweep, from the many other files of that name."""
+  return all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
 
 
 def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
@@ -221,7 +303,7 @@ def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
   if missing:
     raise UserError(f'{folder / "results.json"} has no {missing[0]!r}: {ADVICE}.')
   environment = read_json(folder / 'env.json', ADVICE) if (folder / 'env.json').exists() else {}
-  return Run(name, folder, config, results, environment.get('commit') or 'unknown')
+  return Run(name, folder, config, results, environment.get('commit') or 'unknown', fingerprint.read(folder))
 
 
 def _lines(path: Path) -> Iterator[dict[str, float]]:
