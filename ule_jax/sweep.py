@@ -16,7 +16,7 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax import cli, console, data, inputs, workdir
+from ule_jax import cli, console, data, fingerprint, inputs, workdir
 from ule_jax.data import Dataset
 from ule_jax.errors import Interrupted, UserError, unknown
 from ule_jax.evaluate import of_broken, summary
@@ -211,7 +211,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
     if found['steps'] == steps:
       inputs.say_finished(directory, current)
       return found
-  refuse_fewer_steps(config, directory, steps)
+  trainer.refuse_fewer_steps(config, directory, steps)
   with (
     workdir.owned(directory, about, force, examples),
     contextlib.closing(checkpoint.Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
