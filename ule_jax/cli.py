@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ule_jax.errors import DEFECT, DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
-from ule_jax.signals import Signals
+from ule_jax.signals import Signals, tell
 
 # verb -> the module that has its `main`
 VERBS = {
@@ -99,7 +99,7 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
 
 
 def _say(code: int, text: str) -> int:
-  print(text, file=sys.stderr)
+  tell(text)
   return code
 
 
