@@ -34,7 +34,7 @@ class Signals:
   In `deferred()` the first one only becomes the name in `asked`: the code there has something to save.
 
   Python's handlers wait for the end of whatever the main thread computes outside Python, which may be a minute of
-  compilation. Another thread therefore reads of each signal from a pipe, acknowledges the first and exits at the second.
+  compilation. Another thread therefore reads of each signal from a pipe, acknowledges the first, exits at the second.
   """
 
   def __init__(self, shared: bool = False):
@@ -125,6 +125,14 @@ class Signals:
       threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.asked])).start()
     else:
       self._hook(unraisable)
+
+  def ask(self, reason: str) -> None:
+    """Stop as at a signal, for another reason."""
+    if self._shared:
+      acknowledge(reason)
+      os.kill(os.getpid(), signal.SIGTERM)
+    else:
+      self.asked = self.asked or reason
 
   def check(self) -> None:
     """End here if a signal has come.
