@@ -2,6 +2,9 @@
 
 import gc
 import shutil
+import sys
+import threading
+from contextlib import contextmanager
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +64,68 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert checkpoints.best() == {'val/a': 60, 'val/b': 30}
   checkpoints.close()
   assert sorted(int(p.name) for p in tmp_path.iterdir()) == [30, 50, 60]
+
+
+@contextmanager
+def snapshots(directory, place):
+  """Copy a folder at every file that is opened, renamed or removed: what a process that is killed there leaves."""
+  active, taken, busy = [True], [], threading.Lock()
+  events = ('open', 'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir', 'shutil.rmtree')
+
+  def hook(event, args):
+    if active and event in events and str(directory) in str(args[0]) and busy.acquire(blocking=False):
+      copy = place / str(len(taken))
+      try:
+        shutil.copytree(directory, copy, dirs_exist_ok=True)
+      except (OSError, shutil.Error):  # another thread renames something meanwhile
+        shutil.rmtree(copy, ignore_errors=True)
+      else:
+        taken.append(copy)
+      busy.release()
+
+  sys.addaudithook(hook)
+  try:
+    yield taken
+  finally:
+    active.clear()  # a hook cannot be taken away
+
+
+def test_a_process_that_is_killed_at_any_point_has_its_newest_and_best_checkpoints(tmp_path):
+  """While scores are added to the newest one, as one is saved, and as others are deleted."""
+  directory = tmp_path / 'w'
+  fill(directory, [(3, 1), (1, 1), ()], keep=1)
+  checkpoints = Checkpoints(directory, RULES, 1)
+  least, moments = {}, []
+  with snapshots(directory, tmp_path / 'copies') as taken:
+    for step, pair in ((30, (2, 2)), (40, (4, 0)), (50, (5, 5))):
+      before = len(taken)
+      checkpoints.save(step, state_of(step), dict(zip(RULES, pair, strict=True)))
+      checkpoints.wait()
+      least |= dict.fromkeys(taken[before:], max(step - 10, 30))
+      moments.append(len(taken) - before)
+    checkpoints.close()
+  assert min(moments) > 3, moments
+  for copy in taken:
+    step, state, said = newest(copy)  # `best` is asked there, too
+    assert step >= least.get(copy, 50), copy
+    assert leaves_equal(state, state_of(step))
+    assert not said
+  assert sorted(p.name for p in directory.iterdir()) == ['50']
+
+
+def test_scores_are_added_to_a_checkpoint_without_writing_its_arrays(tmp_path):
+  fill(tmp_path, [(1, 1), ()])
+  before = {p: p.stat().st_mtime_ns for p in (tmp_path / '20' / 'state').rglob('*')}
+  checkpoints = Checkpoints(tmp_path, RULES, 2)
+  checkpoints.save(20, state_of(20), dict.fromkeys(RULES, 2.0))
+  checkpoints.close()
+  assert {p: p.stat().st_mtime_ns for p in (tmp_path / '20' / 'state').rglob('*')} == before
+  checkpoints = Checkpoints(tmp_path, RULES, 2)
+  assert checkpoints.best() == dict.fromkeys(RULES, 20)
+  with pytest.raises(UserError, match=r'/20 holds another state of step 20: choose another --workdir'):
+    checkpoints.save(20, state_of(21), {})
+  assert leaves_equal(checkpoints.restore(20, state_of(0)), state_of(20))
+  checkpoints.close()
 
 
 @pytest.mark.parametrize('harm', ['arrays', 'scores', 'metadata', 'folder'])

@@ -191,7 +191,7 @@ def test_one_and_one_point_nought_are_one_class_in_two_spellings(own):
   ('change', 'message'),
   [
     ((('a/2.jpg', '"a/2.jpg'),), 'line 4: a quote is opened and not closed'),
-    ((('a/2.jpg,cat', 'a/2.jpg,cat"'),), 'line 4: a quote stands in a value that does not begin with one'),
+    ((('a/2.jpg,cat', 'a/2.jpg,cat"'),), "line 4: the label 'cat\"' has a quote in it"),
     ((('a/2.jpg,cat,train,indoors', 'a/2.jpg,cat,train,"in'), ('b/2.jpg,dog,train,outdoors', 'b/2.jpg,dog,train,out"')),
      'line 4: the value .* holds a line break'),
     ((('a/2.jpg', '"a/2\n.jpg"'),), 'line 4: the value .* holds a line break'),

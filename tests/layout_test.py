@@ -10,6 +10,7 @@ LEAVES = {'errors', 'paths'}  # anyone may import these
 ALLOWED = {
   'main': {'backend', 'cli', 'train', 'console', 'hosts'},
   'cli': {'workdir', 'signals'},
+  'console': {'signals'},
   'train': {
     'methods', 'models', 'data', 'metrics', 'optim', 'checkpoint', 'sharding', 'evaluate',
     'backend', 'check', 'workdir', 'console', 'signals', 'stages', 'encoder', 'hosts', 'fingerprint', 'inputs',

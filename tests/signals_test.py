@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ule_jax.errors import Interrupted
-from ule_jax.signals import CAUGHT, Signals
+from ule_jax.signals import CAUGHT, Signals, caught
 
 pytestmark = pytest.mark.skipif(
   threading.current_thread() is not threading.main_thread(), reason='only the main thread gets signals'
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_a_signal_raises_and_the_handlers_come_back():
   before = [signal.getsignal(number) for number in CAUGHT]
-  for number in CAUGHT:
+  for number in caught():
     with pytest.raises(Interrupted, match=f'{signal.Signals(number).name}; resumable'), Signals():
       os.kill(os.getpid(), number)
       time.sleep(1)

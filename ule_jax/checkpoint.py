@@ -29,11 +29,14 @@ for _logger in ('absl', 'asyncio'):  # a traceback, often several, of all that o
   logging.getLogger(_logger).addFilter(_not_of_orbax)
 
 MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays
+# Where one goes that is no longer kept: a rename is all or nothing, and a folder that is half deleted is one whose
+# scores cannot be read.
+DELETED = 'deleted'
 Scores = dict[str, float]  # selection rule -> value; empty for a state that was not evaluated
 
 
 class Checkpoints:
-  """The checkpoints of one run; saving is asynchronous and atomic.
+  """The checkpoints of one run; saving is asynchronous and atomic: a process that is killed loses the last one at most.
 
   Kept: the newest `keep`, and per rule the one with the largest score (of equals the newest). One that is
   damaged is never deleted, and never passed over without a word: a best one that is gone would change the results.
@@ -42,7 +45,7 @@ class Checkpoints:
   def __init__(self, directory: Path, rules: Sequence[str], keep: int = 1):
     self.rules = tuple(rules)
     self._directory, self._keep = directory.absolute(), keep
-    options = ocp.CheckpointManagerOptions(preservation_policy=self, create=True)
+    options = ocp.CheckpointManagerOptions(preservation_policy=self, create=True, todelete_subdir=DELETED)
     self._open = ExitStack()
     place = self._open.enter_context(plain_name(self._directory))
     self._manager = ocp.CheckpointManager(place, options=options)
@@ -76,22 +79,25 @@ class Checkpoints:
   def save(self, step: int, state: PyTree, scores: Scores) -> None:
     """Start saving a state; the step is the position in the data too.
 
+    Of a step that is there, only the scores are written: the run had to stop there before it was evaluated.
+
     Args:
       scores: rule -> value; empty if the state was not evaluated.
 
     Raises:
-      UserError: this one, or the one before, cannot be written.
+      UserError: this one, or the one before, cannot be written; or another state of the step is there.
     """
     content = {'scores': scores, 'arrays': _checksums(state)}
-    items = {
-      'state': ocp.args.StandardSave(state),
-      'scores': ocp.args.JsonSave(content | {'checksum': _checksum(content)}),
-    }
+    content |= {'checksum': _checksum(content)}
     with self._told():
       self._manager.wait_until_finished()  # the save before, which takes room too
+      self._remove_deleted()
+    if step in self.steps:
+      self._rewrite_scores(step, content)
+      return
+    items = {'state': ocp.args.StandardSave(state), 'scores': ocp.args.JsonSave(content)}
+    with self._told():
       self._refuse_full_disk(state)
-      if step in self.steps:  # saved before it was evaluated, by a run that had to stop there
-        self._manager.delete(step)
       self._scores[step] = scores
       self._manager.save(step, args=ocp.args.Composite(**items), force=True)
     self._scores = {step: self._scores[step] for step in self.steps}
@@ -175,14 +181,37 @@ class Checkpoints:
     """
     with self._open, self._told():
       self._manager.close()
+      self._remove_deleted()
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
     """Say which checkpoints stay: orbax asks after every save."""
     del context
-    steps = sorted(checkpoint.step for checkpoint in checkpoints)
-    unknown = {step for step in steps if self._scores[step] is None}
-    kept = {*steps[-self._keep :], *self._best().values(), *unknown}
+    kept = self._kept(sorted(checkpoint.step for checkpoint in checkpoints))
     return [checkpoint.step in kept for checkpoint in checkpoints]
+
+  def _kept(self, steps: list[int]) -> set[int]:
+    unknown = {step for step in steps if self._scores[step] is None}
+    return {*steps[-self._keep :], *self._best().values(), *unknown}
+
+  def _rewrite_scores(self, step: int, content: dict[str, Any]) -> None:
+    place = self._directory / str(step)
+    known = self._read(step)['arrays']
+    if known != content['arrays']:
+      raise UserError(f'{place} holds another state of step {step}: choose another --workdir, or remove that folder.')
+    with self._told():
+      if hosts.is_first():
+        path = place / 'scores' / 'metadata'
+        partial = path.with_suffix('.partial')
+        partial.write_text(json.dumps(content), encoding='utf-8')
+        partial.replace(path)
+      self._scores[step] = content['scores']
+      for other in set(self.steps) - self._kept(self.steps):  # orbax asks what to keep when it saves
+        self._manager.delete(other)
+    self._scores = {step: self._scores[step] for step in self.steps}
+
+  def _remove_deleted(self) -> None:
+    if hosts.is_first():
+      shutil.rmtree(self._directory / DELETED, ignore_errors=True)
 
   def _refuse_full_disk(self, state: PyTree) -> None:
     # Before anything is written: threads that run out of room print what nobody can catch.

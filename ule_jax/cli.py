@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ule_jax.errors import DEFECT, DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
 from ule_jax.paths import expand_home, local_path
-from ule_jax.signals import Signals
+from ule_jax.signals import Signals, tell
 
 # verb -> the module that has its `main`
 VERBS = {
@@ -106,7 +106,7 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
 
 
 def _say(code: int, text: str) -> int:
-  print(re.sub(r'[\x00-\x1f\x7f]', lambda match: ascii(match[0])[1:-1], text), file=sys.stderr)
+  tell(re.sub(r'[\x00-\x1f\x7f]', lambda match: ascii(match[0])[1:-1], text))
   return code
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from ule_jax.signals import tell
 
 WIDTH = 100
 
@@ -22,7 +23,7 @@ def hush() -> None:
 def say(text: str) -> None:
   """Print a line that is not a result: progress, a warning."""
   if not _hushed:
-    print(text, file=sys.stderr, flush=True)
+    tell(text)
 
 
 class Progress:

@@ -591,6 +591,7 @@ def _train(
     start=first,
     threads=config.loader.threads,
     workers=config.loader.workers,
+    lost=signals.ask,
     **hosts.which(),
   )
   # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->

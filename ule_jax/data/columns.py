@@ -28,8 +28,6 @@ WHOLE = re.compile(r'([+-]?\d{1,4000})(\.0*)?')
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
 INVISIBLE = {*map(chr, range(0xFE00, 0xFE10)), '\u034f', '\u115f', '\u1160', '\u2800', '\u3164'}
 LOOKALIKES = str.maketrans('аеорсухіјѕԁο', 'aeopcyxijsdo')  # Cyrillic and Greek letters, as Latin ones
-FIELD = r'(?:"(?:[^"]|"")*"|[^",]*)'
-QUOTED = re.compile(rf'{FIELD}(?:,{FIELD})*')  # a line whose quotes are all around values, or doubled in them
 SEPARATORS = {';': 'semicolons', '\t': 'tabs', '|': 'bars'}
 
 
@@ -93,6 +91,12 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
         f'{path}, line {line}: the row of {brief(row[0])} has {len(row)} values instead of {len(header)}.'
       )
   columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+  # Python's reader takes a quote inside of a value for a part of it. In a column of notes it may be an inch; a name
+  # of a file with one is missing.
+  for column in (*required, *optional):
+    for line, value in zip(lines, columns.get(column, ()), strict=False):
+      if '"' in value:
+        raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote in it: take it out.")
   if '' in columns and any(columns.pop('')):
     raise UserError(f'{path} has a column without a name: name it, or take it out.')
   return Listing(path, columns[key], lambda i: f'line {lines[i]}', columns)
@@ -129,8 +133,7 @@ def _text(path: Path) -> str:
 def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
   """Split a text into rows of values, without the blanks around them and without empty rows; and their lines."""
   lines, rows, line = [], [], 1
-  written = io.StringIO(text, newline='').readlines()
-  reader = csv.reader(written, strict=True)
+  reader = csv.reader(io.StringIO(text, newline=''), strict=True)
   while True:
     try:
       row = next(reader, None)
@@ -144,11 +147,6 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
         raise UserError(
           f"{path}, line {line}: the value '{brief(value)}' holds a line break: mend the quotes of this line."
         )
-    # Python's reader takes a quote inside of a value for a character, strict or not.
-    if '"' in (whole := written[line - 1].rstrip('\r\n')) and not QUOTED.fullmatch(whole):
-      raise UserError(
-        f'{path}, line {line}: a quote stands in a value that does not begin with one: mend the quotes of this line.'
-      )
     if any(row := [value.strip() for value in row]):
       lines.append(line)
       rows.append(row)

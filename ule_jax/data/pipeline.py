@@ -7,7 +7,13 @@ contiguous block of each global batch, so that the global batches do not depend 
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -98,6 +104,10 @@ class Permutations:
     return kept[1]
 
 
+def _refuse_lost(reason: str) -> None:
+  raise UserError(reason)
+
+
 def train_batches(
   dataset: Dataset,
   *,
@@ -107,6 +117,7 @@ def train_batches(
   start: int,
   threads: int,
   workers: int = 0,
+  lost: Callable[[str], None] = _refuse_lost,
   host: int = 0,
   hosts: int = 1,
 ) -> Iterator[Arrays]:
@@ -116,6 +127,8 @@ def train_batches(
     batch_size: of the global batch; a multiple of `hosts`.
     threads: that read and transform; 0 does it in the calling thread.
     workers: processes that read and transform instead, with as many threads each; 0 is none.
+    lost: is told of a worker that ended by itself, as the system kills one that takes too much memory; the calling
+      process then reads the batches from there on, so that the run can be stopped in order.
   """
   local = batch_size // hosts
   block = order(dataset.splits['train'], seed=seed, sampling=sampling, batch_size=batch_size)
@@ -126,8 +139,11 @@ def train_batches(
     keys = [(seed, step, position) for position in range(mine.start, mine.stop)]
     return _read(dataset, 'train', dataset.train_transform, block(step)[mine], keys)
 
-  # The start is part of the data, not a state that is set: worker processes have states of their own.
-  return iter(_threaded(grain.MapDataset.range(start, sys.maxsize).map(read), threads, workers))
+  def batches(start: int, workers: int) -> Iterator[Arrays]:
+    # The start is part of the data, not a state that is set: worker processes have states of their own.
+    return iter(_threaded(grain.MapDataset.range(start, sys.maxsize).map(read), threads, workers))
+
+  return _from_workers(batches, start, workers, lost) if workers else batches(start, 0)
 
 
 def eval_batches(
@@ -175,4 +191,47 @@ def _threaded(batches: grain.MapDataset, threads: int, workers: int = 0) -> grai
     return stream
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags, which ule_jax.cli does without
-  return stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+  options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+  return stream.mp_prefetch(options, worker_init_fn=_begin_worker)
+
+
+def _begin_worker(index: int, count: int) -> None:
+  """Leave signals, which go to all processes of a terminal or of a job, to the parent, and end when it has ended."""
+  del index, count
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+
+  def follow() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(0)
+
+  threading.Thread(target=follow, daemon=True).start()
+
+
+def _from_workers(
+  batches: Callable[[int, int], Iterator[Arrays]], start: int, workers: int, lost: Callable[[str], None]
+) -> Iterator[Arrays]:
+  """Iterate over `batches(start, workers)`, and over `batches(step, 0)` from the step on at which a worker is lost."""
+  reading = batches(start, workers)
+  try:
+    for step in itertools.count(start):
+      try:
+        batch = next(reading)
+      except RuntimeError as error:  # grain's, which has no type of its own
+        code = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
+        if not code:
+          raise
+        lost(_why_lost(int(code[1]), workers))
+        reading.close()
+        reading = batches(step, 0)
+        batch = next(reading)
+      yield batch
+  finally:
+    reading.close()
+
+
+def _why_lost(code: int, workers: int) -> str:
+  killed = -code in set(signal.Signals)
+  how = f'was killed by {signal.Signals(-code).name}' if killed else f'ended with exit code {code}'
+  lack = 'shared memory (/dev/shm)' if code == -signal.SIGBUS else 'memory'
+  return f'a data worker {how} (loader.workers={workers}: for lack of {lack}, lower it or give the job more)'
