@@ -616,6 +616,8 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
     ('dfr', ['--config.first.dfr.split=test'], 'test is for testing'),
     ('dfr', ['--config.first.dfr.strengths=abc'], 'give numbers above 0'),
     ('eiil', ['--config.first.method.name=ule'], 'a first run is erm'),
+    ('spare', ['--config.first.spare.clusters=1'], 'clusters is 1, which divides nothing'),
+    ('spare', ['--config.first.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
   ],
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, message, tmp_path):

@@ -125,6 +125,8 @@ def check(config: Any) -> None:
     raise UserError(f'first.steps and first.epochs are both 0: say how long the first run of {prepare} is.')
   if prepare == 'afr' and not config.train.holdout:
     raise UserError('AFR fits on data that the first run did not see: set train.holdout, for example to 0.2.')
+  if fields.get('first.spare.clusters') == 1:
+    raise UserError('first.spare.clusters is 1, which divides nothing: give 2 or more, or 0 to let SPARE choose.')
   if config.first.method.name != 'erm':
     raise UserError(f'first.method.name is {config.first.method.name!r}: a first run is erm.')
   for field in ('method.alpha', 'method.temperature'):
