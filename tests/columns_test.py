@@ -11,7 +11,8 @@ from datasets_test import META, ROWS, load, rewrite
 from PIL import Image
 from writers import write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
 
-from ule_jax import data
+from configs import base
+from ule_jax import data, workdir
 from ule_jax.data import checks, records
 from ule_jax.errors import UserError
 
@@ -490,3 +491,13 @@ def test_a_link_to_another_place_is_walked(own, tmp_path):
 def test_a_folder_that_cannot_be_read_is_named(own):
   (own / 'locked').mkdir(mode=0)
   refused(own, 'locked cannot be read')
+
+
+def test_a_run_that_was_recorded_without_the_list_of_classes_is_the_same_run(tmp_path):
+  recorded = base.make('folder', 'erm').to_dict()
+  del recorded['data']['classes']
+  workdir.write_json(tmp_path / 'config.json', recorded)
+  config = base.make('folder', 'erm')
+  assert workdir.compare(tmp_path, config.to_dict(), force=False)
+  config.data.classes = ('a', 'b')
+  assert not workdir.compare(tmp_path, config.to_dict(), force=False)

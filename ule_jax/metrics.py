@@ -59,7 +59,7 @@ class Counts(clu_metrics.Metric):
 
     An example without a label (-1) is neither right nor wrong: it is not counted.
     """
-    counted = ((weight > 0) & (label >= 0)).astype(jnp.int32)
+    counted = (weight > 0).astype(jnp.int32)
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)

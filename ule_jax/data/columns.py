@@ -134,6 +134,7 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
   """Split a text into rows of values, without the blanks around them and without empty rows; and their lines."""
   lines, rows, line = [], [], 1
   reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+  other_breaks = re.search('[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]', text) is not None  # which end no row
   while True:
     try:
       row = next(reader, None)
@@ -142,7 +143,7 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
       raise UserError(f'{path}, line {line}: {reason}: mend the quotes of this line.') from None
     if row is None:
       return lines, rows
-    for value in row:
+    for value in row if reader.line_num > line or other_breaks else ():
       if len(value.splitlines()) > 1 or value.endswith(('\n', '\r')):
         raise UserError(
           f"{path}, line {line}: the value '{brief(value)}' holds a line break: mend the quotes of this line."
