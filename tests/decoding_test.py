@@ -33,20 +33,26 @@ def values(array: np.ndarray, form: str) -> bytes:
   return cv2.imencode(f'.{form}', np.ascontiguousarray(swapped))[1].tobytes()
 
 
-def tiff(array: np.ndarray, order: str = '<', data: bytes | None = None, **tags: tuple[int, ...]) -> bytes:
-  """A TIFF of one strip with tags of one's own, `t<number>`: short numbers, or text."""
+def tiff(
+  array: np.ndarray, order: str = '<', data: bytes | None = None, **tags: tuple[int, ...] | bytes | int
+) -> bytes:
+  """A TIFF of one strip with tags of one's own, `t<number>`: short numbers, text, or a signed one."""
   data = array.astype(array.dtype.newbyteorder(order)).tobytes() if data is None else data
   bands = array.shape[2] if array.ndim == 3 else 1
-  kind = {'u': 1, 'i': 2, 'f': 3}[array.dtype.kind]
+  sample = {'u': 1, 'i': 2, 'f': 3}[array.dtype.kind]
   known = {256: (array.shape[1],), 257: (array.shape[0],), 258: (array.dtype.itemsize * 8,) * bands, 259: (1,)}
   known |= {262: (2 if bands > 2 else 1,), 273: (8,), 277: (bands,), 278: (array.shape[0],), 279: (len(data),)}
-  known |= {339: (kind,) * bands} | {int(name[1:]): value for name, value in tags.items()}
+  known |= {339: (sample,) * bands} | {int(name[1:]): value for name, value in tags.items()}
   directory, beside, end = b'', b'', 8 + len(data)
   for tag, value in sorted(known.items()):
-    raw = value if isinstance(value, bytes) else struct.pack(f'{order}{len(value)}H', *value)
+    kind, count = {bytes: 2, tuple: 3, int: 9}[type(value)], 1 if isinstance(value, int) else len(value)
+    if isinstance(value, int):
+      raw = struct.pack(f'{order}i', value)
+    else:
+      raw = value if isinstance(value, bytes) else struct.pack(f'{order}{count}H', *value)
     if len(raw) > 4:
       raw, beside = struct.pack(f'{order}I', end + len(beside)), beside + raw
-    directory += struct.pack(f'{order}HHI', tag, 2 if isinstance(value, bytes) else 3, len(value)) + raw.ljust(4, b'\0')
+    directory += struct.pack(f'{order}HHI', tag, kind, count) + raw.ljust(4, b'\0')
   head = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}I', end + len(beside))
   return head + data + beside + struct.pack(f'{order}H', len(known)) + directory + bytes(4)
 
@@ -255,7 +261,7 @@ def odd_exif(tag: int, kind: int, raw: bytes) -> bytes:
 def test_an_odd_exif_block_turns_the_image_and_nothing_else(form, tag, kind, raw):
   image = Image.fromarray(np.r_[np.full((8, 32, 3), 250, np.uint8), np.zeros((8, 32, 3), np.uint8)])
   if form == 'tiff':
-    data = tiff(np.asarray(image), t274=(6,), t34853=b'GPS\0')
+    data = tiff(np.asarray(image), t274=(6,), t34853=b'GPS\0' if kind == 2 else -1)  # where PIL alone fails
   else:
     data = encoded(image, form, exif=odd_exif(tag, kind, raw), quality=95)
   found = decode(data, 'x')
