@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from ule_jax import backend, cli, console, data, population, stages, workdir
 from ule_jax.check import check
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset
-from ule_jax.errors import Interrupted, UserError, unknown
+from ule_jax.errors import Interrupted, UserError, is_out_of_memory, out_of_memory, unknown
 from ule_jax.evaluate import of_broken, summary
 from ule_jax.methods import Prepared
 from ule_jax.metrics import SELECTABLE
@@ -32,6 +33,7 @@ from ule_jax.train import (
   assemble,
   heading,
   is_validation,
+  less_memory,
   refuse_empty_groups,
   selection_rules,
   start_from_weights,
@@ -186,8 +188,14 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
     UserError: bad options, bad data, or no member whose loss is finite.
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
-  with Signals() as signals:
-    return _run(config, axes, Path(directory), force, signals)
+  try:
+    with Signals() as signals:
+      return _run(config, axes, Path(directory), force, signals)
+  except Exception as error:
+    if not is_out_of_memory(error) or isinstance(error, UserError):
+      raise
+    members = math.prod(map(len, axes.values()))
+    raise out_of_memory(error, f'give fewer than these {members:,} members at once, or {less_memory(config)}') from None
 
 
 def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
@@ -197,6 +205,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
     raise UserError('train.holdout draws other training data for each seed: make a sweep for each of them.')
   members = expand(config, axes)
   config = members[0].config
+  backend.require_devices()
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, console.say)
@@ -209,7 +218,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
     if found['steps'] == steps:
       return found
   with (
-    workdir.owned(directory, about, force),
+    workdir.owned(directory, about, force, console.say),
     contextlib.closing(Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
   ):
     (directory / 'done').unlink(missing_ok=True)

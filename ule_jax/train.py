@@ -27,7 +27,7 @@ from ule_jax import backend, console, data, encoder, hosts, sharding, stages, wo
 from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation, pipeline
-from ule_jax.errors import Interrupted, UserError, unknown
+from ule_jax.errors import Interrupted, UserError, is_out_of_memory, out_of_memory, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
 from ule_jax.methods import LABEL_FREE, METHODS, SEPARABLE, Aux, Batch, Method, Output, Prepared, Sizes
 from ule_jax.metrics import SELECTABLE
@@ -222,12 +222,28 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
-  with Signals(shared=hosts.several()) as signals:
-    return _run(config, Path(directory), force, signals)
+  try:
+    with Signals(shared=hosts.several()) as signals:
+      return _run(config, Path(directory), force, signals)
+  except Exception as error:
+    if not is_out_of_memory(error) or isinstance(error, UserError):
+      raise
+    raise out_of_memory(error, less_memory(config)) from None
+
+
+def less_memory(config: Any) -> str:
+  """Say what makes a config fit into less memory."""
+  train = config.train
+  return (
+    f'lower train.batch_size ({train.batch_size}) or train.eval_batch_size ({train.eval_batch_size}), raise '
+    f'train.accumulate ({train.accumulate}), or set model.remat=True (for resnets and vits); the last '
+    'checkpoint stands'
+  )
 
 
 def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
   check(config)
+  backend.require_devices()
   check_devices(config)
   backend.use_cache(config.compilation_cache, console.say)
   options = dict(config.data)
@@ -247,7 +263,7 @@ def _run(config: Any, directory: Path, force: bool, signals: Signals) -> dict[st
     return results or workdir.read_json(directory / 'results.json')
   with contextlib.ExitStack() as stack:
     if hosts.is_first():
-      stack.enter_context(workdir.owned(directory, config.to_dict(), force))
+      stack.enter_context(workdir.owned(directory, config.to_dict(), force, console.say))
       if stages.is_fit(config):
         shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
       (directory / 'done').unlink(missing_ok=True)
