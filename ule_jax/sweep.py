@@ -333,6 +333,7 @@ class Sweep:
         count = self.until_due(number, most)
         batches = order(number, count, room)  # while the device works
         metrics = jax.device_get(metrics)
+        progress.begin(number)
         most = int(np.clip(done * CALL / (time.monotonic() - began), 1, STEPS))
         if number % config.train.log_every == 0 or number == steps:
           shown = {name: middle(values) for name, values in metrics.items() if 'loss/' in name}

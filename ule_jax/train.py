@@ -507,7 +507,8 @@ def _train(
       refuse_bad(state, checkpoints)
     values = {f'train/{name}': float(value) for name, value in metrics.items()}
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
-    log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
+    rate = progress.report(number, shown)
+    log.write(number, values | ({'train/examples_per_second': rate} if math.isfinite(rate) else {}))
 
   batches = pipeline.train_batches(
     training,
@@ -546,6 +547,9 @@ def _train(
       if number == steps:
         break
       state, metrics = train_step(state, Batch(**next(batches)))
+      if number == first:
+        jax.block_until_ready(metrics)
+        progress.begin(number + 1)
       if pending:
         report(pending)
         pending = None
