@@ -22,6 +22,7 @@ ALLOWED = {
   },
   'check': {'methods', 'models', 'data', 'optim', 'sharding', 'workdir'},
   'stages': {'methods', 'data'},
+  'workdir': {'lock'},
   'prepare': {'cli', 'data'},
   'data.__main__': {'cli', 'data'},
   'models': {'cli', 'sharding'},  # the command of models/pretrained.py

@@ -31,6 +31,9 @@ SETTINGS = (
 )
 
 
+GPUS = ('/dev/nvidia0', '/dev/nvidiactl')  # one of them is there, the second in containers
+
+
 def user_cache() -> Path:
   """Return the folder of the user's cache for what can be made again."""
   return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'ule_jax'
@@ -64,6 +67,45 @@ def use_cache(choice: str, say: Callable[[str], None]) -> None:
     compilation_cache.reset_cache()  # jax looks at the folder once, when it first compiles
   # Small programs, too: to read one takes a tenth of the time to compile it, and a run has a dozen.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def require_devices() -> None:
+  """Refuse to compute on a CPU where something else was asked for, or is there and does not work.
+
+  jax itself goes on where the first of several platforms is not there, and where it finds a GPU that its plugin cannot
+  use.
+
+  Raises:
+    UserError: names what was asked for, or is there.
+  """
+  asked, reason, platform = jax.config.jax_platforms or '', 'there is none', ''
+  try:
+    platform = jax.default_backend()
+  except (RuntimeError, AssertionError) as error:  # the second where there is no GPU for `cuda` (jax 0.10)
+    reason = no_backend(error) or reason
+  if not platform or (platform == 'cpu' and asked.split(',')[0] not in ('', 'cpu')):
+    what = f'the device that JAX_PLATFORMS={asked} asks for' if asked else 'a device for which jax has a plugin'
+    raise UserError(f'{what} is not here or does not work ({reason}): mend that, or set JAX_PLATFORMS=cpu.')
+  if not asked and platform == 'cpu' and (plugin := unused_plugin()):
+    raise UserError(
+      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and mend that, '
+      'or set JAX_PLATFORMS=cpu to compute on the CPU.'
+    )
+
+
+def no_backend(error: Exception) -> str:
+  """Shorten what jax says of a platform that it cannot initialise."""
+  text = ' '.join(str(error).partition(' (set JAX_PLATFORMS')[0].partition(' (you may need')[0].split())
+  return text if len(text) <= 200 else f'{text[:200]} ...'
+
+
+def unused_plugin() -> str:
+  """Name the installed plugin of jax for a GPU that can be seen here, '' if there is none, or none is to be seen."""
+  hidden = os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1', 'NoDevFiles')
+  if hidden or not any(os.path.exists(path) for path in GPUS):
+    return ''
+  names = [point.name for point in importlib.metadata.entry_points(group='jax_plugins')]
+  return next((name for name in names if 'cuda' in name), '')
 
 
 def keep_memory() -> bool:

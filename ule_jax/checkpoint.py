@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ule_jax import hosts
-from ule_jax.errors import UserError
+from ule_jax.errors import UserError, is_out_of_memory
 from ule_jax.paths import plain_name
 
 
@@ -121,6 +123,7 @@ class Checkpoints:
     try:
       return self._restore(step, like)
     except Exception as error:  # orbax, tensorstore and json share no type
+      _pass_over(error)
       raise self._damaged(step, _reason(error)) from None
 
   def restore_parts(self, step: int, like: PyTree) -> PyTree:
@@ -141,6 +144,7 @@ class Checkpoints:
       if None not in known and not set(_checksums(parts)) <= set(known):
         raise ValueError('its arrays do not have the checksums of when they were saved')
     except Exception as error:  # orbax, tensorstore and json share no type
+      _pass_over(error)
       place = self._directory / str(step)
       raise UserError(f'{place} cannot be used ({_reason(error)}): restore it, or train again elsewhere.') from None
     return parts
@@ -158,6 +162,7 @@ class Checkpoints:
       try:
         state = self._restore(step, like)
       except Exception as error:  # orbax, tensorstore and json share no type
+        _pass_over(error)
         damaged[step] = _reason(error)
         continue
       for bad, reason in damaged.items():
@@ -242,7 +247,8 @@ class Checkpoints:
   def _read_scores(self, step: int) -> Scores | None:
     try:
       return self._read(step)['scores']
-    except Exception:  # orbax, tensorstore and json share no type
+    except Exception as error:  # orbax, tensorstore and json share no type
+      _pass_over(error)
       return None
 
   def _set_aside(self, step: int) -> Path:
@@ -269,12 +275,21 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # orbax, tensorstore and json share no type
+      _pass_over(error)
       if hosts.several() and isinstance(error, jax.errors.JaxRuntimeError):  # another one is gone
         raise
       raise UserError(
         f'a checkpoint cannot be written in {self._directory} ({_reason(error)}): '
         'make room there; the same command goes on from the last one that was.'
       ) from None
+
+
+def _pass_over(error: Exception) -> None:
+  """Raise an error that is the machine's: what cannot be read for lack of memory or files is not damaged."""
+  if is_out_of_memory(error):
+    raise error
+  if os.strerror(errno.EMFILE) in str(error):
+    raise UserError(f'a checkpoint cannot be opened ({_reason(error)}): raise the limit (ulimit -n).') from None
 
 
 def _checksums(state: PyTree) -> list[int | None]:

@@ -16,7 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ule_jax.errors import DEFECT, DONE, RESUMABLE, USAGE, Interrupted, UserError, unknown
+from ule_jax.errors import (
+  DEFECT,
+  DONE,
+  RESUMABLE,
+  USAGE,
+  Interrupted,
+  UserError,
+  is_out_of_memory,
+  out_of_memory,
+  unknown,
+)
 from ule_jax.paths import expand_home, local_path
 from ule_jax.signals import Signals, tell
 
@@ -87,8 +97,8 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
   except Interrupted as error:
     code = _say(RESUMABLE, f'stopped: {error}')
   except Exception as error:
-    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):  # XLA's word for it
-      code = _say(USAGE, f'error: out of memory ({_one_line(error)[:100]}): lower batch sizes, images or the network.')
+    if known := _known(error):
+      code = _say(USAGE, f'error: {known}')
     elif several:
       if type(error).__name__ == 'JaxRuntimeError':  # in the middle of what all hosts do together
         sys.modules['ule_jax.hosts'].lose(error)
@@ -103,6 +113,16 @@ def main(verb: Callable[[Sequence[str]], None]) -> None:
     sys.stderr.flush()
     os._exit(code)  # an ordinary exit would wait for the other hosts, who wait for this one
   sys.exit(code)
+
+
+def _known(error: Exception) -> str:
+  """Say in a sentence what no verb is to blame for, '' of what is a defect."""
+  if is_out_of_memory(error):
+    remedy = 'take a device or a host with more memory, or train with a smaller train.eval_batch_size'
+    return str(out_of_memory(error, remedy))
+  if 'Unable to initialize backend' in str(error):
+    return f'{_one_line(error)[:300]}: set JAX_PLATFORMS to a device that is here, for example cpu.'
+  return ''
 
 
 def _say(code: int, text: str) -> int:

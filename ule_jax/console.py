@@ -27,25 +27,37 @@ def say(text: str) -> None:
 
 
 class Progress:
-  """Prints a line per report: step, losses, examples per second, time left."""
+  """Prints a line per report: step, losses, examples per second, time left.
+
+  Both are of the steps after the first of this process, which is compiled.
+  """
 
   def __init__(self, steps: int, start: int, batch_size: int):
     self._steps, self._batch_size = steps, batch_size
     self._began = self._mark = time.monotonic()
     self._first = self._step = start
+    self._compiled = False
+
+  def begin(self, step: int) -> None:
+    """Count from here on: the first steps are done. Of no effect later."""
+    if not self._compiled:
+      self._compiled = True
+      self._began = self._mark = time.monotonic()
+      self._first = self._step = step
 
   def report(self, step: int, values: dict[str, float]) -> float:
-    """Print where the run is; return examples per second since the last report."""
+    """Print where the run is; return examples per second since the last report, NaN if no step was timed since."""
     now = time.monotonic()
-    rate = (step - self._step) * self._batch_size / max(now - self._mark, 1e-9)
-    self._mark, self._step = now, step
-    # Time left from the whole run, so that evaluation and saving are in it.
-    left = (now - self._began) / max(step - self._first, 1) * (self._steps - step)
-    shown = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
-    line = (
-      f'step {step:>{len(str(self._steps))}}/{self._steps}  {shown}  {rate:,.0f} examples/s  {_duration(left)} left'
-    )
-    say(line)
+    line = [f'step {step:>{len(str(self._steps))}}/{self._steps}']
+    line += [f'{name} {value:.4f}' for name, value in values.items()]
+    rate = float('nan')
+    if step > self._step:
+      rate = (step - self._step) * self._batch_size / max(now - self._mark, 1e-9)
+      # Time left from all steps of this process, so that evaluation and saving are in it.
+      left = (now - self._began) / (step - self._first) * (self._steps - step)
+      line += [f'{rate:,.0f} examples/s', f'{_duration(left)} left']
+      self._mark, self._step = now, step
+    say('  '.join(line))
     return rate
 
 

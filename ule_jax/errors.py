@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75  # exit codes
@@ -30,6 +32,26 @@ def brief(value: object, most: int = 80) -> str:
     half = (most - 3) // 2
     text = f'{text[:half]}...{text[len(text) - half :]}'
   return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+# What XLA, CUDA's libraries and C++ say, in exceptions that have no type of their own.
+OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'OUT_OF_MEMORY', 'Out of memory', 'ALLOC_FAILED', 'std::bad_alloc')
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+  """Tell whether a host or a device had no memory left."""
+  text = str(error)
+  if isinstance(error, OSError):
+    return error.errno == errno.ENOMEM
+  if 'OS error' in text:  # tensorstore calls a full disk RESOURCE_EXHAUSTED, too
+    return os.strerror(errno.ENOMEM) in text
+  return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
+
+
+def out_of_memory(error: BaseException, remedy: str) -> UserError:
+  """Make the error for a lack of memory."""
+  said = ' '.join(str(error).split()) or type(error).__name__
+  return UserError(f'out of memory ({said if len(said) <= 120 else "... " + said[-116:]}): {remedy}.')
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

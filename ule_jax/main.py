@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
   if flags.values['hosts'] > 1:
     console.say(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
   hosts.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
+  backend.require_devices()  # the first that asks for one would end with jax's own words
   if not hosts.is_first():
     console.hush()
   results = train.run(config, workdir, force=flags.values['force'])

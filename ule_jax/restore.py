@@ -93,6 +93,7 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
   """
   config, results = read_run(directory, host)
   check(config)
+  backend.require_devices()
   backend.use_cache(config.compilation_cache, console.say)
   preparation = data.preparation(config.data.name, config.data.to_dict())
   frozen, classes = config.model.encoder == 'frozen', len(results['classes'])

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from jaxtyping import Float
 
 from ule_jax import cli, console, data, fingerprint, inputs, workdir
 from ule_jax.data import Dataset
-from ule_jax.errors import Interrupted, UserError, unknown
+from ule_jax.errors import Interrupted, UserError, is_out_of_memory, out_of_memory, unknown
 from ule_jax.evaluate import of_broken, summary
 from ule_jax.paths import local_path
 from ule_jax.signals import Signals
@@ -183,8 +184,16 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
     UserError: bad options, bad data, or no member whose loss is finite.
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
-  with Signals() as signals:
-    return _run(config, axes, local_path(directory, '--workdir'), force, signals)
+  try:
+    with Signals() as signals:
+      return _run(config, axes, local_path(directory, '--workdir'), force, signals)
+  except Exception as error:
+    if not is_out_of_memory(error) or isinstance(error, UserError):
+      raise
+    members = math.prod(map(len, axes.values()))
+    raise out_of_memory(
+      error, f'give fewer than these {members:,} members at once, or {trainer.less_memory(config)}'
+    ) from None
 
 
 def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals) -> dict[str, Any]:
@@ -194,6 +203,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
     raise UserError('train.holdout draws other training data for each seed: make a sweep for each of them.')
   members = expand(config, axes)
   config = members[0].config
+  backend.require_devices()
   backend.use_cache(config.compilation_cache, console.say)
   current = inputs.load_data(config)
   dataset = current.dataset
@@ -213,7 +223,7 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
       return found
   trainer.refuse_fewer_steps(config, directory, steps)
   with (
-    workdir.owned(directory, about, force, examples),
+    workdir.owned(directory, about, force, examples, console.say),
     contextlib.closing(checkpoint.Checkpoints(directory / 'checkpoints', (), config.checkpoint.keep)) as checkpoints,
   ):
     workdir.write_json(directory / 'env.json', workdir.environment(backend.describe()))
@@ -337,6 +347,7 @@ class Sweep:
         count = self.until_due(number, most)
         batches = order(number, count, room)  # while the device works
         metrics = jax.device_get(metrics)
+        progress.begin(number)
         most = int(np.clip(done * CALL / (time.monotonic() - began), 1, STEPS))
         if number % config.train.log_every == 0 or number == steps:
           shown = {name: middle(values) for name, values in metrics.items() if 'loss/' in name}

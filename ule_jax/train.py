@@ -28,7 +28,7 @@ from ule_jax import backend, console, data, encoder, fingerprint, hosts, inputs,
 from ule_jax.check import check, check_devices
 from ule_jax.checkpoint import Checkpoints
 from ule_jax.data import Dataset, Preparation, decoding, files, pipeline, transforms
-from ule_jax.errors import Interrupted, UserError, unknown
+from ule_jax.errors import Interrupted, UserError, is_out_of_memory, out_of_memory, unknown
 from ule_jax.evaluate import evaluate, make_eval_step, summary, write_arrays
 from ule_jax.fingerprint import Fingerprint
 from ule_jax.methods import (
@@ -237,8 +237,23 @@ def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
     UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
     Interrupted: SIGTERM or SIGINT came; what was trained is saved.
   """
-  with Signals(shared=hosts.several()) as signals:
-    return _run(config, local_path(directory, '--workdir'), force, signals)
+  try:
+    with Signals(shared=hosts.several()) as signals:
+      return _run(config, local_path(directory, '--workdir'), force, signals)
+  except Exception as error:
+    if not is_out_of_memory(error) or isinstance(error, UserError):
+      raise
+    raise out_of_memory(error, less_memory(config)) from None
+
+
+def less_memory(config: Any) -> str:
+  """Say what makes a config fit into less memory."""
+  train = config.train
+  return (
+    f'lower train.batch_size ({train.batch_size}) or train.eval_batch_size ({train.eval_batch_size}), raise '
+    f'train.accumulate ({train.accumulate}), or set model.remat=True (for resnets and vits); the last '
+    'checkpoint stands'
+  )
 
 
 def _run(
@@ -246,6 +261,7 @@ def _run(
 ) -> dict[str, Any]:
   """Do what `run` says; `current` has the data if they were loaded for another run already."""
   check(config)
+  backend.require_devices()
   check_devices(config)
   backend.use_cache(config.compilation_cache, console.say)
   current = current or inputs.load_data(config)
@@ -268,7 +284,7 @@ def _run(
     reopen = partial(set_results_aside, config, directory, examples, any(differs) or not unchanged)
     if hosts.is_first():
       before = workdir.recorded_steps(directory, examples)
-      stack.enter_context(workdir.owned(directory, config.to_dict(), force, examples))
+      stack.enter_context(workdir.owned(directory, config.to_dict(), force, examples, console.say))
       if stages.is_fit(config):
         reopen(before)
         shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
@@ -581,7 +597,8 @@ def _train(
       refuse_bad(state, checkpoints)
     values = {f'train/{name}': float(value) for name, value in metrics.items()}
     shown = {name.removeprefix('train/'): value for name, value in values.items() if 'loss/' in name}
-    log.write(number, values | {'train/examples_per_second': progress.report(number, shown)})
+    rate = progress.report(number, shown)
+    log.write(number, values | ({'train/examples_per_second': rate} if math.isfinite(rate) else {}))
 
   batches = pipeline.train_batches(
     training,
@@ -620,6 +637,9 @@ def _train(
       if number == steps:
         break
       state, metrics = train_step(state, Batch(**next(batches)))
+      if number == first:
+        jax.block_until_ready(metrics)
+        progress.begin(number + 1)
       if pending:
         report(pending)
         pending = None

@@ -6,9 +6,7 @@ config.json env.json metrics.jsonl checkpoints/ predictions/ tensorboard/ result
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -17,10 +15,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ule_jax import lock
 from ule_jax.errors import UserError
 
 # A run may go on under other values of these: they do not change what a step computes. tests/stale_test.py trains with
@@ -233,16 +232,21 @@ def _clear_start(workdir: Path) -> None:
     path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def owned(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1) -> Iterator[bool]:
-  """Keep the folder to this process and this config; yield whether it already was this config's.
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
 
-  The kernel frees the lock of a process that died, so that nobody has to guess from its age. Only a lock from
-  another host, where the file system may not tell, is left to the user. A block that is refused before anything was
-  trained leaves nothing.
+
+@contextlib.contextmanager
+def owned(
+  workdir: Path, config: dict[str, Any], force: bool, examples: int = 1, say: Callable[[str], None] = _say
+) -> Iterator[bool]:
+  """Keep the folder to this process and this config (lock.py); yield whether it already was this config's.
+
+  A block that is refused before anything was trained leaves nothing.
 
   Args:
     examples: as in `compare`.
+    say: is told where the lock of another host is waited for.
 
   Raises:
     UserError: as `compare`; another process has the folder; it cannot be written.
@@ -250,11 +254,8 @@ def owned(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1)
   made = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    with _locked(workdir) as lock:
+    with lock.held(workdir / LOCK, say):
       same = compare(workdir, config, force, examples)
-      lock.truncate(0)
-      lock.write(json.dumps({'host': platform.node(), 'pid': os.getpid(), 'started': time.time()}))
-      lock.flush()
       write_json(workdir / 'config.json', config)
       try:
         yield same
@@ -273,44 +274,6 @@ def owned(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1)
       with contextlib.suppress(OSError):  # it is not empty
         workdir.rmdir()
     raise
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[IO[str]]:
-  path = workdir / LOCK
-  while True:
-    with path.open('a+', encoding='utf-8') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise UserError(
-          f'{workdir} is in use by {_owner(file)[1]}: wait for it, stop it, or choose another --workdir.'
-        ) from None
-      host, owner = _owner(file)
-      if host not in ('', platform.node()):
-        raise UserError(
-          f'{workdir} was taken by {owner}, and from {platform.node()} nobody can see whether that still runs: '
-          f'if it does not, remove {path}.'
-        )
-      # Its last owner may have removed the file between our opening and locking it.
-      if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-        try:
-          yield file
-        finally:
-          path.unlink(missing_ok=True)
-        return
-
-
-def _owner(file: IO[str]) -> tuple[str, str]:
-  """Read a lock: the host, and who and since when in words."""
-  file.seek(0)
-  try:
-    found = json.load(file)
-    began = datetime.datetime.fromtimestamp(found['started'])
-    age = datetime.timedelta(seconds=round(time.time() - found['started']))
-    return found['host'], f'process {found["pid"]} on {found["host"]} since {began:%Y-%m-%d %H:%M:%S} ({age})'
-  except (ValueError, KeyError, TypeError, OSError, OverflowError):
-    return '', 'another process'
 
 
 def environment(backend: dict[str, Any]) -> dict[str, Any]:

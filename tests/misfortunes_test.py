@@ -1,0 +1,412 @@
+"""Signals, killed workers, devices that are not there, and no memory: one sentence, and nothing computed is lost."""
+
+import json
+import multiprocessing
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from common import leaves_equal
+from writers import write_folder
+
+from ule_jax import backend, cli, console, encoder, population, signals, sweep, train
+from ule_jax.checkpoint import Checkpoints
+from ule_jax.data import pipeline
+from ule_jax.errors import Interrupted, UserError, is_out_of_memory
+
+FAST = ['--config.train.eval_every=50', '--config.train.log_every=3', '--config.data.crops=1', '--config.model.width=8']
+LONG = [*FAST, '--config.train.steps=200000']
+MAIN = [sys.executable, '-m', 'ule_jax.main', '--config=digits:erm', *LONG]
+
+
+def config_of(*changes, method='erm', name='digits'):
+  return cli.parse([f'--config={name}:{method}', *FAST, *changes], '', {}).config
+
+
+def checkpoints_in(folder):
+  return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir() if p.name.isdecimal())
+
+
+# --- Signals -----------------------------------------------------------------------------------------
+
+
+def until_it_trains(workdir, process, seconds=100):
+  end = time.monotonic() + seconds
+  while not (workdir / 'metrics.jsonl').exists() or '"step"' not in (workdir / 'metrics.jsonl').read_text():
+    assert time.monotonic() < end
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize('name', ['SIGHUP', 'SIGUSR1', 'SIGINT', 'SIGTERM'])
+def test_each_signal_stops_a_run_with_its_state_saved(name, tmp_path, monkeypatch, capfd):
+  original, calls = train.Batch, []
+
+  def batch(**arrays):
+    calls.append(1)
+    if len(calls) == 6:
+      os.kill(os.getpid(), getattr(signal, name))
+      time.sleep(0.3)  # for the thread that acknowledges it
+    return original(**arrays)
+
+  monkeypatch.setattr(train, 'Batch', batch)
+  with pytest.raises(Interrupted, match=rf'^{name} at step 6 of 60; resumable by the same command'):
+    train.run(config_of('--config.train.steps=60'), tmp_path / 'w')
+  assert checkpoints_in(tmp_path / 'w') == [6]
+  said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(name)]
+  more = ' (a second one stops at once)' if name in ('SIGINT', 'SIGTERM') else ''
+  assert said == [f'{name}: stops after this step and saves{more}']
+
+
+def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
+  """A terminal that closes sends SIGHUP twice, and SLURM a SIGTERM after its SIGUSR1."""
+  original, calls = train.Batch, []
+
+  def batch(**arrays):
+    calls.append(1)
+    if len(calls) == 4:
+      for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+    return original(**arrays)
+
+  monkeypatch.setattr(train, 'Batch', batch)
+  with pytest.raises(Interrupted, match='SIGUSR1 at step 4'):
+    train.run(config_of('--config.train.steps=60'), tmp_path / 'w')
+  assert checkpoints_in(tmp_path / 'w') == [4]
+
+
+def test_what_is_ignored_at_the_start_stays_ignored():
+  code = (
+    'import os, signal, time\nfrom ule_jax.signals import Signals\n'
+    'with Signals() as signals:\n  os.kill(os.getpid(), signal.SIGHUP)\n  time.sleep(0.2)\nprint("went on")\n'
+  )
+  command = ['nohup', sys.executable, '-c', code]
+  ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+  assert (ended.returncode, ended.stdout) == (0, 'went on\n')
+  before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+  try:
+    assert signal.SIGUSR1 not in signals.caught()
+  finally:
+    signal.signal(signal.SIGUSR1, before)
+  assert signal.SIGUSR1 in signals.caught()
+
+
+def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python():
+  """As in a compilation, where Python's handlers wait: a lock that nobody frees stands for it."""
+  code = (
+    'import ctypes, os, signal, threading\nfrom ule_jax.signals import Signals\n'
+    'libc = ctypes.CDLL(None)\n'
+    'def sleep():\n  mask = (ctypes.c_ulong * 16)(*([0xffffffffffffffff] * 16))\n'
+    '  for _ in range(30): libc.usleep(100000)\n'
+    'def send():\n  import time\n  time.sleep(0.3)\n  print(os.getpid(), flush=True)\n'
+    'threading.Thread(target=send).start()\n'
+    'sleep = ctypes.PyDLL(None).usleep  # holds the interpreter\n'
+    'with Signals() as signals, signals.deferred():\n'
+    '  import numpy as np\n  a = np.random.rand(1500, 1500)\n'
+    '  libc.pause.restype = int\n'
+    '  while not signals.asked:\n    np.linalg.svd(a)\n'
+  )
+  with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    line = process.stderr.readline()
+    waited = time.monotonic() - began
+    process.kill()
+  assert line == 'SIGINT: stops after this step and saves (a second one stops at once)\n'
+  assert waited < 1
+
+
+def test_a_terminal_that_closes_leaves_a_saved_run(tmp_path):
+  pid, terminal = pty.fork()
+  if not pid:
+    os.execve(sys.executable, [*MAIN, f'--workdir={tmp_path}'], os.environ | {'JAX_PLATFORMS': 'cpu'})
+  end = time.monotonic() + 100
+  text = b''
+  while b'step ' not in text.partition(b'in /')[2]:
+    text += os.read(terminal, 4096)
+    assert time.monotonic() < end
+  os.close(terminal)
+  _, status = os.waitpid(pid, 0)
+  assert os.waitstatus_to_exitcode(status) == 75
+  assert checkpoints_in(tmp_path)
+  assert not (tmp_path / 'lock').exists()
+
+
+def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
+  original = population.make_order
+
+  def make_order(*args):
+    order = original(*args)
+
+    def warned(first, *rest):
+      if first == 4:
+        os.kill(os.getpid(), signal.SIGUSR1)
+      return order(first, *rest)
+
+    return warned
+
+  monkeypatch.setattr(population, 'make_order', make_order)
+  config = config_of('--config.train.steps=8', '--config.train.eval_every=4')
+  with pytest.raises(Interrupted, match='SIGUSR1 at step 4 of 8; resumable'):
+    sweep.run(config, {'seed': [0, 1]}, tmp_path / 'w')
+  assert checkpoints_in(tmp_path / 'w') == [4]
+
+
+def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
+  config = json.loads((frozen_run / 'config.json').read_text())
+  config = cli.complete(json.loads(json.dumps(config), object_hook=dict))
+  config.model.feature_cache = str(tmp_path / 'cache')
+  original = encoder.pipeline.eval_batches
+
+  def eval_batches(*args, **kwargs):
+    for batch in original(*args, **kwargs):
+      os.kill(os.getpid(), signal.SIGHUP)
+      time.sleep(0.2)
+      yield batch
+
+  monkeypatch.setattr(encoder.pipeline, 'eval_batches', eval_batches)
+  with pytest.raises(Interrupted, match='SIGHUP; resumable'):
+    train.run(config, tmp_path / 'w')
+  assert not list((tmp_path / 'cache').glob('*')) or not (tmp_path / 'w' / 'done').exists()
+
+
+# --- Data workers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  rows = [(f'{s}/{i}.png', ('cat', 'dog')[i % 2], s) for s in ('train', 'val', 'test') for i in range(16)]
+  return write_folder(tmp_path_factory.mktemp('folder') / 'data', rows, ('filename', 'label', 'split'))
+
+
+def of_folder(folder, *changes):
+  small = ['--config.data.size=8', '--config.model.name=mlp', '--config.model.depth=1', '--config.model.weights=none']
+  small += ['--config.train.batch_size=8', '--config.train.eval_batch_size=16', f'--config.data.dir={folder}']
+  return config_of(*small, '--config.train.steps=12', '--config.loader.threads=1', *changes, name='folder')
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_path, monkeypatch):
+  whole = train.run(of_folder(folder), tmp_path / 'whole')
+  original, calls = train.Batch, []
+
+  def batch(**arrays):
+    calls.append(1)
+    if len(calls) == 3:
+      for worker in multiprocessing.active_children():
+        os.kill(worker.pid, number)
+    return original(**arrays)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'Batch', batch)
+    began = time.monotonic()
+    name = number.name
+    with pytest.raises(Interrupted, match=rf'^a data worker was killed by {name} \(loader\.workers=2.* at step \d+ of'):
+      train.run(of_folder(folder, '--config.loader.workers=2'), tmp_path / 'w')
+    assert time.monotonic() - began < 60
+  (saved,) = checkpoints_in(tmp_path / 'w')
+  assert 3 <= saved < 12
+  assert not multiprocessing.active_children()
+  assert train.run(of_folder(folder, '--config.loader.workers=0'), tmp_path / 'w') == whole
+
+
+def test_the_batches_after_a_lost_worker_are_the_same(folder):
+  config = of_folder(folder)
+  options = dict(config.data)
+  dataset = train.data.load(options.pop('name'), options, print)
+  settings = {'batch_size': 4, 'seed': 0, 'sampling': 'uniform', 'threads': 1, 'start': 5}
+  expected, said = pipeline.train_batches(dataset, **settings), []
+  batches = pipeline.train_batches(dataset, **settings, workers=1, lost=said.append)
+  for step in range(8):
+    if step == 2:
+      (worker,) = multiprocessing.active_children()
+      for number in signals.CAUGHT:  # as a terminal or a scheduler sends them to all
+        os.kill(worker.pid, number)
+      time.sleep(0.2)
+      assert worker.is_alive()
+      worker.kill()
+    assert leaves_equal(next(batches), next(expected))
+  batches.close()
+  assert len(said) == 1
+  assert 'SIGKILL' in said[0]
+
+
+@pytest.mark.parametrize(
+  ('code', 'text'),
+  [(-9, 'killed by SIGKILL'), (-7, r'killed by SIGBUS .* shared memory \(/dev/shm\)'), (1, 'ended with exit code 1')],
+)
+def test_how_a_worker_ended_is_said(code, text):
+  with pytest.raises(UserError, match=text):
+    raise UserError(pipeline._why_lost(code, 3))
+
+
+# --- Devices -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('verb', ['main', 'sweep'])
+@pytest.mark.parametrize('platforms', ['cuda', 'tpu', 'cuda,cpu', 'gqu'])
+def test_a_device_that_is_not_there_is_refused_before_the_data(verb, platforms, tmp_path):
+  if any(os.path.exists(path) for path in backend.GPUS) and platforms != 'gqu':
+    pytest.skip('it is there')
+  command = [sys.executable, '-m', f'ule_jax.{verb}', '--config=digits:erm', f'--workdir={tmp_path / "w"}']
+  command += ['--axis=seed=0,1'] if verb == 'sweep' else []
+  env = os.environ | {'JAX_PLATFORMS': platforms}
+  ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
+  assert ended.returncode == 2
+  (line,) = [line for line in ended.stderr.splitlines() if line.startswith('error: ')]
+  assert f'the device that JAX_PLATFORMS={platforms} asks for is not here' in line
+  assert line.endswith('or set JAX_PLATFORMS=cpu.')
+  assert 'Traceback' not in ended.stderr
+  assert not (tmp_path / 'w').exists()
+
+
+def test_a_gpu_that_jax_does_not_use_is_refused(monkeypatch, tmp_path):
+  gpu = tmp_path / 'nvidia0'
+  gpu.touch()
+  plugin = type('Point', (), {'name': 'xla_cuda12'})
+  monkeypatch.setattr(backend, 'GPUS', (str(gpu),))
+  monkeypatch.setattr(backend.importlib.metadata, 'entry_points', lambda group: [plugin])
+  monkeypatch.setattr(backend, 'jax', type('Jax', (), {'config': type('C', (), {'jax_platforms': None})}))
+  backend.jax.default_backend = lambda: 'cpu'
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  with pytest.raises(UserError, match='there is a GPU, but jax does not use it although xla_cuda12 is installed'):
+    backend.require_devices()
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')  # hidden on purpose
+  backend.require_devices()
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+  monkeypatch.setattr(backend.importlib.metadata, 'entry_points', lambda group: [])  # jax warns of it
+  backend.require_devices()
+
+  def fail():
+    raise RuntimeError("Unable to initialize backend 'cuda': no visible devices. (you may need to uninstall it)")
+
+  backend.jax.default_backend = fail
+  with pytest.raises(UserError, match=r'jax has a plugin is not here or does not work \(Unable .* visible devices\.\)'):
+    backend.require_devices()
+
+
+# --- Memory ------------------------------------------------------------------------------------------
+
+FULL = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes.'
+
+
+def failing(*_, **__):
+  raise jax.errors.JaxRuntimeError(FULL)
+
+
+@pytest.mark.parametrize(
+  ('place', 'name'),
+  [(train, 'build'), (train, 'make_eval_step'), (train.sharding, 'compile_step'), (pipeline, '_read')],
+)
+@pytest.mark.parametrize('error', [jax.errors.JaxRuntimeError(FULL), MemoryError('Unable to allocate 286. GiB')])
+def test_no_memory_is_one_sentence_with_the_fields_that_help(place, name, error, tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise error
+
+  calls = (lambda *a, **k: fail) if name in ('make_eval_step', 'compile_step') else fail
+  monkeypatch.setattr(place, name, calls)
+  with pytest.raises(UserError) as raised:
+    train.run(config_of('--config.train.steps=4', '--config.train.eval_every=2'), tmp_path / 'w')
+  said = str(raised.value)
+  assert said.startswith('out of memory (')
+  for field in ('train.batch_size (128)', 'train.eval_batch_size (512)', 'train.accumulate (1)', 'model.remat'):
+    assert field in said
+  assert said.endswith('the last checkpoint stands.')
+  assert not (tmp_path / 'w' / 'done').exists()
+
+
+def test_no_memory_in_a_sweep_counts_its_members(tmp_path, monkeypatch):
+  monkeypatch.setattr(population, 'compile_members', failing)
+  with pytest.raises(UserError, match=r'give fewer than these 6 members at once, or lower train\.batch_size'):
+    sweep.run(config_of(), {'seed': [0, 1, 2], 'optim.lr': [0.1, 0.2]}, tmp_path / 'w')
+
+
+def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_is_not_damaged(tmp_path, monkeypatch):
+  config = config_of('--config.train.steps=4', '--config.train.eval_every=2')
+  train.run(config, tmp_path)
+  (tmp_path / 'done').unlink()
+  before = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  for error, message in (
+    (jax.errors.JaxRuntimeError(FULL), 'out of memory'),
+    (ValueError('opening x: [OS error 24: Too many open files]'), 'raise the limit'),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(Checkpoints, '_restore', lambda self, *_, error=error: (_ for _ in ()).throw(error))
+      with pytest.raises(UserError, match=message):
+        train.run(config, tmp_path)
+    assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == before
+
+
+@pytest.mark.parametrize(
+  ('error', 'expected'),
+  [
+    (MemoryError(), True),
+    (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype('float32')), True),
+    (OSError(12, 'Cannot allocate memory'), True),
+    (RuntimeError('INTERNAL: Error dispatching computation: Out of memory allocating 59033602180 bytes.'), True),
+    (RuntimeError('INTERNAL: CUBLAS_STATUS_ALLOC_FAILED'), True),
+    (RuntimeError('CUDA_ERROR_OUT_OF_MEMORY: out of memory'), True),
+    (RuntimeError('std::bad_alloc'), True),
+    (ValueError('RESOURCE_EXHAUSTED: writing x [OS error 28: No space left on device]'), False),
+    (OSError(28, 'No space left on device'), False),
+    (ValueError('shapes differ'), False),
+  ],
+)
+def test_what_is_a_lack_of_memory(error, expected):
+  assert is_out_of_memory(error) == expected
+
+
+def test_an_allocation_that_is_too_large_ends_with_code_2(tmp_path):
+  """In a process that may have 16 GiB."""
+  command = [*MAIN[:-1], '--config.train.steps=2', '--config.train.eval_batch_size=2000000000', f'--workdir={tmp_path}']
+  shell = 'ulimit -v 16777216; exec "$@"'
+  ended = subprocess.run(['bash', '-c', shell, 'run', *command], capture_output=True, text=True, check=False)
+  assert ended.returncode == 2, ended.stderr
+  (line,) = [line for line in ended.stderr.splitlines() if line.startswith('error: ')]
+  assert 'train.eval_batch_size (2000000000)' in line
+  assert 'Traceback' not in ended.stderr
+
+
+# --- Progress ----------------------------------------------------------------------------------------
+
+
+def test_the_time_left_is_that_of_the_steps_and_not_of_compiling(monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(console.time, 'monotonic', lambda: now[0])
+
+  def after(seconds):
+    now[0] += seconds
+
+  progress = console.Progress(10_000, 6_500, 100)
+  after(61)  # compiles, and does a step
+  progress.begin(6_501)
+  assert np.isnan(progress.report(6_501, {'loss': 0.5}))
+  assert capsys.readouterr().err == 'step  6501/10000  loss 0.5000\n'
+  after(9)
+  assert progress.report(6_510, {}) == 100
+  assert capsys.readouterr().err == 'step  6510/10000  100 examples/s  58:10 left\n'
+  progress.begin(6_510)  # of no effect
+  after(20)
+  assert progress.report(6_520, {}) == 50
+  assert '1:28:33 left' in capsys.readouterr().err
+
+
+def test_runs_and_sweeps_begin_to_count_after_their_first_steps(tmp_path, monkeypatch):
+  begun, reports = [], []
+  original = console.Progress.report
+  monkeypatch.setattr(console.Progress, 'begin', lambda self, step: begun.append(step))
+  monkeypatch.setattr(console.Progress, 'report', lambda *a: reports.append(len(begun)) or original(*a))
+  config = config_of('--config.train.steps=4', '--config.train.log_every=1')
+  train.run(config, tmp_path / 'w')
+  assert begun == [1]
+  assert reports == [1] * 4
+  sweep.run(config, {'seed': [0, 1]}, tmp_path / 'v')
+  assert begun[1] == 1
