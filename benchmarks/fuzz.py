@@ -51,6 +51,13 @@ VALUES = (
   'class_balanced', 'group_subsampled', 'last', 'test/accuracy', 'val/accuracy', 'val_balanced/worst_group_accuracy',
   'weight', 'frozen', 'batch', '3', '7', '10', '100', '1e-3', '.*head.*', '(', '*',
 )  # fmt: skip
+# Of folders: below any of these a run ends as it does elsewhere, or is refused.
+PATHS = (
+  '[a]/b', '[!a]', '*', 'a?b', 'back\\slash', 'a\\', '"\'', '%20', '%s', '#&=,;', 'a:b', 'C:\\x', 'e\u0301', '🦆',
+  'line\nbreak', './-x', '~', '~/' + 'a' * 300, '~nobody-of-this-name/x', 'a/../b/', 'dangling', 'x' * 255,
+  'a/' * 2100, 'gs://bucket/x', 's3://b', 'gs:/b', 'https://host/x', 'file:///tmp/x', 'memory://x',
+  '\udcff', '{}', '$HOME',
+)  # fmt: skip
 OBJECTS = (None, True, 0, 1, -1, 2.5, float('nan'), float('inf'), 10**30, '', 'erm', 'é', (), (1, 2), [], ['a'], b'x')
 FILES = {
   'empty.py': '',
@@ -146,13 +153,15 @@ def _config(argv, rng, place):
 
 
 def _workdir(argv, rng, place):
+  if not (place / 'dangling').is_symlink():
+    (place / 'dangling').symlink_to('nowhere')
   (place / 'file').touch()
   (place / 'full').mkdir(exist_ok=True)
   (place / 'full' / 'thesis.tex').touch()
   (place / 'odd').mkdir(exist_ok=True)
   (place / 'odd' / 'config.json').write_text(rng.choice(('', '{', '[]', '{}', 'null', '\x00')))
   names = ('file', 'full', 'odd', 'file/below', 'a' * 300, 'é 漢字', 'deep/er/est', 'new ')
-  return [*argv, f'--workdir={rng.choice(names)}']
+  return [*argv, f'--workdir={rng.choice((*names, *PATHS))}']
 
 
 EDITS = (_set, _misspell, _drop, _split, _add, _file, _config, _workdir)

@@ -283,3 +283,35 @@ def test_a_name_with_a_line_break_does_not_break_the_sentence(capsys, monkeypatc
     cli.main(importlib.import_module(cli.VERBS['evaluate']).main)
   assert end.value.code == 2
   assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_a_report_has_runs_that_lie_behind_links_and_names_in_their_own_letters(ule_run, tmp_path):
+  runs = tmp_path / 'runs'
+  runs.mkdir()
+  skip = shutil.ignore_patterns('checkpoints', 'tensorboard', 'saliency')
+  for number, name in enumerate(('猫', '犬')):
+    shutil.copytree(ule_run, tmp_path / 'scratch' / name, ignore=skip)
+    path = tmp_path / 'scratch' / name / 'config.json'
+    config = json.loads(path.read_text())
+    config['data']['shortcut'], config['seed'] = name, number
+    path.write_text(json.dumps(config))
+    (runs / f'link{number}').symlink_to(tmp_path / 'scratch' / name)
+  (runs / 'back').symlink_to(runs)
+  (runs / 'gone').symlink_to('nowhere')
+  verb('report', str(runs), f'--out={tmp_path}/report', '--no-images')
+  text = ''.join(read(tmp_path / 'report').text)
+  assert all(name in text for name in ('link0', 'link1', '猫', '犬'))
+  ids = [attrs['id'] for _, attrs in read(tmp_path / 'report').tags if 'id' in attrs]
+  assert len(set(ids)) == len(ids)
+  drawn = [p.name for p in (tmp_path / 'report' / 'figures').glob('*.svg')]
+  assert len({name.rsplit('-', 1)[1] for name in drawn if 'groups' in name}) == 2  # a file for each data set
+
+
+def test_a_sweep_whose_folders_would_have_names_too_long_is_refused_at_once(photos, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  options = ('weight', 'a', 'q', 'student_noise', 'mistake_share', 'hold_back')
+  axes = [f'--axis=method.{name}=0.1234567890123456' for name in options]
+  axes += [f'--axis=optim.{name}=0.1234567890123456' for name in ('lr', 'weight_decay', 'clip')]
+  with pytest.raises(UserError, match=r'9 axes make folders of \d+ letters, as method.weight=.* sweeps of fewer axes'):
+    verb('sweep', '--config=folder:ule', f'--config.data.dir={photos}', *SMALL, *axes)
+  assert not list(tmp_path.iterdir())

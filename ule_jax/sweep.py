@@ -59,6 +59,7 @@ Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule
 
 OPTIMISER = ('optim.lr', 'optim.weight_decay', 'optim.clip')
 STEPS, FIRST = 100, 10  # of one call: at most, and of the first
+NAME = 255  # letters that a file system allows for the name of a folder, a member's
 CALL = 1.0  # seconds that a call should take: a signal waits for its end
 SAVE_EVERY = 60.0  # seconds between checkpoints of the population
 
@@ -202,6 +203,12 @@ def _run(config: Any, axes: Axes, directory: Path, force: bool, signals: Signals
   if config.train.holdout and len(axes.get('seed', [])) > 1:
     raise UserError('train.holdout draws other training data for each seed: make a sweep for each of them.')
   members = expand(config, axes)
+  longest = max((member.name for member in members), key=len)
+  if len(longest) > NAME:
+    raise UserError(
+      f'{len(axes)} axes make folders of {len(longest)} letters, as {longest[:40]}..., and {NAME} are possible: make '
+      'sweeps of fewer axes, and set the other fields in their configs.'
+    )
   config = members[0].config
   backend.require_devices()
   backend.use_cache(config.compilation_cache, console.say)

@@ -265,7 +265,7 @@ def _labels(told: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dict[st
   for family in {family for family, _ in told.values()}:
     members = {run: fields for run, (its, fields) in told.items() if its == family}
     names = sorted({field for fields in members.values() for field in fields})
-    texts = {run: {f: json.dumps(fields.get(f)) for f in names} for run, fields in members.items()}
+    texts = {run: {f: json.dumps(fields.get(f), ensure_ascii=False) for f in names} for run, fields in members.items()}
     differing = [f for f in names if len({text[f] for text in texts.values()}) > 1]
     kinds = sorted({tuple(text[f] for f in differing) for text in texts.values()})
     for run, text in texts.items():
@@ -286,6 +286,10 @@ def _folders(root: Path) -> Iterator[Path]:
       if 'axes' not in content:  # a sweep has its members below it
         below.clear()
       yield Path(folder)
+    # Of links only those to a run: others may lead back, or to a disk full of images.
+    for link in (Path(folder) / name for name in below):
+      if link.is_symlink() and (link / 'config.json').is_file() and _is_run(_config(link)):
+        yield link
 
 
 def _config(folder: Path) -> dict[str, Any]:
