@@ -347,6 +347,9 @@ def load_weights(config: Any, dataset: Dataset, directory: Path) -> pretrained.P
   found = pretrained.load(config.model.weights, config.model.name, template, config.model.keep_head)
   rows = {row.theirs: list(row.ours) or row.note for row in found.rows}
   about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
+  about |= {'revision': found.revision, 'network': found.place}
+  if found.note:
+    console.say(found.note)
   if hosts.is_first():
     workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
   return found
