@@ -38,6 +38,12 @@ MAY_CHANGE = (
   'fsdp',
 )
 
+# Fields that runs were recorded without at first -> what stands for them there, in a run that has the second.
+ADDED = {
+  'model.head_init': ('lecun', 'model.name'),
+  'model.fast_variance': (True, 'model.name'),
+}
+
 PACKAGES = (
   'ule_jax', 'jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'optax', 'orbax-checkpoint',
   'tensorstore', 'grain', 'ml_collections', 'clu', 'numpy', 'scikit-learn', 'pillow', 'simplejpeg',
@@ -84,6 +90,20 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+  """Read the fields of a recorded config, dotted, with those that were added since.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  return with_added(flatten(read_json(directory / 'config.json')))
+
+
+def with_added(fields: dict[str, Any]) -> dict[str, Any]:
+  """Add to a recorded config the fields that it was recorded without."""
+  return {field: value for field, (value, beside) in ADDED.items() if beside in fields} | fields
+
+
 def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
   """Tell whether the folder holds a run of the same config; an empty one or none does not.
 
@@ -98,7 +118,7 @@ def compare(workdir: Path, config: dict[str, Any], force: bool) -> bool:
       return False
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
-  old, new = flatten(read_json(path)), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
+  old, new = read_config(workdir), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in MAY_CHANGE]
   if changed and not force and _has_something(workdir):
     shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
