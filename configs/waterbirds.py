@@ -9,7 +9,9 @@ only, so that it has not been run on the images by us.
 from configs import base
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
-_SUBPOPBENCH = {'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 5001}  # YyzHarry/SubpopBench
+_SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (models/networks.py)
+  'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 5001, 'model.batch_norm': 'frozen',
+}  # fmt: skip
 RECIPES = {
   'group_dro': {'method.step_size': 0.01},  # kohpangwei/group_DRO README: otherwise as ERM
   # anniesch/jtt README and issues 2 and 6; with a larger lr the error set is empty

@@ -144,6 +144,15 @@ def test_every_repository_that_a_config_names_is_in_the_table(root):
     assert named <= said, f'{name}.py names {named - said}, of which tests/sources.py has nothing'
 
 
+@pytest.mark.parametrize('name', ['waterbirds', 'celeba'])
+@pytest.mark.parametrize('method', ['lff', 'irm', 'vrex', 'coral', 'mmd', 'mixup'])
+def test_recipes_of_subpopbench_keep_the_statistics_of_batchnorm(name, method):
+  """Its networks put BatchNorm into evaluation mode whenever they go into training mode."""
+  assert load(name, method).model.batch_norm == 'frozen'
+  assert load(name, 'erm').model.batch_norm == 'batch'
+  check(load(name, method))
+
+
 def test_every_field_is_read_somewhere(root):
   source = '\n'.join(p.read_text() for p in (root / 'ule_jax').rglob('*.py'))
   fields = {f for name in CONFIGS for method in METHODS for f in flatten(load(name, method).to_dict())}
@@ -184,6 +193,21 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.train.sampling=balanced'], r"unknown train.sampling 'balanced'"),
     (['--config=digits', '--config.optim.trainable=('], r'optim.trainable'),
     (['--config=digits', '--config.model.name=vit', '--config.model.heads=5'], r'not a multiple of model.heads 5'),
+    (
+      ['--config=digits', '--config.model.name=vit', '--config.model.depth=0'],
+      r'model.depth is 0, but a vision transf',
+    ),
+    (['--config=digits', '--config.model.head_init=tim'], r"unknown model.head_init 'tim': did you mean 'timm'"),
+    (['--config=digits', '--config.model.fast_variance=False'], r'model.fast_variance=False changes nothing here'),
+    (['--config=digits', '--config.model.name=cnn', '--config.model.fast_variance=False'], r'changes nothing here'),
+    (
+      ['--config=folder', *SOMEWHERE, '--config.model.batch_norm=frozen', '--config.model.fast_variance=False'],
+      r'changes nothing here',
+    ),
+    (
+      ['--config=folder', *SOMEWHERE, '--config.model.keep_head=True', '--config.model.head_init=zero'],
+      r'model.head_init is of a new last layer',
+    ),
     (['--config=celeba:ule,frozn', *SOMEWHERE], r"unknown variant 'frozn': did you mean 'frozen'"),
     (['--config=celeba:,frozen', *SOMEWHERE], r'names a variant without a method'),
     (['--config=digits', '--config.model.precision=half'], r"unknown model.precision 'half'"),

@@ -116,6 +116,46 @@ def test_kernel_gradients_of_many_channels_are_one_product_on_a_cpu(case):
   assert ('stablehlo.convolution' in lowered) == (case == '3x3')
 
 
+def typed(convolve, x, kernel, stride, padding):
+  try:
+    return jax.eval_shape(lambda x, kernel: convolve(x, kernel, stride, padding), x, kernel).shape
+  except (ValueError, TypeError):  # the second is from jaxtyping, which tests run under
+    return 'refused'
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 3, 5])
+def test_shapes_and_refusals_are_xlas(size):
+  for window in (1, 2, 3, 7):
+    for stride in (1, 2, 3):
+      for padding in ((0, 0), (1, 0), (-1, 0), (-1, -2), (3, 3)):
+        for channels in (3, 2):
+          x = jax.ShapeDtypeStruct((2, size, 4, 3), jnp.float32)
+          kernel = jax.ShapeDtypeStruct((window, 1, channels, 4), jnp.float32)
+          how = (stride, 1), (padding, (0, 0))
+          assert typed(ours, x, kernel, *how) == typed(xlas, x, kernel, *how), (window, stride, padding, channels)
+  x = jax.ShapeDtypeStruct((2, size, 4, 3), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((2, 2, 3, 4), jnp.float32)
+  for padding in ('SAME', 'VALID'):
+    assert typed(ours, x, kernel, (2, 2), padding) == typed(xlas, x, kernel, (2, 2), padding)
+
+
+# height, window, stride, padding: outputs that are empty
+EMPTY = [(2, 3, 1, 'VALID'), (1, 4, 4, 'VALID'), (3, 7, 2, ((1, 1), (3, 3))), (0, 1, 1, 'SAME'), (2, 3, 2, 'VALID')]
+
+
+@pytest.mark.parametrize('channels', [3, 32])
+@pytest.mark.parametrize(('height', 'window', 'stride', 'padding'), EMPTY)
+def test_derivatives_of_an_empty_output_are_zero(height, window, stride, padding, channels):
+  x, kernel = jnp.ones((2, height, 8, channels)), jnp.ones((window, window, channels, 32))
+  how = (stride, stride), padding
+  found = jax.jit(lambda x, kernel: everything(ours, x, kernel, how))(x, kernel)
+  expected = everything(xlas, x, kernel, how)
+  assert found[0].size == 0
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert a.shape == b.shape
+    assert not a.any()
+
+
 def test_only_what_it_can_do():
   x, kernel, (stride, padding) = settings('3x3')
   numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, convolution.DIMENSIONS)

@@ -36,7 +36,7 @@ ALLOWED = {
     'fingerprint', 'inputs',
   },
   'fingerprint': {'data', 'workdir'},
-  'inputs': {'console', 'data', 'fingerprint', 'hosts', 'methods', 'workdir'},
+  'inputs': {'console', 'data', 'fingerprint', 'hosts', 'methods', 'models', 'workdir'},
   'predict': {'workdir', 'cli', 'console', 'data', 'evaluate', 'recorded', 'report', 'restore', 'sharding'},
   'export': {'cli', 'models', 'recorded', 'restore', 'train'},
   'diagnose': set(),

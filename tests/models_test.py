@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import KEY, assert_close, network
+from common import KEY, assert_close, batch_of, method_of, network, setup
 
 from configs import base
 from ule_jax import losses
+from ule_jax.errors import UserError
 from ule_jax.models import MODELS, make_model
 from ule_jax.models.cnn import halve
+from ule_jax.models.layers import HEAD_INITS, make_norm
 
 OPTIONS = {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'batch_norm': 'batch'}
 
@@ -150,6 +152,108 @@ def test_drop_path_skips_whole_branches_of_some_examples(name):
   kinds = np.unique((dropped / np.abs(dropped).max()).round(3), axis=0)
   assert 1 < len(kinds) < 64  # a few combinations of branches
   assert (apply(model, x, drop_path=0.5)[1] == apply(model, x)[1]).all()
+
+
+# size of the image, options of a vit, what is said
+NO_SHAPES = [
+  ((8, 8), {'patch': 64}, r'images of 8 x 8 pixels do not divide into patches of 64'),
+  ((8, 8), {'patch': 5}, r'images of 8 x 8 pixels do not divide into patches of 5'),
+  ((8, 9), {'patch': 4}, r'images of 8 x 9 pixels do not divide into patches of 4'),
+  ((1, 1), {'patch': 2}, r'images of 1 x 1 pixels do not divide into patches of 2'),
+  ((0, 8), {'patch': 4}, r'images of 0 x 8 pixels do not divide'),
+  ((8, 8), {'depth': 0}, r'model.depth is 0, but a vision transformer sees the image only in its blocks'),
+  ((8, 8), {'width': 8, 'heads': 3}, r'model.width 8 is not a multiple of model.heads 3'),
+  ((8, 8), {'width': 8, 'heads': 16}, r'model.width 8 is not a multiple of model.heads 16'),
+  ((8, 8), {'name': 'vit_ti16'}, r'images of 8 x 8 pixels do not divide into patches of 16'),
+]
+
+
+@pytest.mark.parametrize(('size', 'options', 'message'), NO_SHAPES)
+def test_no_part_of_an_image_is_left_out_by_a_vit(size, options, message):
+  model = network(**({'name': 'vit'} | options))
+  with pytest.raises(UserError, match=message):
+    jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, *size, 3)), train=False))
+
+
+@pytest.mark.parametrize('name', ['mlp', 'cnn', 'resnet20', 'resnet18', 'vit'])
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_tiny_images_reach_the_last_layer(name, size):
+  """Every pixel has a slope: none is dropped on the way; a 2 x 2 mean leaves out an odd last row, as it says."""
+  model, x = network(name, patch=1, depth=2), jax.random.normal(KEY, (2, size, size, 3))
+  variables = jax.jit(lambda: model.init(KEY, x, train=False))()
+  g = jax.grad(lambda x: model.apply(variables, x, train=False)[1].std())(x)
+  seen = (jnp.abs(g).max(axis=(0, 3)) > 0).sum()
+  assert seen == size**2
+
+
+# what torch.nn.Linear, timm's vision transformers and a zero give: deviation of the weights, and of the biases
+@pytest.mark.parametrize('name', ['mlp', 'cnn', 'vit', 'resnet20'])
+@pytest.mark.parametrize('kind', HEAD_INITS)
+def test_a_new_last_layer_starts_as_torchs_or_timms(kind, name):
+  torch = pytest.importorskip('torch')
+  model = network(name, 400, head_init=kind, width=128, depth=1)
+  head = jax.jit(lambda: model.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False))()['params']['head']
+  features = head['kernel'].shape[0]
+  torch.manual_seed(0)
+  theirs = torch.nn.Linear(features, 400)
+  if kind == 'timm':
+    torch.nn.init.trunc_normal_(theirs.weight, std=0.02)
+  for ours, tensor in ((head['kernel'], theirs.weight.detach()), (head['bias'], theirs.bias.detach())):
+    deviation, largest = (float(f) for f in (tensor.std(), tensor.abs().max()))
+    if kind == 'zero' or (kind != 'torch' and ours.ndim == 1):
+      assert not ours.any()
+    elif kind == 'lecun':
+      assert ours.std() == pytest.approx(3**0.5 * deviation, rel=0.02)
+    else:
+      assert ours.std() == pytest.approx(deviation, rel=0.05)
+      assert jnp.abs(ours).max() == pytest.approx(largest, rel=0.02 if kind == 'torch' else 0.25)
+
+
+def test_a_head_on_a_frozen_encoder_starts_so_too():
+  model = made('resnet20', encoder='frozen', head_init='zero')
+  assert not model.init(KEY, jnp.zeros((1, 64)), train=False)['params']['head']['kernel'].any()
+
+
+@pytest.mark.parametrize('term', losses.TERMS)
+def test_a_last_layer_of_zeros_can_be_trained(term):
+  """Its input gradients are 0: no term divides by them."""
+  method = method_of('ule', term=term, weight=1.0)
+  state, step = setup(method, network('cnn', head_init='zero'), batch_of(8))
+  step = jax.jit(step)
+  for _ in range(3):
+    state, metrics = step(state, batch_of(8))
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
+  assert int(state.bad_step['teacher']) == -1
+  assert jnp.abs(state.params['teacher']['head']['kernel']).max() > 0
+
+
+@pytest.mark.parametrize('ratio', [1, 100, 1000])
+def test_the_variance_in_two_passes_is_right_where_the_mean_is_large(ratio):
+  """In float32, against float64 on the same values; `ratio` is of mean and deviation."""
+  x = (ratio + np.random.default_rng(0).normal(size=(64, 8, 8, 4))).astype(np.float32)
+  exact, worst = x.astype(np.float64).var((0, 1, 2)), {}
+  for fast in (True, False):
+    norm = make_norm('batch', True, fast_variance=fast)('norm')
+    variables = norm.init(KEY, x)
+    _, after = norm.apply(variables, x, mutable=['batch_stats'])
+    moved = (np.asarray(after['batch_stats']['var'], np.float64) - 0.9) / 0.1  # from 1 on
+    worst[fast] = np.abs(moved / exact - 1).max()
+  assert worst[False] < 2e-6
+  assert (worst[True] > 3e-4) == (ratio >= 100), worst
+
+
+@pytest.mark.parametrize('name', ['cnn', 'resnet20', 'resnet18', 'vit'])
+def test_the_option_reaches_every_norm(name):
+  """One pass squares values and mean, two passes only what is left of the values."""
+  x, squares = jax.random.normal(KEY, (4, 8, 8, 3)), {}
+  for fast in (True, False):
+    model = network(name, batch_norm='batch', fast_variance=fast)
+    variables = jax.eval_shape(lambda model=model: model.init(KEY, x, train=False))
+    program = jax.make_jaxpr(lambda v, model=model: model.apply(v, x, train=True, mutable=['batch_stats']))(variables)
+    squares[fast] = str(program).count(' square ')
+  norms = sum(path[-1].key == 'scale' for path, _ in jax.tree_util.tree_leaves_with_path(variables['params']))
+  assert norms > 1
+  assert squares == {True: 2 * norms, False: norms}
 
 
 @pytest.mark.parametrize('size', [(4, 6), (5, 6), (5, 3)])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import warnings
 
 import jax
@@ -354,8 +355,41 @@ def test_a_kept_head_needs_its_classes(torchvision, tmp_path):
 def test_damaged_and_unknown_files_are_named(suffix, tmp_path):
   path = tmp_path / f'x{suffix}'
   path.write_bytes(pickle.dumps({'a': 1}, protocol=4)[:-4] + os.urandom(64))
-  with pytest.raises(UserError, match=rf'x{suffix} (cannot be read|is none of|is refused)'):
+  with pytest.raises(UserError, match=rf'x{suffix} is refused: a plain pickle'):
     pretrained.read(path)
+
+
+@pytest.mark.parametrize('name', pretrained.DEFAULTS)
+def test_usual_weights_are_of_one_revision_and_of_no_other_content(name, tmp_path, monkeypatch):
+  hub = pytest.importorskip('huggingface_hub')
+  asked = []
+
+  def download(repository, file, revision):
+    asked.append((repository, file, revision))
+    path = tmp_path / 'snapshots' / (revision or 'a' * 40) / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'of somebody else')
+    return str(path)
+
+  monkeypatch.setattr(hub, 'hf_hub_download', download)
+  with pytest.raises(UserError, match=rf'is not the file that default means for {name} \(its SHA-256 is \w+, and not'):
+    pretrained.load('default', name, {})
+  ((repository, file, revision),) = asked
+  assert repository.startswith('timm/')
+  assert file == 'model.safetensors'
+  assert re.fullmatch('[0-9a-f]{40}', revision)
+  assert re.fullmatch('[0-9a-f]{64}', pretrained.SHA256[name])
+
+
+def test_the_commit_of_a_name_is_known_afterwards(tmp_path, monkeypatch, torchvision):
+  hub = pytest.importorskip('huggingface_hub')
+  path = tmp_path / 'snapshots' / ('c' * 40) / 'pytorch_model.bin'
+  path.parent.mkdir(parents=True)
+  resnet_file(path, torchvision)
+  monkeypatch.setattr(hub, 'hf_hub_download', lambda *_, **__: str(path))
+  _, template = ours('resnet18', 32, 3)
+  assert pretrained.load('hf:a/b', 'resnet18', template).revision == 'c' * 40
+  assert not pretrained.load(str(resnet_file(tmp_path / 'x.pth', torchvision)), 'resnet18', template).revision
 
 
 def test_weights_that_are_not_there(monkeypatch):
@@ -369,7 +403,7 @@ def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
   constants = pytest.importorskip('huggingface_hub.constants')
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
-  with pytest.raises(UserError, match=r'hf:timm/resnet18.tv_in1k cannot be fetched .*give the file as model.weights'):
+  with pytest.raises(UserError, match=r'hf:timm/resnet18.tv_in1k@bbd144b\w+ cannot be fetched .*give the file'):
     pretrained.find('default', 'resnet18')
 
 

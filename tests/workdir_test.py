@@ -138,3 +138,22 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
   (tmp_path / 'results.json').touch()
   with pytest.raises(UserError, match='seed'):
     own(tmp_path)
+
+
+def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did(tmp_path):
+  from ule_jax import cli
+
+  config = cli.parse(['--config=digits:erm'], '', {}).config.to_dict()
+  recorded = json.loads(json.dumps(config))
+  for field in ('head_init', 'fast_variance'):
+    del recorded['model'][field]
+  workdir.write_json(tmp_path / 'config.json', recorded)
+  (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+  assert workdir.compare(tmp_path, config, force=False)
+  completed = cli.complete(recorded).model
+  assert (completed.head_init, completed.fast_variance) == ('lecun', True)
+  for field, value in (('head_init', 'torch'), ('fast_variance', False)):
+    other = json.loads(json.dumps(config))
+    other['model'][field] = value
+    with pytest.raises(UserError, match=rf'these fields differ: model.{field} '):
+      workdir.compare(tmp_path, other, force=False)

@@ -13,7 +13,7 @@ from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.errors import UserError, unknown
 from ule_jax.methods import CHOICES, HEADS, METHODS, PREPARATIONS
 from ule_jax.models import ENCODERS, MODELS, pretrained
-from ule_jax.models.layers import BATCH_NORMS, PRECISIONS
+from ule_jax.models.layers import BATCH_NORMS, HEAD_INITS, PRECISIONS
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
 from ule_jax.paths import local_path
 from ule_jax.sharding import PARALLEL
@@ -39,6 +39,7 @@ def check(config: Any) -> None:
     'first.batch_norm': ('same', *BATCH_NORMS),
     'model.precision': PRECISIONS,
     'model.encoder': ENCODERS,
+    'model.head_init': HEAD_INITS,
     'model.pixels': ('default', *pretrained.PIXELS),
     'first.prepare': ('none', *PREPARATIONS),
     'train.sampling': SAMPLINGS,
@@ -178,6 +179,15 @@ def _check_model(config: Any) -> None:
   model, frozen = config.model, config.model.encoder == 'frozen'
   if model.name == 'vit' and model.width % model.heads:
     raise UserError(f'model.width {model.width} is not a multiple of model.heads {model.heads}.')
+  if model.name == 'vit' and not model.depth:
+    raise UserError('model.depth is 0, but a vision transformer sees the image only in its blocks: give 1 or more.')
+  computes = not frozen and (
+    model.batch_norm == 'batch' if 'batch_norm' in MODELS[model.name][1] else model.name.startswith('vit')
+  )
+  if not (model.fast_variance or computes):
+    raise UserError('model.fast_variance=False changes nothing here, where no norm computes a variance: leave it out.')
+  if model.keep_head and model.head_init != 'lecun':
+    raise UserError('model.head_init is of a new last layer, and model.keep_head takes that of model.weights.')
   for option in ('dropout', 'drop_path', 'remat'):
     if model[option] and option not in MODELS[model.name][1]:
       raise UserError(f'model.{option} is {model[option]}, but {model.name} has no such option.')

@@ -17,6 +17,7 @@ from ule_jax.data import Dataset
 from ule_jax.errors import UserError
 from ule_jax.fingerprint import Fingerprint
 from ule_jax.methods import Prepared
+from ule_jax.models import pretrained
 
 NOTHING = Prepared()  # of a run without a first one
 
@@ -37,9 +38,8 @@ def compare_inputs(config: Any, directory: Path, current: Fingerprint, force: bo
   with hosts.together('comparing the data'):
     if workdir.holds_training(directory):
       differs.append(fingerprint.check(directory, current, force))
-      source = config.model.weights
-      if source not in ('none', 'default') and not source.startswith('hf:') and Path(source).expanduser().is_file():
-        path = Path(source).expanduser()
+      path = Path(pretrained.split_source(config.model.weights)[0]).expanduser()
+      if config.model.weights not in ('none', 'default') and path.is_file():
         differs.append(compare_weights(directory, path, fingerprint.file_digest(path), force))
   return '; '.join(filter(None, differs))
 

@@ -460,6 +460,9 @@ def load_weights(config: Any, dataset: Dataset, directory: Path, force: bool) ->
   with hosts.together('comparing the weights'):
     differs = inputs.compare_weights(directory, found.path, found.sha256, force)
   about = {'source': config.model.weights, 'file': found.path.name, 'sha256': found.sha256, 'layout': found.flavour}
+  about |= {'revision': found.revision, 'network': found.place}
+  if found.note:
+    console.say(found.note)
   if hosts.is_first():
     workdir.write_json(directory / 'weights.json', about | {'tensors': rows})
   return found, differs

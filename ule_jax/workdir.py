@@ -44,6 +44,8 @@ ADDED = {
   'first.batch_norm': ('same', 'first.lr'),
   'first.spare.clusters': (0, 'first.spare.threshold'),
   'data.classes': ([], 'data.unlisted'),
+  'model.head_init': ('lecun', 'model.name'),
+  'model.fast_variance': (True, 'model.name'),
 }
 # So it may under these with a constant schedule; under another one the rate of every step depends on them.
 LENGTH = ('train.steps', 'train.epochs')

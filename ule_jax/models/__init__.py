@@ -20,13 +20,14 @@ def _network(module: str, name: str) -> Callable[..., nn.Module]:
 CNN, MLP, ResNet, ViT = (_network(name.lower(), name) for name in ('CNN', 'MLP', 'ResNet', 'ViT'))
 _cifar = partial(ResNet, width=16, bottleneck=False, cifar=True)
 _imagenet = partial(ResNet, width=64, cifar=False)
-_RESNET = ('batch_norm', 'dropout', 'drop_path', 'precision', 'remat')
-_VIT = ('dropout', 'drop_path', 'precision', 'remat')
+_HEAD = ('dropout', 'precision', 'head_init')
+_RESNET = ('batch_norm', 'fast_variance', 'drop_path', 'remat', *_HEAD)
+_VIT = ('fast_variance', 'drop_path', 'remat', *_HEAD)
 
 # name -> (constructor, the options of `config.model` that it reads)
 MODELS = {
-  'mlp': (MLP, ('width', 'depth', 'dropout', 'precision')),
-  'cnn': (CNN, ('width', 'depth', 'batch_norm', 'dropout', 'precision')),
+  'mlp': (MLP, ('width', 'depth', *_HEAD)),
+  'cnn': (CNN, ('width', 'depth', 'batch_norm', 'fast_variance', *_HEAD)),
   'vit': (ViT, ('width', 'depth', 'heads', 'patch', *_VIT)),
   'vit_ti16': (partial(ViT, width=192, depth=12, heads=3, patch=16), _VIT),
   'vit_s16': (partial(ViT, width=384, depth=12, heads=6, patch=16), _VIT),
@@ -43,7 +44,7 @@ ENCODERS = ('trained', 'frozen')
 def make_model(options, classes: int) -> nn.Module:
   """Build the network that is trained: `options.name` (see MODELS), or a head on a frozen one's features."""
   if options.encoder == 'frozen':
-    return MLP(classes, options.head_width, options.head_depth, options.dropout, options.precision)
+    return MLP(classes, options.head_width, options.head_depth, options.dropout, options.precision, options.head_init)
   return make_network(options, classes)
 
 

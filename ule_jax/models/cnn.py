@@ -29,6 +29,8 @@ class CNN(nn.Module):
     width: channels of the first block.
     dropout: share of the features that the last layer does not see in training.
     precision: of the convolutions.
+    head_init: how a new last layer starts (HEAD_INITS).
+    fast_variance: of BatchNorm, in one pass (see `make_norm`).
   """
 
   classes: int
@@ -37,10 +39,13 @@ class CNN(nn.Module):
   batch_norm: str = 'none'
   dropout: float = 0.0
   precision: str = 'float32'
+  head_init: str = 'lecun'
+  fast_variance: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
-    norm, dtype = make_norm(self.batch_norm, train, self.precision), PRECISIONS[self.precision]
+    norm = make_norm(self.batch_norm, train, self.precision, self.fast_variance)
+    dtype = PRECISIONS[self.precision]
     for i in range(self.depth):
       bias = self.batch_norm == 'none'
       x = nn.Conv(
@@ -54,4 +59,4 @@ class CNN(nn.Module):
       x = jax.nn.relu(norm(f'norm{i}')(x))
       if min(x.shape[1:3]) >= 2:
         x = halve(x)
-    return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train)
+    return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train, self.head_init)

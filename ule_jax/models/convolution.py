@@ -20,6 +20,7 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -133,7 +134,7 @@ def _cpu_spread(y, kernel, *, stride, padding, size):
     x = y @ kernel.reshape(-1, kernel.shape[3]).T
     return x.reshape(b, i, j, m, n, channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, *size, channels)
   # With few pixels to a channel the product's speed outweighs that its result is passed through memory.
-  if (stride != (1, 1) or channels >= 256) and max(window) <= 3 and channels >= 16:
+  if (stride != (1, 1) or channels >= 256) and max(window) <= 3 and channels >= 16 and 0 not in y.shape[1:3]:
     return _spread_taps(y, kernel, stride, padding, size)
   return _spread(y, kernel, stride=stride, padding=padding, size=size)
 
@@ -167,7 +168,7 @@ def _cpu_correlate(x, y, *, stride, padding, window):
     return _correlate(_four_channels(x, 3), y, stride=stride, padding=padding, window=window)[:, :, :3]
   # XLA's own is a convolution with a kernel as large as an image, on one core: with 32 channels and more it takes 1.4
   # to 2.3 times as long as a product on two (0.8 to 1.4 of its CPU time), with 16 channels 1.1 (0.8).
-  elif max(window) > 3 or min(shape[2:]) < 32:
+  elif max(window) > 3 or min(shape[2:]) < 32 or 0 in y.shape[1:3]:
     return _correlate(x, y, stride=stride, padding=padding, window=window)
   elif stride == (1, 1):
     return _correlate_lines(x, y, padding, window)
@@ -231,8 +232,11 @@ def _define(name: str, shape: Callable, anywhere: Callable, cpu: Callable) -> Pr
 
 
 def _convolved_shape(x, kernel, *, stride, padding):
-  seen = zip(x[1:3], kernel[:2], stride, padding, strict=True)
-  return (x[0], *((n + low + high - k) // s + 1 for n, k, s, (low, high) in seen), kernel[3])
+  """Return XLA's own shape: empty where no window fits, and a refusal of what cannot be convolved."""
+  if x[3] != kernel[2]:
+    raise ValueError(f'images of {x[3]} channels and a kernel for {kernel[2]}.')
+  shape = lax.conv_general_shape_tuple(x, kernel, stride, padding, DIMENSIONS)
+  return tuple(int(n) if isinstance(n, np.integer) else n for n in shape)  # a batch may be a symbol
 
 
 convolve_p = _define('ule_convolve', _convolved_shape, _convolve, _cpu_convolve)

@@ -15,6 +15,7 @@ class MLP(nn.Module):
   Args:
     dropout: share of the features that the last layer does not see in training.
     precision: of the hidden layers.
+    head_init: how a new last layer starts (HEAD_INITS).
   """
 
   classes: int
@@ -22,6 +23,7 @@ class MLP(nn.Module):
   depth: int = 1
   dropout: float = 0.0
   precision: str = 'float32'
+  head_init: str = 'lecun'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b *shape'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
@@ -29,4 +31,4 @@ class MLP(nn.Module):
     for i in range(self.depth):
       hidden = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), dtype=dtype, name=f'hidden{i}')
       x = jax.nn.relu(hidden(x))
-    return classify(x, self.classes, self.dropout, train)
+    return classify(x, self.classes, self.dropout, train, self.head_init)

@@ -1,5 +1,8 @@
 """Foreign weights -> parameters: PyTorch networks as .safetensors or .pth, the first ViT releases as .npz, a hub name.
 
+A file may hold more than a network (`weight_files` reads it): the network in it is told by its tensors' names, whatever
+stands before them. Where there are several that differ, `FILE#NAME` says which.
+
 Every tensor of the file is used exactly once or named, every parameter is filled exactly once, shapes are checked.
 Layouts known: torchvision and timm residual networks (their names agree), the CIFAR networks of
 akamaster/pytorch_resnet_cifar10, torchvision's and timm's vision transformers (SWAG's have torchvision's names), and
@@ -11,17 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jaxtyping
 import numpy as np
 from etils import epy
 
 from ule_jax.errors import UserError, unknown
+from ule_jax.models.weight_files import Tensors, read
 from ule_jax.paths import local_path
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
@@ -29,7 +31,6 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   import jax.numpy as jnp
   from flax import traverse_util
 
-Tensors = dict[str, np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
 
 
@@ -177,8 +178,8 @@ FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'torchvision ViT': (('class_token',), _TORCHVISION_VIT),
   'timm ViT': (('cls_token',), _TIMM_VIT),
   'original ViT': (('embedding/kernel',), _original_vit()),
-  'CIFAR ResNet': (('conv1.weight', 'linear.weight'), _resnet('linear')),
-  'torchvision or timm ResNet': (('conv1.weight',), _resnet('fc')),
+  'CIFAR ResNet': (('layer1.0.conv1.weight', 'conv1.weight', 'linear.weight'), _resnet('linear')),
+  'torchvision or timm ResNet': (('layer1.0.conv1.weight', 'conv1.weight'), _resnet('fc')),
   # Networks that nobody else has: our own paths.
   OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
 }
@@ -190,14 +191,24 @@ _HOMES = {
   **dict.fromkeys(('resnet18', 'resnet34', 'resnet50'), 'torchvision or timm ResNet'),
 }
 
-# The usual weights of a network, and what its input is scaled to (see PIXELS)
+_AUGREG = 'augreg_in21k_ft_in1k'
+# The usual weights of a network at a revision of their repository, and what its input is scaled to (see PIXELS)
 DEFAULTS = {
-  'resnet18': ('hf:timm/resnet18.tv_in1k', 'imagenet'),
-  'resnet34': ('hf:timm/resnet34.tv_in1k', 'imagenet'),
-  'resnet50': ('hf:timm/resnet50.tv_in1k', 'imagenet'),
-  'vit_ti16': ('hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
-  'vit_s16': ('hf:timm/vit_small_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
-  'vit_b16': ('hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k', 'symmetric'),
+  'resnet18': ('hf:timm/resnet18.tv_in1k@bbd144b3e5565108aad885f145491d11bc6ce807', 'imagenet'),
+  'resnet34': ('hf:timm/resnet34.tv_in1k@1b7b21cca82ff974d341713f777bf740c2db38c4', 'imagenet'),
+  'resnet50': ('hf:timm/resnet50.tv_in1k@78f3ecfdb38e06d9b8397f662e7ab8fee96026fa', 'imagenet'),
+  'vit_ti16': (f'hf:timm/vit_tiny_patch16_224.{_AUGREG}@7d3afdd0cf93ad84d986eb2d6bcc5812ebd0b106', 'symmetric'),
+  'vit_s16': (f'hf:timm/vit_small_patch16_224.{_AUGREG}@7e2c55630205e1266030f18370f4c6ed1a514b52', 'symmetric'),
+  'vit_b16': (f'hf:timm/vit_base_patch16_224.{_AUGREG}@b5b38b8f7dd93ce67d12e356a8771556b95c8cf9', 'symmetric'),
+}
+# SHA-256 of these files. Revisions and hashes are as public repositories that downloaded the files record them.
+SHA256 = {
+  'resnet18': '694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81',
+  'resnet34': '0bb82595a564991a9d424708b33f5d843f5aaed7f6c0886ff10849ff97022235',
+  'resnet50': '5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888',
+  'vit_ti16': 'fecf81b492bd13ee7a5297cb74d1d417aac8bf7e1b7d96aed89c4691984587ed',
+  'vit_s16': '79c03c635cdfd798a364a9d8c4e5c0b7255b975ea2c9616046d4f77ab01435aa',
+  'vit_b16': 'c401d219603ac3e20b6373c7b198c78d3a733f80b755d148bda3bc320ae69800',
 }
 # Mean and standard deviation of pixels in [0, 1] that weights expect
 PIXELS = {
@@ -218,7 +229,8 @@ class Row(NamedTuple):
 class Pretrained(NamedTuple):
   """What a file gives to a network.
 
-  `params` lacks the last layer where that is not kept. `sha256` is the file's.
+  `params` lacks the last layer where that is not kept. `sha256` is the file's, `revision` the hub's commit. `place` is
+  what stood before the names of the tensors, and `note` what there is to say of the choice of the network.
   """
 
   params: jaxtyping.PyTree
@@ -227,13 +239,17 @@ class Pretrained(NamedTuple):
   flavour: str
   path: Path
   sha256: str
+  revision: str
+  place: str
+  note: str
 
 
 def load(source: str, name: str, template: jaxtyping.PyTree, keep_head: bool = False) -> Pretrained:
   """Read weights for a network.
 
   Args:
-    source: a file, `hf:OWNER/NAME[@REVISION]`, or `default`, the network's usual ones (DEFAULTS).
+    source: a file, `hf:OWNER/NAME[@REVISION]`, or `default`, the network's usual ones (DEFAULTS); `#NAME` behind it is
+      which of several networks in the file.
     name: of the network, for messages and `default`.
     template: `params` and `batch_stats` as the network has them, or their shapes.
     keep_head: take the last layer, too; its classes have to be the network's.
@@ -242,8 +258,18 @@ def load(source: str, name: str, template: jaxtyping.PyTree, keep_head: bool = F
     UserError: the file is not there, is no such file, or does not fit the network.
   """
   path = find(source, name)
-  params, batch_stats, rows, flavour = fit(read(path), template, f'{name} from {path.name}', keep_head)
-  return Pretrained(params, batch_stats, rows, flavour, path, hashlib.sha256(path.read_bytes()).hexdigest())
+  sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+  if source == 'default' and sha256 != SHA256[name]:
+    raise UserError(
+      f'{path} is not the file that default means for {name} (its SHA-256 is {sha256}, and not {SHA256[name]}): '
+      'remove it from the cache and run again, or give a file as model.weights.'
+    )
+  title, (_, wanted) = f'{name} from {path.name}', split_source(source)
+  network = network_in(read(path), title, wanted)
+  params, batch_stats, rows, flavour = fit(network.tensors, template, title, keep_head)
+  rows = [row._replace(theirs=network.names.get(row.theirs, row.theirs)) for row in rows] + network.rows
+  revision = path.parent.name if path.parent.parent.name == 'snapshots' else ''
+  return Pretrained(params, batch_stats, rows, flavour, path, sha256, revision, network.place, network.note)
 
 
 def default(name: str) -> tuple[str, str]:
@@ -257,12 +283,21 @@ def default(name: str) -> tuple[str, str]:
   return DEFAULTS[name]
 
 
+def split_source(source: str) -> tuple[str, str]:
+  """Split `FILE#NAME` into the file and the name of a network in it; a file may also have a # in its own name."""
+  if '#' not in source or Path(source).expanduser().is_file():
+    return source, ''
+  file, _, wanted = source.rpartition('#')
+  return file, wanted
+
+
 def find(source: str, name: str) -> Path:
   """Find a file of weights, on the hub if it is named so.
 
   Raises:
     UserError: it is not there.
   """
+  source, _ = split_source(source)
   if source == 'default':
     source, _ = default(name)
   if not source.startswith('hf:'):
@@ -294,90 +329,130 @@ def find(source: str, name: str) -> Path:
   raise UserError(f'{source} holds no weights that can be read ({failed}): give another one.')
 
 
-def read(path: Path) -> Tensors:
-  """Read the tensors of a file by its suffix, without the wrapping that training scripts leave.
+class Network(NamedTuple):
+  """A network among the tensors of a file.
 
-  Raises:
-    UserError: it is none of the known kinds, is damaged, or holds more than tensors.
+  `names` are the file's own names of tensors that have others here, `rows` what is left out, `place` what stood before
+  the names, and `note` what there is to say of the choice.
   """
-  suffix = path.suffix.lower()
-  if suffix not in _READERS:
-    raise UserError(f'{path} is none of {", ".join(_READERS)}: convert it to .safetensors.')
-  try:
-    tensors = _READERS[suffix](path)
-  except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-    raise UserError(f'{path} cannot be read ({_first_line(error)}): download it again.') from None
-  if not tensors:
-    raise UserError(f'{path} holds no tensors: give a state dict.')
-  return _cleaned(tensors)
+
+  tensors: Tensors
+  names: dict[str, str]
+  rows: list[Row]
+  place: str
+  note: str
 
 
-def _read_safetensors(path: Path) -> Tensors:
-  import safetensors
-  from safetensors.flax import load_file  # its numpy twin knows no bfloat16
-
-  try:
-    return {name: np.asarray(value) for name, value in load_file(path).items()}
-  except safetensors.SafetensorError as error:
-    raise ValueError(str(error)) from None
-
-
-def _read_npz(path: Path) -> Tensors:
-  with np.load(path, allow_pickle=False) as file:
-    return {name: file[name] for name in file.files}
-
-
-def _read_torch(path: Path) -> Tensors:
-  import pickle
-
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      f"{path} needs PyTorch to be read: pip install 'ule-jax[torch]', or convert it where PyTorch is, with "
-      'safetensors.torch.save_file(state_dict, FILE).'
-    ) from None
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # what it has to say stands in the error
-      # Never the plain loader: a pickle may run any code.
-      content = torch.load(path, map_location='cpu', weights_only=True)
-  except pickle.UnpicklingError as error:
-    raise UserError(
-      f'{path} is refused, as it holds more than tensors, which could run code ({_first_line(error)}): '
-      'save its state dict alone.'
-    ) from None
-  return {name: tensor.float().numpy() for name, tensor in _state_dict(content, torch.Tensor)}
-
-
-def _state_dict(content: Any, tensor: type) -> Iterator[tuple[str, Any]]:
-  """Find the dictionary of tensors in what a training script saved."""
-  while isinstance(content, Mapping):
-    if any(isinstance(value, tensor) for value in content.values()):
-      yield from ((str(name), value) for name, value in content.items() if isinstance(value, tensor))
-      return
-    inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
-    content = inner[0] if inner else None
-
-
-_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'network', 'net', 'teacher', 'state_dict_ema')
-_PREFIXES = ('module.', 'model.', 'network.', 'net.', 'backbone.', '_orig_mod.', 'opt/target/', 'params/')
-_READERS: dict[str, Callable[[Path], Tensors]] = {
-  '.safetensors': _read_safetensors,
-  '.npz': _read_npz,
-  **dict.fromkeys(('.pth', '.pt', '.th', '.bin', '.ckpt'), _read_torch),
-}
+# Of several networks that differ, the one is taken whose name stands first in here; where none does, the user chooses.
+_PREFERRED = (
+  '', 'state_dict', 'model_state_dict', 'model', 'network', 'net', 'teacher', 'encoder_q', 'state_dict_ema',
+)  # fmt: skip
 _RENAMED = (('.mlp.linear_1.', '.mlp.0.'), ('.mlp.linear_2.', '.mlp.3.'))  # torchvision's released ViT files
 
 
-def _cleaned(tensors: Tensors) -> Tensors:
-  """Take off the prefixes that wrappers put before every name, and undo old names; floats become float32."""
-  while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), ''):
-    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+def network_in(tensors: Tensors, title: str, wanted: str = '') -> Network:
+  """Find a network of a known layout among tensors, whatever stands before their names; floats become float32.
+
+  Args:
+    title: of network and file, for messages.
+    wanted: the beginning of what stands before the names of the one to take.
+
+  Raises:
+    UserError: there is none, or there are several that differ.
+  """
   for old, new in _RENAMED:
     tensors = {name.replace(old, new): value for name, value in tensors.items()}
   floating = ('float16', 'bfloat16', 'float64')
-  return {n: t.astype(np.float32) if str(t.dtype) in floating else t for n, t in tensors.items()}
+  tensors = {n: t.astype(np.float32) if str(t.dtype) in floating else t for n, t in tensors.items()}
+  flavour, prefixes = _flavour(tensors, title)
+  parts = {prefix: _below(tensors, prefix, prefixes) for prefix in prefixes}
+  chosen = _choose(parts, title, wanted)
+  names = {name: chosen + name for name in parts[chosen]}
+  twins = tuple(prefix for prefix in prefixes if prefix != chosen and _same(parts[prefix], parts[chosen]))
+  kernel, bias = _places(['params/head/kernel', 'params/head/bias'], FLAVOURS[flavour][1], title)
+  outside = _heads_outside(tensors, (chosen, *twins)) if kernel not in names and kernel.endswith('.weight') else []
+  heads = {kernel: f'{outside[0]}.weight', bias: f'{outside[0]}.bias'} if outside else {}
+  twins += tuple(f'{head}.' for head in outside)
+  rows = [
+    Row(name, tensors[name].shape, (), 'there twice' if name.startswith(twins) else f'outside of {_plain(chosen)}')
+    for name in sorted(tensors.keys() - set((names | heads).values()))
+  ]
+  kept = {name: tensors[theirs] for name, theirs in (names | heads).items()}
+  return Network(kept, heads, rows, _plain(chosen), _note(rows, parts, chosen, title))
+
+
+def _flavour(tensors: Tensors, title: str) -> tuple[str, list[str]]:
+  """Find the layout, and what stands before the names of each network that has it."""
+  for flavour, (marks, _) in FLAVOURS.items():
+    prefixes = [name.removesuffix(marks[0]) for name in tensors if name.endswith(marks[0])]
+    prefixes = [p for p in prefixes if p[-1:] in ('', '.', '/') and all(p + mark in tensors for mark in marks)]
+    if prefixes:
+      return flavour, prefixes
+  shown = ', '.join(list(tensors)[:4])
+  raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')
+
+
+def _below(tensors: Tensors, prefix: str, prefixes: Sequence[str]) -> Tensors:
+  """Take the tensors whose names begin with a prefix, without it, but not those of a network further inside."""
+  inner = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))
+  return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and not n.startswith(inner)}
+
+
+def _plain(prefix: str) -> str:
+  return prefix.strip('./')
+
+
+def _same(one: Tensors, other: Tensors) -> bool:
+  return one.keys() == other.keys() and all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
+
+
+def _choose(parts: Mapping[str, Tensors], title: str, wanted: str) -> str:
+  """Choose the prefix of the network to take; those that are wholly the same count once.
+
+  Raises:
+    UserError: none is called `wanted`, or several that differ are left, and no name says which is meant.
+  """
+  there = ', '.join(_plain(prefix) or 'one without a name' for prefix in parts)
+  own = [p for p in parts if not wanted or f'{_plain(p)}.'.startswith(f'{wanted}.')]
+  if not own:
+    raise UserError(f'{title}: no network in it is called {wanted}; there are: {there}.')
+  own = [p for i, p in enumerate(own) if not any(_same(parts[p], parts[q]) for q in own[:i])]
+  if len(own) == 1:
+    return own[0]
+  split = [[*_plain(p).split('.'), ''] for p in own]
+  first = next(i for i, level in enumerate(zip(*split, strict=False)) if len(set(level)) > 1)
+  ranked = sorted((_PREFERRED.index(s[first]), p) for s, p in zip(split, own, strict=True) if s[first] in _PREFERRED)
+  if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
+    raise UserError(f'{title}: it holds networks that differ ({there}): say which, as model.weights=FILE#NAME.')
+  return ranked[0][1]
+
+
+def _heads_outside(tensors: Tensors, prefixes: Sequence[str]) -> list[str]:
+  """Name the last layers that benchmarks have beside the body of a network, if they are all the same.
+
+  DomainBed, SubpopBench and WILDS call it `classifier`, or it is the second of two modules, or both.
+
+  Args:
+    prefixes: what stands before the names of the body, wherever that is.
+  """
+  places = []
+  for parts in (_plain(prefix).split('.') for prefix in prefixes):
+    for depth, part in enumerate(parts):
+      names = ('classifier', 'fc', 'head', 'linear', *(['1'] if part == '0' else []))
+      places += ['.'.join([*parts[:depth], name]) for name in names]
+  places = [p for p in dict.fromkeys(places) if f'{p}.weight' in tensors and f'{p}.bias' in tensors]
+  heads = [{name: tensors[f'{p}.{name}'] for name in ('weight', 'bias')} for p in places]
+  return places if all(_same(head, heads[0]) for head in heads) else []
+
+
+def _note(rows: Sequence[Row], parts: Mapping[str, Tensors], chosen: str, title: str) -> str:
+  """Say what of a file is not used; nothing if all is, but for what is there twice."""
+  unused = [row.theirs for row in rows if row.note != 'there twice']
+  others = [_plain(prefix) for prefix in parts if not _same(parts[prefix], parts[chosen])]
+  taken = _plain(chosen) or 'the one without a name'
+  if others:
+    return f'{title}: of the networks in it {taken} is taken; FILE#NAME takes another ({", ".join(others)}).'
+  return f'{title}: {len(unused)} tensors outside of {taken} are not used, the first is {unused[0]}.' if unused else ''
 
 
 def fit(
@@ -392,10 +467,7 @@ def fit(
   Raises:
     UserError: the layout is not known, a tensor is missing, left over or of another shape.
   """
-  flavour = next((f for f, (marks, _) in FLAVOURS.items() if all(mark in tensors for mark in marks)), None)
-  if flavour is None:
-    shown = ', '.join(list(tensors)[:4])
-    raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')
+  flavour, _ = _flavour(tensors, title)
   shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(dict(template), sep='/').items()}
   wanted = {p: s for p, s in shapes.items() if keep_head or not p.startswith('params/head/')}
   places = _places(shapes, FLAVOURS[flavour][1], title)
@@ -420,6 +492,10 @@ def fit(
     found |= {path: np.ascontiguousarray(a) for path, a in zip(ours, arrays, strict=True)}
     rows.append(Row(theirs, tensor.shape, ours, layout.note))
   heads = {theirs for theirs, (ours, _) in places.items() if ours[0].startswith('params/head/')}
+  if not keep_head:  # one of several layers may stand where the last one is
+    heads |= {
+      theirs for theirs in tensors if theirs.startswith(tuple(re.split(r'(?<=[./])', head)[0] for head in heads))
+    }
   for theirs in tensors.keys() - used:
     if theirs in heads:
       rows.append(Row(theirs, tensors[theirs].shape, (), 'the last layer, not kept'))
@@ -492,14 +568,11 @@ def resample(position: np.ndarray, count: int) -> np.ndarray:
   return np.concatenate([position[:, :1], np.asarray(moved).reshape(1, new * new, -1)], axis=1)
 
 
-def _first_line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
-
-
 USAGE = """\
 Show what the tensors of a file of weights become in a network, and what is left out and why.
 
-  python -m ule_jax.models.pretrained FILE --model=resnet50     .safetensors, .pth, .npz, or hf:OWNER/NAME
+  python -m ule_jax.models.pretrained FILE --model=resnet50     .safetensors, .npz, a PyTorch file, or hf:OWNER/NAME
+  python -m ule_jax.models.pretrained FILE#state_dict_ema       one of several networks in it
   python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
 
   --model=NAME    the network (default resnet50)
@@ -525,9 +598,8 @@ def main(argv: Sequence[str]) -> None:
   if 'width' in MODELS[name][1]:
     raise UserError(f'{name} has sizes of its own, and no file of weights to fit: give another --model.')
   find(found.positional[0], name)  # whether it is there, before jax is imported
-  options = SimpleNamespace(
-    name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', remat=False
-  )
+  same = {'fast_variance': True, 'head_init': 'zero', 'remat': False}
+  options = SimpleNamespace(name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', **same)
   network = make_network(options, classes or 1)
   template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
   weights = load(found.positional[0], name, template, keep_head=bool(classes))
@@ -540,6 +612,10 @@ def main(argv: Sequence[str]) -> None:
   count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
   print(f'{weights.path.name}: {weights.flavour}, {len(used)} tensors become {count:,} parameters of {name} and its')
   print(f'statistics, {len(weights.rows) - len(used)} are left out. SHA-256 {weights.sha256}')
+  if weights.revision:
+    print(f'The revision of its repository is {weights.revision}.')
+  if weights.note:
+    print(weights.note)
 
 
 if __name__ == '__main__':

@@ -50,10 +50,11 @@ class Block(nn.Module):
   batch_norm: str
   drop_path: float
   precision: str
+  fast_variance: bool
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b i j d']:
-    norm = make_norm(self.batch_norm, train, self.precision)
+    norm = make_norm(self.batch_norm, train, self.precision, self.fast_variance)
     # (kernel, stride, channels) of each convolution in the branch
     plan = ((3, self.stride, self.channels), (3, 1, self.channels))
     if self.bottleneck:
@@ -83,6 +84,8 @@ class ResNet(nn.Module):
     drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
     precision: of the body.
     remat: keep the blocks' inputs only and compute their insides again in the backward pass.
+    head_init: how a new last layer starts (HEAD_INITS).
+    fast_variance: of BatchNorm, in one pass (see `make_norm`).
   """
 
   classes: int
@@ -95,10 +98,12 @@ class ResNet(nn.Module):
   drop_path: float = 0.0
   precision: str = 'float32'
   remat: bool = False
+  head_init: str = 'lecun'
+  fast_variance: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
-    norm = make_norm(self.batch_norm, train, self.precision)
+    norm = make_norm(self.batch_norm, train, self.precision, self.fast_variance)
     if self.cifar:
       x = jax.nn.relu(norm('norm')(_conv(self.width, 3, 1, self.precision, 'stem')(x)))
     else:
@@ -115,6 +120,7 @@ class ResNet(nn.Module):
           batch_norm=self.batch_norm,
           drop_path=scale_depth(self.drop_path, sum(self.stages[:i]) + j, sum(self.stages)),
           precision=self.precision,
+          fast_variance=self.fast_variance,
         )
         x = run_block(self, block, f'stage{i}_block{j}', self.remat, x, train)
-    return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train)
+    return classify(x.mean(axis=(1, 2)), self.classes, self.dropout, train, self.head_init)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ule_jax.errors import UserError
 from ule_jax.models.convolution import conv_general_dilated
 from ule_jax.models.layers import PRECISIONS, Dropout, classify, dot_general, drop_branch, scale_depth
 from ule_jax.models.remat import run_block
@@ -25,6 +26,7 @@ class Block(nn.Module):
   dropout: float
   drop_path: float
   precision: str
+  fast_variance: bool
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b t d'], train: bool) -> Float[Array, 'b t d']:
@@ -33,7 +35,8 @@ class Block(nn.Module):
     def drop(y):
       return Dropout(self.dropout)(y, train)
 
-    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm1')(x)
+    norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=dtype, use_fast_variance=self.fast_variance)
+    y = norm(name='norm1')(x)
     attention = nn.MultiHeadDotProductAttention(
       num_heads=self.heads,
       dtype=dtype,
@@ -43,7 +46,7 @@ class Block(nn.Module):
       name='attention',
     )
     x = x + drop_branch(drop(attention(y)), self.drop_path, train)
-    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm2')(x)
+    y = norm(name='norm2')(x)
     y = nn.Dense(4 * width, dtype=dtype, dot_general=dot_general, name='mlp1')(y)
     y = drop(jax.nn.gelu(y, approximate=False))
     y = nn.Dense(width, dtype=dtype, dot_general=dot_general, name='mlp2')(y)
@@ -60,6 +63,8 @@ class ViT(nn.Module):
     drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
     precision: of all but the softmax of the attention, the features and the last layer.
     remat: keep the blocks' inputs only and compute their insides again in the backward pass.
+    head_init: how a new last layer starts (HEAD_INITS).
+    fast_variance: of LayerNorm, in one pass (see `make_norm`).
   """
 
   classes: int
@@ -71,9 +76,24 @@ class ViT(nn.Module):
   drop_path: float = 0.0
   precision: str = 'float32'
   remat: bool = False
+  head_init: str = 'lecun'
+  fast_variance: bool = True
+
+  def _check(self, height: int, width: int) -> None:
+    """Refuse what would leave out a part of an image, or all of it, without a word."""
+    if height % self.patch or width % self.patch or not height * width:
+      raise UserError(
+        f'images of {height} x {width} pixels do not divide into patches of {self.patch}: change the size of the '
+        'images, or model.patch where the network has it.'
+      )
+    if self.depth < 1:
+      raise UserError('model.depth is 0, but a vision transformer sees the image only in its blocks: give 1 or more.')
+    if self.width % self.heads:
+      raise UserError(f'model.width {self.width} is not a multiple of model.heads {self.heads}.')
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b k'], Float[Array, 'b d']]:
+    self._check(*x.shape[1:3])
     size, dtype = (self.patch, self.patch), PRECISIONS[self.precision]
     x = nn.Conv(
       self.width,
@@ -93,7 +113,7 @@ class ViT(nn.Module):
     x = Dropout(self.dropout)(x, train)
     for i in range(self.depth):
       drop_path = scale_depth(self.drop_path, i, self.depth)
-      block = partial(Block, self.heads, self.dropout, drop_path, self.precision)
+      block = partial(Block, self.heads, self.dropout, drop_path, self.precision, self.fast_variance)
       x = run_block(self, block, f'block{i}', self.remat, x, train)
-    features = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='norm')(x)[:, 0]
-    return classify(features, self.classes, 0.0, train)
+    norm = nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=self.fast_variance, name='norm')
+    return classify(norm(x)[:, 0], self.classes, 0.0, train, self.head_init)
