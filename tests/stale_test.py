@@ -235,6 +235,13 @@ def test_a_run_from_before_fingerprints_is_read_and_gets_one(place, capsys):
     run(place / 'run', place / 'data', '--config.train.steps=6')
 
 
+@pytest.mark.parametrize('content', ['{', '[]', '{"version": 2}', '{"version": 1, "splits": {"train": {}}}'])
+def test_a_damaged_fingerprint_is_named(content, place):
+  (place / 'run' / fingerprint.NAME).write_text(content)
+  with pytest.raises(UserError, match=f'{fingerprint.NAME} .*: remove it, and the data that are there'):
+    run(place / 'run', place / 'data')
+
+
 def test_masks_and_skipped_images(tmp_path):
   root = write_urbancars(tmp_path / 'cars')
   options = {'dir': str(root), 'size': 8, 'resize': 'antialias', 'augment': False, 'official': False}

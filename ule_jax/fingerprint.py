@@ -112,13 +112,18 @@ def read(directory: Path) -> dict[str, Any] | None:
   """Read the fingerprint of a run; None if it was recorded without one.
 
   Raises:
-    UserError: it is damaged.
+    UserError: it is damaged, or of another version.
   """
-  path = directory / NAME
+  path, advice = directory / NAME, 'remove it, and the data that are there will be taken for those of the run'
   if not path.exists():
     return None
-  found = read_json(path, 'remove it, and the data that are there will be taken for those of the run')
-  return found if found.get('version') == VERSION else None
+  found = read_json(path, advice)
+  splits = found.get('splits')
+  due = {'count', 'names', 'labels', 'groups', 'content'}
+  whole = isinstance(splits, dict) and all(isinstance(of, dict) and due <= of.keys() for of in splits.values())
+  if found.get('version') != VERSION or not whole or not {'classes', 'groups'} <= found.keys():
+    raise UserError(f'{path} is damaged, or of another version of ule_jax: {advice}.')
+  return found
 
 
 def check(directory: Path, current: Fingerprint, force: bool, advice: str = ELSEWHERE) -> str:

@@ -69,7 +69,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
   if not (workdir.holds_training(directory) and path.exists()):
     return ''
   recorded = workdir.read_json(path)
-  old, new = ([np.asarray(of[name]) for name in ('mean', 'std')] for of in (recorded, dataset._asdict()))
+  old, new = ([np.asarray(of.get(name)) for name in ('mean', 'std')] for of in (recorded, dataset._asdict()))
   if old[0].shape == new[0].shape and all((abs(a - b) <= 0.01 * old[1]).all() for a, b in zip(old, new, strict=True)):
     return ''
   known = (fingerprint.read(directory) or {}).get('code', code)
