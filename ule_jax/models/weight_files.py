@@ -56,7 +56,9 @@ def read(path: Path) -> Tensors:
   """
   try:
     tensors = _READERS[_kind(path)](path)
-  except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+  except UserError:
+    raise
+  except Exception as error:  # libraries raise what they like on a damaged file
     raise UserError(f'{path} cannot be read ({_first_line(error)}): {_AGAIN}.') from None
   if not tensors:
     raise UserError(f'{path} holds no tensors: give a state dict.')
