@@ -121,9 +121,9 @@ def two(workdir, found):
     yield processes
 
 
-def stopped_at(workdir, processes) -> int:
+def stopped_at(workdir, processes, number=signal.SIGTERM) -> int:
   """Send one of two hosts a signal, and return the step at which both were saved."""
-  processes[1].send_signal(signal.SIGTERM)
+  processes[1].send_signal(number)
   ends = end(processes)
   sentences = [line for _, said in ends for line in said.splitlines() if line.startswith('stopped: ')]
   assert [code for code, _ in ends] == [75, 75], ends
@@ -139,7 +139,9 @@ def test_a_signal_at_one_host_stops_all_at_one_step_again_and_again(tmp_path):
   with two(tmp_path, training_in(tmp_path)) as processes:
     first = stopped_at(tmp_path, processes)
   with two(tmp_path, (tmp_path / 'lock').exists) as processes:  # before the resumed run's first step
-    assert first <= stopped_at(tmp_path, processes) < 20_000
+    assert first <= (second := stopped_at(tmp_path, processes)) < 20_000
+  with two(tmp_path, training_in(tmp_path)) as processes:
+    assert second <= stopped_at(tmp_path, processes, signal.SIGUSR1) < 20_000
 
 
 def test_two_stages_on_hosts_with_one_device(tmp_path):

@@ -73,7 +73,7 @@ class Signals:
 
   def _listen(self, reading: int, wanted: frozenset[int]) -> None:
     """Acknowledge the first signal, and exit at the second urgent one."""
-    urgent, unanswered = 0, ''
+    seen, urgent, unanswered = False, 0, ''
     while True:
       ready, _, _ = select.select([reading], [], [], PATIENCE if unanswered else None)
       if not ready:  # the main thread is outside Python
@@ -92,7 +92,7 @@ class Signals:
         name = signal.Signals(number).name
         if number in URGENT and urgent:
           leave()
-        first = not urgent and not self.asked and not unanswered
+        first, seen = not seen, True
         urgent += number in URGENT
         if first and (self._deferred or self._shared):
           more = ' (a second one stops at once)' if number in URGENT else ''
