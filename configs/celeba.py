@@ -8,7 +8,7 @@ by us yet. The README has a small run that takes a minute on a CPU, with what it
 
 from configs import base
 
-_SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (models/networks.py)
+_SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (networks.py)
   'optim.lr': 1e-3, 'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 30_001,
   'model.batch_norm': 'frozen',
 }  # fmt: skip

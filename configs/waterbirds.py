@@ -9,7 +9,7 @@ only, so that it has not been run on the images by us.
 from configs import base
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
-_SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (models/networks.py)
+_SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (networks.py)
   'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 5001, 'model.batch_norm': 'frozen',
 }  # fmt: skip
 RECIPES = {

@@ -15,14 +15,16 @@ CNC = 'HazyResearch/correct-n-contrast eaa1c66 README.md'
 # A loader for each group, of batches of 16; the shortest one is an epoch.
 LISA = 'huaxiuyao/LISA 2622340 README.md and subpopulation_shifts/{run_expt,train}.py'
 SPUCO = 'BigML-CS-UCLA/SpuCo 8f61942 quickstart/{}_spare.py'
-SUBPOPBENCH = 'YyzHarry/SubpopBench 524615d subpopbench/hparams_registry.py and dataset/datasets.py'
+SUBPOPBENCH = 'YyzHarry/SubpopBench 524615d subpopbench/hparams_registry.py, dataset/datasets.py and models/networks.py'
 WHACAMOLE = 'facebookresearch/Whac-A-Mole 1094624 urbancars_trainers/{}.py'
 SPAWRIOUS = 'aengusl/spawrious, the hyper-parameters of its data set card (second-hand)'
 VIT = 'google-research/vision_transformer 0f6b288 vit_jax/configs/common.py; arXiv 2010.11929'
 OURS = 'ours'
 
-_SUBPOPBENCH_WATERBIRDS = {'train.batch_size': 108, 'train.steps': 5001, 'train.epochs': 0.0}
-_SUBPOPBENCH_CELEBA = {'optim.lr': 1e-3, 'train.batch_size': 108, 'train.steps': 30_001, 'train.epochs': 0.0}
+# batch_norm: freeze_bn of models/networks.py, whenever a network is put into training mode
+_SUBPOPBENCH_BOTH = {'train.batch_size': 108, 'train.epochs': 0.0, 'model.batch_norm': 'frozen'}
+_SUBPOPBENCH_WATERBIRDS = {**_SUBPOPBENCH_BOTH, 'train.steps': 5001}
+_SUBPOPBENCH_CELEBA = {**_SUBPOPBENCH_BOTH, 'optim.lr': 1e-3, 'train.steps': 30_001}
 _SUBPOPBENCH_METHODS = ('irm', 'vrex', 'coral', 'mmd', 'mixup')
 _AN_EPOCH = (OURS, {'first.epochs': 1.0})
 

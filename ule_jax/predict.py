@@ -40,7 +40,8 @@ Classify images with the network that a finished run deploys, prepared exactly a
   python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks     also a picture of what it looks at
 
   --run=DIR        the --workdir of a run that is done; its training data need not be there
-  --input=PATH     an image, or a folder of images at any depth ({' '.join(s[1:] for s in SUFFIXES)})
+  --input=PATH     an image, or a folder of images at any depth, whose names end on
+                   {' '.join(s[1:] for s in SUFFIXES)}
   --out=FILE       a row per image in sorted order: filename, prediction, probability_<class>... (default
                    predictions.csv)
   --saliency=DIR   for each image, a PNG of it and of where the output of each network changes with its pixels

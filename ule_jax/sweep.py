@@ -17,7 +17,7 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax import cli, console, data, fingerprint, inputs, workdir
+from ule_jax import cli, console, data, fingerprint, workdir
 from ule_jax.data import Dataset
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory, out_of_memory, unknown
 from ule_jax.evaluate import of_broken, summary
@@ -34,7 +34,7 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   import jax
   import jax.numpy as jnp
 
-  from ule_jax import backend, check, checkpoint, methods, metrics, population, stages
+  from ule_jax import backend, check, checkpoint, inputs, methods, metrics, population, stages
   from ule_jax import train as trainer
 
 USAGE = """\
