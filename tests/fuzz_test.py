@@ -1,4 +1,4 @@
-"""Sixty of the cases of benchmarks/fuzz.py, the same ones each time; it has thousands."""
+"""Some of the cases of benchmarks/fuzz.py and fuzz_inputs.py, the same ones each time; they have thousands."""
 
 import sys
 
@@ -37,3 +37,22 @@ def test_a_case_that_ends_otherwise_is_seen(fuzz, monkeypatch):
 
   monkeypatch.setattr(data, 'load', broken)
   assert fuzz.attempt('data', 0).startswith('traceback')
+
+
+@pytest.mark.parametrize(('kind', 'count'), [('csv', 40), ('words', 40), ('image', 30), ('alpha', 10), ('damaged', 20)])
+def test_inputs_come_to_what_they_mean_or_are_refused(kind, count, fuzz):
+  import fuzz_inputs
+
+  ended = {fuzz_inputs.attempt(kind, number) for number in range(count)}
+  assert ended <= {'0', '2'}, ended
+  assert '0' in ended
+
+
+def test_data_that_are_read_as_others_are_seen(fuzz, monkeypatch):
+  """An oracle that could not fail would be none: here words for missing are names."""
+  import fuzz_inputs
+
+  from ule_jax.data import columns
+
+  monkeypatch.setattr(columns, 'is_missing', lambda value: False)
+  assert any(fuzz_inputs.attempt('words', number).startswith('wrong') for number in range(20))
