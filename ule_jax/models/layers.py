@@ -45,8 +45,8 @@ def make_norm(
       `frozen`: running statistics everywhere, which do not move. With `batch` the examples of a
       batch mix, those of all devices, so that one example's input gradient depends on the others.
     precision: of the result; statistics are float32 in any case.
-    fast_variance: as the mean of squares less the squared mean, in one pass: in float32 about 1 % off where the mean
-      is 100 times the deviation, and without meaning from about 3,000 times on. Else in two passes.
+    fast_variance: as the mean of squares less the squared mean, in one pass: in float32, of 4,096 values, at
+      worst 0.06 % off where the mean is 100 times the deviation, 0.9 % at 300, 11 % at 1,000. Else in two passes.
   """
   if kind == 'none':
     return lambda name: lambda x: x
