@@ -390,8 +390,9 @@ def _float(rng, path, white):
   if rng.random() < 0.2:
     values[1, 1] = rng.choice((np.nan, np.inf, -1.0))
   _save(Image.fromarray(values), path.with_suffix('.tif'))
-  inside = np.isfinite(values).all() and values.min() >= 0 and values.max() <= (white or 1.0)
-  return path.with_suffix('.tif'), values / (white or 1.0) * 255 if inside else None
+  slack = 1e-3 * (white or 1.0)  # a quarter of a level, as floats are not exact
+  inside = np.isfinite(values).all() and values.min() >= -slack and values.max() <= (white or 1.0) + slack
+  return path.with_suffix('.tif'), (values / (white or 1.0) * 255).clip(0, 255) if inside else None
 
 
 def _int32(rng, path, white):
