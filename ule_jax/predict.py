@@ -39,7 +39,8 @@ Classify images with the network that a finished run deploys, prepared exactly a
   python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks     also a picture of what it looks at
 
   --run=DIR        the --workdir of a run that is done; its training data need not be there
-  --input=PATH     an image, or a folder of images at any depth ({' '.join(s[1:] for s in SUFFIXES)})
+  --input=PATH     an image, or a folder of images at any depth; files with other endings are passed over and counted
+                   ({' '.join(s[1:] for s in SUFFIXES)})
   --out=FILE       a row per image in sorted order: filename, prediction, probability_<class>... (default
                    predictions.csv)
   --saliency=DIR   for each image, a PNG of it and of where the output of each network changes with its pixels
@@ -52,7 +53,8 @@ Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 SIDE = 192  # pixels, about, of a picture of saliency
 SPLIT = 'input'
-ADVICE = 'take it out of the input, or give it a row without a prediction with --on-bad-image=skip'
+ADVICE = 'take it out of the input'
+OR_SKIP = ', or give it a row without a prediction with --on-bad-image=skip'
 SHOWN = 12  # endings that a line names, and characters of one
 COMPANION_FOLDERS = {'__MACOSX', '.AppleDouble', '@eaDir'}  # of macOS in archives, on network drives, and of Synology
 
@@ -199,7 +201,8 @@ def scan(listing: Listing, skip: bool) -> set[str]:
   Raises:
     UserError: an image cannot be decoded, or, if such are skipped, none can.
   """
-  bad = bad_images(split_of_files(listing.root, listing.names), console.say)
+  advice = ADVICE if skip else ADVICE + OR_SKIP
+  bad = bad_images(split_of_files(listing.root, listing.names, advice), console.say)
   if not bad:
     return set()
   first, count = next(iter(bad.values())), len(listing.names)
@@ -246,13 +249,13 @@ def of_files(run: Restored, root: Path, files: Sequence[str]) -> Dataset:
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.preparation._asdict())
 
 
-def split_of_files(root: Path, files: Sequence[str]) -> Split:
-  """Make a split of image files without labels."""
+def split_of_files(root: Path, files: Sequence[str], advice: str = ADVICE) -> Split:
+  """Make a split of image files without labels; the advice is about one that cannot be decoded."""
   nothing = np.full(len(files), -1, np.int32)
-  return Split(np.maximum(nothing, 0), nothing, _reader(root, files), files.__getitem__)
+  return Split(np.maximum(nothing, 0), nothing, _reader(root, files, advice), files.__getitem__)
 
 
-def _reader(root: Path, files: Sequence[str]) -> Callable[[int], np.ndarray]:
+def _reader(root: Path, files: Sequence[str], advice: str) -> Callable[[int], np.ndarray]:
   def load(i: int) -> np.ndarray:
     path = root / files[i]
     try:
@@ -260,8 +263,8 @@ def _reader(root: Path, files: Sequence[str]) -> Callable[[int], np.ndarray]:
         raise OSError(None, 'it is no regular file')
       encoded = path.read_bytes()
     except OSError as error:
-      raise UserError(f'image {files[i]} cannot be read ({error.strerror}): {ADVICE}.') from None
-    return decode(encoded, files[i], ADVICE)
+      raise UserError(f'image {files[i]} cannot be read ({error.strerror}): {advice}.') from None
+    return decode(encoded, files[i], advice)
 
   return load
 
