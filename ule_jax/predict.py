@@ -40,8 +40,8 @@ Classify images with the network that a finished run deploys, prepared exactly a
   python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks     also a picture of what it looks at
 
   --run=DIR        the --workdir of a run that is done; its training data need not be there
-  --input=PATH     an image, or a folder of images at any depth, whose names end on
-                   {' '.join(s[1:] for s in SUFFIXES)}
+  --input=PATH     an image, or a folder of images at any depth; files with other endings are passed over and counted
+                   ({' '.join(s[1:] for s in SUFFIXES)})
   --out=FILE       a row per image in sorted order: filename, prediction, probability_<class>... (default
                    predictions.csv)
   --saliency=DIR   for each image, a PNG of it and of where the output of each network changes with its pixels
@@ -54,7 +54,8 @@ Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 SIDE = 192  # pixels, about, of a picture of saliency
 SPLIT = 'input'
-ADVICE = 'take it out of the input, or give it a row without a prediction with --on-bad-image=skip'
+ADVICE = 'take it out of the input'
+OR_SKIP = ', or give it a row without a prediction with --on-bad-image=skip'
 SHOWN = 12  # endings that a line names, and characters of one
 
 
@@ -89,10 +90,13 @@ def main(argv: Sequence[str]) -> None:
   listing = find(local_path(flags['input'], '--input'))
   config, results = recorded.read_run(directory)
   decoding, classes = data.preparation(config.data.name, config.data.to_dict()).decoding, results['classes']
-  look = reader(listing.root, decoding, workdir.lacks(directory, 'data.white'))
+  skip = flags['on-bad-image'] == 'skip'
+  look = reader(
+    listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=ADVICE if skip else ADVICE + OR_SKIP
+  )
   counts: Counter[str] = Counter()
   with writing(out) as file:
-    bad = scan(listing, look, decoding, skip=flags['on-bad-image'] == 'skip')
+    bad = scan(listing, look, decoding, skip)
     run = restore.restore(directory, flags)
     good = [name for name in listing.names if name not in bad]
     predicted = predict(run, look, good, draw=looks is not None)
@@ -228,11 +232,12 @@ def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Spli
   return Split(nothing, nothing, lambda i: look(files[i]).pixels, files.__getitem__, look=lambda i: look(files[i]))
 
 
-def reader(root: Path, decoding: Decoding, older: bool) -> Callable[[str], Decoded]:
+def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) -> Callable[[str], Decoded]:
   """Make the function that reads an image below a folder by its name.
 
   Args:
     older: the run was recorded before there was data.white: compare the pixels with those of then.
+    advice: what to do about an image that cannot be decoded.
   """
 
   def look(name: str) -> Decoded:
@@ -242,8 +247,8 @@ def reader(root: Path, decoding: Decoding, older: bool) -> Callable[[str], Decod
         raise OSError(None, 'it is no regular file')
       encoded = path.read_bytes()
     except OSError as error:
-      raise UserError(f'image {name} cannot be read ({error.strerror}): {ADVICE}.') from None
-    image = read(encoded, name, ADVICE, decoding)
+      raise UserError(f'image {name} cannot be read ({error.strerror}): {advice}.') from None
+    image = read(encoded, name, advice, decoding)
     return image._replace(changed=older and may_have_changed(encoded) and has_changed(encoded, image.pixels))
 
   return look
