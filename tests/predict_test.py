@@ -12,6 +12,7 @@ from PIL import Image
 from configs import base
 from ule_jax import export, predict, recorded
 from ule_jax.data import records
+from ule_jax.data.decoding import BY_TYPE
 from ule_jax.diagnose.__main__ import main as diagnose
 from ule_jax.errors import UserError
 from ule_jax.evaluate.__main__ import main as evaluate
@@ -122,7 +123,6 @@ def test_bad_images_are_skipped_with_a_row_and_a_count(ule_run, mixed, tmp_path,
   assert '9 images: ' in said.out
   assert ', 4 without a prediction\n' in said.out
   assert '5 files with other endings were passed over: (none) .heic .mp4 .txt\n' in said.out
-  assert '3 companion files of other systems were passed over, the first: ._0.png\n' in said.out
   assert 'warning: 4 of 9 images have no prediction, the first: image 2.png cannot be decoded' in said.err
   for name in bad:
     (mixed / name).unlink()
@@ -150,7 +150,8 @@ def test_every_ending_is_read(suffix, tmp_path):
   picture_of(tmp_path / f'x{suffix.upper()}')
   listing = predict.find(tmp_path)
   assert listing.names == [f'x{suffix.upper()}']
-  assert predict.scan(listing, skip=False) == set()
+  look = predict.reader(tmp_path, BY_TYPE, older=False)
+  assert predict.scan(listing, look, BY_TYPE, skip=False) == set()
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -164,7 +165,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     return scandir(path)
 
   monkeypatch.setattr(os, 'scandir', refuse)
-  with pytest.raises(UserError, match=r'shut cannot be read \(Permission denied\): take it out of the input'):
+  with pytest.raises(UserError, match=r'shut cannot be read \(Permission denied\): make it readable, or move it away'):
     predict.find(tmp_path)
 
 
