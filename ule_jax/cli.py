@@ -433,4 +433,4 @@ def console() -> None:
   if verb not in VERBS:
     sys.exit(_say(USAGE, f'error: {unknown("verb", verb, VERBS)}'))
   sys.argv = [f'ule-jax {verb}', *sys.argv[2:]]
-  main(importlib.import_module(VERBS[verb]).main)
+  main(lambda argv: importlib.import_module(VERBS[verb]).main(argv))  # signals are caught before the imports
