@@ -45,7 +45,7 @@ def elsewhere(folder):
 
 def own(folder):
   said = []
-  with workdir.owned(folder, {'seed': 0}, False, said.append) as same:
+  with workdir.owned(folder, {'seed': 0}, False, say=said.append) as same:
     assert json.loads((folder / 'lock').read_text())['host'] == platform.node()
   assert not (folder / 'lock').exists()
   return same, said
