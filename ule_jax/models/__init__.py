@@ -51,7 +51,7 @@ def make_model(options, classes: int) -> nn.Module:
 def make_network(options, classes: int) -> nn.Module:
   """Build the network `options.name` from the image on, whatever is trained of it.
 
-  Options that were made by hand may lack what was added since: `head_init` and `fast_variance` then have their defaults.
+  Options made by hand may lack what was added since: `head_init` and `fast_variance` then have their defaults.
   """
   constructor, names = MODELS[options.name]
   given = [name for name in names if hasattr(options, name) or name not in ('head_init', 'fast_variance')]
