@@ -174,5 +174,5 @@ def test_features_of_a_frozen_encoder_are_of_one_white(tmp_path):
   keys = set()
   for changes in ({}, {'white': 255.0}, {'white': 4095.0}, {'background': 'black'}):
     dataset = data.load('folder', options | changes)
-    keys.add(encoder.key(dataset, dataset.splits['train'], 'net'))
+    keys.add(encoder.key(dataset, dataset.splits['train'], 'net', content='of the files'))
   assert len(keys) == 4
