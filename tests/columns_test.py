@@ -192,7 +192,7 @@ def test_one_and_one_point_nought_are_one_class_in_two_spellings(own):
   ('change', 'message'),
   [
     ((('a/2.jpg', '"a/2.jpg'),), 'line 4: a quote is opened and not closed'),
-    ((('a/2.jpg,cat', 'a/2.jpg,cat"'),), "line 4: the label 'cat\"' has a quote in it"),
+    ((('a/2.jpg,cat', 'a/2.jpg,cat"'),), "line 4: the label 'cat\"' has a quote too many"),
     ((('a/2.jpg,cat,train,indoors', 'a/2.jpg,cat,train,"in'), ('b/2.jpg,dog,train,outdoors', 'b/2.jpg,dog,train,out"')),
      'line 4: the value .* holds a line break'),
     ((('a/2.jpg', '"a/2\n.jpg"'),), 'line 4: the value .* holds a line break'),
@@ -241,6 +241,7 @@ def test_other_encodings_are_named(encoding, message, own):
     lambda text: text.replace('attribute', 'attribute,note').replace('doors', 'doors,a 6" by 4" print'),
     lambda text: text.replace('attribute', 'attribute,note').replace('doors', 'doors,"a ""very, very"" old one"'),
     lambda text: text.replace(',', ' , '),
+    lambda text: text.replace('attribute', 'attribute,note').replace('doors', 'doors,"5"" wide"'),
   ],
 )
 def test_odd_files_that_say_the_same_are_read(change, own, tree):

@@ -28,6 +28,8 @@ WHOLE = re.compile(r'([+-]?\d{1,4000})(\.0*)?')
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
 INVISIBLE = {*map(chr, range(0xFE00, 0xFE10)), '\u034f', '\u115f', '\u1160', '\u2800', '\u3164'}
 LOOKALIKES = str.maketrans('аеорсухіјѕԁο', 'aeopcyxijsdo')  # Cyrillic and Greek letters, as Latin ones
+FIELD = r'(?:"(?:[^"]|"")*"|[^",]*)'
+QUOTED = re.compile(rf'{FIELD}(?:,{FIELD})*')  # a line whose quotes are all around values, or doubled in them
 SEPARATORS = {';': 'semicolons', '\t': 'tabs', '|': 'bars'}
 
 
@@ -79,7 +81,7 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
   Raises:
     UserError: it is missing, not text, empty, or lacks a column or a value; names the line.
   """
-  lines, rows = _rows(path, _text(path))
+  lines, rows, loose = _rows(path, _text(path))
   header, *rows = rows or [[]]
   _check_header(path, header, (key, *required), optional)
   if not rows:
@@ -91,12 +93,10 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
         f'{path}, line {line}: the row of {brief(row[0])} has {len(row)} values instead of {len(header)}.'
       )
   columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-  # Python's reader takes a quote inside of a value for a part of it. In a column of notes it may be an inch; a name
-  # of a file with one is missing.
   for column in (*required, *optional):
     for line, value in zip(lines, columns.get(column, ()), strict=False):
-      if '"' in value:
-        raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote in it: take it out.")
+      if '"' in value and line in loose:  # in a column of notes it may be an inch; a file of such a name is missing
+        raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote too many: take it out.")
   if '' in columns and any(columns.pop('')):
     raise UserError(f'{path} has a column without a name: name it, or take it out.')
   return Listing(path, columns[key], lambda i: f'line {lines[i]}', columns)
@@ -130,10 +130,16 @@ def _text(path: Path) -> str:
     raise UserError(f'{wrong} in UTF-8, as line {line} holds the byte 0x{byte:02x}: save it as UTF-8.') from None
 
 
-def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
-  """Split a text into rows of values, without the blanks around them and without empty rows; and their lines."""
-  lines, rows, line = [], [], 1
-  reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]], set[int]]:
+  """Split a text into rows of values, without the blanks around them and without empty rows.
+
+  Returns:
+    The line of each row, the rows, and the lines with a quote inside of a value that does not begin with one, which
+    Python's reader takes for a part of the value, strict or not.
+  """
+  lines, rows, loose, line = [], [], set(), 1
+  written = io.StringIO(text, newline='').readlines()
+  reader = csv.reader(written, strict=True)
   other_breaks = re.search('[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]', text) is not None  # which end no row
   while True:
     try:
@@ -142,12 +148,14 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
       reason = 'a quote is opened and not closed' if 'end of data' in str(error) else brief(error)
       raise UserError(f'{path}, line {line}: {reason}: mend the quotes of this line.') from None
     if row is None:
-      return lines, rows
+      return lines, rows, loose
     for value in row if reader.line_num > line or other_breaks else ():
       if len(value.splitlines()) > 1 or value.endswith(('\n', '\r')):
         raise UserError(
           f"{path}, line {line}: the value '{brief(value)}' holds a line break: mend the quotes of this line."
         )
+    if '"' in (whole := written[line - 1].rstrip('\r\n')) and not QUOTED.fullmatch(whole):
+      loose.add(line)
     if any(row := [value.strip() for value in row]):
       lines.append(line)
       rows.append(row)
