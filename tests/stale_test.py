@@ -566,6 +566,7 @@ def test_a_start_that_comes_to_nothing_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r'test/a0.bmp cannot be decoded'):
       run(tmp_path / 'w', data, *changes, method=method)
     assert not (tmp_path / 'w').exists()
+  (data / 'test' / 'a0.bmp').write_bytes((data / 'test' / 'a1.bmp').read_bytes())
   with pytest.raises(UserError, match='is no file'):
     run(
       tmp_path / 'w',
@@ -577,7 +578,6 @@ def test_a_start_that_comes_to_nothing_leaves_nothing(tmp_path):
   assert not (tmp_path / 'w').exists()
   (tmp_path / 'own').mkdir()
   (data / 'train' / 'a0.bmp').write_bytes(b'none')
-  (data / 'test' / 'a0.bmp').write_bytes((data / 'test' / 'a1.bmp').read_bytes())
   with pytest.raises(UserError, match=r'train/a0.bmp cannot be decoded'):  # in training, before anything is saved
     run(tmp_path / 'own', data)
   assert list((tmp_path / 'own').iterdir()) == []
