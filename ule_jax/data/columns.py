@@ -81,7 +81,7 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
   Raises:
     UserError: it is missing, not text, empty, or lacks a column or a value; names the line.
   """
-  lines, rows, loose = _rows(path, _text(path))
+  lines, rows, loose = _rows(path, read_text(path))
   header, *rows = rows or [[]]
   _check_header(path, header, (key, *required), optional)
   if not rows:
@@ -103,15 +103,11 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
 
 
 def read_text(path: Path) -> str:
-  """Read a text file in UTF-8.
+  """Read a list in UTF-8, with or without a byte order mark.
 
   Raises:
-    UserError: it cannot be read, or is in another encoding; says which.
+    UserError: it cannot be read, or is in another encoding; names the line.
   """
-  return _text(path)
-
-
-def _text(path: Path) -> str:
   wrong = f'{path} is not a comma-separated text file'
   try:
     content = path.read_bytes()

@@ -58,6 +58,8 @@ def read(path: Path) -> Tensors:
     tensors = _READERS[_kind(path)](path)
   except UserError:
     raise
+  except MemoryError:  # which says nothing about the file
+    raise
   except Exception as error:  # libraries raise what they like on a damaged file
     raise UserError(f'{path} cannot be read ({_first_line(error)}): {_AGAIN}.') from None
   if not tensors:
