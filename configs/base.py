@@ -210,7 +210,7 @@ def make(data: str, method: str) -> ConfigDict:
         dropout=0.0,  # in [0, 1): of what the last layer sees; vits: after the positions and in every branch
         drop_path=0.0,  # resnets, vits: share of examples that skip the last residual branch, from 0 at the first
         precision='float32',  # float32 | bfloat16: of the layers; parameters, head, losses and terms stay float32
-        fast_variance=True,  # norms' variance in one pass, 1 % off where a mean is 300 deviations; False: in two
+        fast_variance=True,  # norms' variance in one pass, 2 % off where a mean is 300 deviations; False: in two
         remat=False,  # resnets, vits: keep less in memory and compute it again in the backward pass
         weights='none',  # to start from: none | a file (.safetensors .pth .npz) | hf:OWNER/NAME | default
         keep_head=False,  # take the last layer from the weights, too
