@@ -13,11 +13,12 @@ from ule_jax.data import DATASETS, ON_BAD_IMAGE
 from ule_jax.data.pipeline import SAMPLINGS
 from ule_jax.devices.mesh import PARALLEL
 from ule_jax.errors import UserError, unknown
-from ule_jax.methods import CHOICES, METHODS
+from ule_jax.methods import METHODS
 from ule_jax.models import ENCODERS, MODELS
 from ule_jax.models.layers import BATCH_NORMS, HEAD_INITS, PRECISIONS
 from ule_jax.models.pretrained import sources
 from ule_jax.optim import OPTIMIZERS, SCHEDULES
+from ule_jax.options import meta
 from ule_jax.paths import local_path
 from ule_jax.two_stage import REFITS, TWO_STAGE
 
@@ -30,13 +31,14 @@ def check(config: Any) -> None:
   Raises:
     UserError: an unknown name or a number out of its range.
   """
+  options = METHODS[config.method.name].options
   tables = {
     'data.name': DATASETS,
     'method.name': METHODS,
     'model.name': MODELS,
     'optim.name': OPTIMIZERS,
     'optim.schedule': SCHEDULES,
-    **{f'method.{option}': table for option, table in CHOICES.items()},
+    **{f'method.{name}': c for name, field in options.model_fields.items() if (c := meta(field).choices)},
     'model.batch_norm': BATCH_NORMS,
     'first.batch_norm': ('same', *BATCH_NORMS),
     'model.precision': PRECISIONS,
