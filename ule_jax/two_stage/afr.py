@@ -67,5 +67,5 @@ def prepare(options: Afr, first: FirstRun) -> SecondStage:
     scale = jnp.minimum(1, CLIP / (optax.tree.norm(gradient) + 1e-6))  # torch.nn.utils.clip_grad_norm_
     return jax.tree.map(lambda p, g: p - options.lr * scale * g, head, gradient), None
 
-  head, _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
-  return SecondStage(head=tuple(np.asarray(part) for part in head), notes={'fitted_on': int(first.held_out.sum())})
+  (kernel, bias), _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
+  return SecondStage(head=(np.asarray(kernel), np.asarray(bias)), notes={'fitted_on': int(first.held_out.sum())})

@@ -18,6 +18,8 @@ network before training, all classes together, which is left out.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pydantic
 
@@ -61,7 +63,8 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
     for clusters in (options.clusters,) if options.clusters else range(2, options.max_clusters + 1):
       if different <= clusters:
         break
-      parts = KMeans(clusters, n_init=10, random_state=first.seed).fit_predict(outputs[members])
+      means = KMeans(clusters, n_init=cast(Any, 10), random_state=first.seed)  # typed as str in scikit-learn
+      parts = means.fit_predict(outputs[members])
       some = np.random.default_rng((first.seed, k, 0, 4)).permutation(len(members))[:SAMPLE]
       # A small cluster may not be in the sample: one of each is put there.
       some = np.union1d(some, np.unique(parts, return_index=True)[1])
