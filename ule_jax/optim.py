@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-import jax
-import optax
-from jaxtyping import PyTree
+import jaxtyping
+from etils import epy
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():  # jax takes seconds to import: errors about options come before it
+  import jax
+  import optax
 
 # name -> (update from gradients, whether weight decay is added to the gradient before it)
 OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {
   'sgd': (lambda: optax.trace(decay=0.9), True),
-  'adam': (optax.scale_by_adam, True),
-  'adamw': (optax.scale_by_adam, False),
+  'adam': (lambda: optax.scale_by_adam(), True),
+  'adamw': (lambda: optax.scale_by_adam(), False),
 }
 
 
@@ -39,11 +43,27 @@ def cosine(lr, steps, warmup_steps):
 SCHEDULES = {'constant': constant, 'cosine': cosine}
 
 
+class Optim(Options):
+  """Options of the optimiser: `config.optim`."""
+
+  name: str = option('adam', 'sgd has momentum 0.9', choices=OPTIMIZERS)
+  lr: float = option(1e-3, 'learning rate', ge=0)
+  weight_decay: float = option(
+    0.0,
+    'of every parameter that is trained, biases, norms and positions too; L2 in sgd and adam, decoupled in adamw',
+    ge=0,
+  )
+  schedule: str = option('constant', 'of the learning rate, after the warm-up', choices=SCHEDULES)
+  warmup_steps: int = option(0, 'steps in which the learning rate rises from 0', ge=0)
+  clip: float = option(0.0, 'largest gradient norm of each role; 0: none', ge=0)
+  trainable: str = option('.*', 'regular expression on parameter paths; the others stay as they are')
+
+
 def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.GradientTransformation:
   """Build the optimiser; every role has its own state, and its own gradient norm under `clip`.
 
   Args:
-    options: `optim.*` of configs/base.py. Weight decay is L2 (added to the gradient) for `sgd` and
+    options: values of `Optim`. Weight decay is L2 (added to the gradient) for `sgd` and
       `adam`, as in PyTorch, and decoupled for `adamw`. Parameters whose path does not match
       `trainable` stay where they are. `lr`, `weight_decay` and `clip` (there infinite for none) may be traced.
     steps: the length of the schedule.
@@ -59,7 +79,7 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   transforms = {role: optax.chain(*clip, *before, update(), *after, rate) for role in roles}
   transforms['frozen'] = optax.set_to_zero()
 
-  def label(params: PyTree) -> PyTree:
+  def label(params: jaxtyping.PyTree) -> jaxtyping.PyTree:
     trained = is_trained(options.trainable, params)
     labels = {role: jax.tree.map(lambda own, role=role: role if own else 'frozen', trained[role]) for role in trained}
     if set(jax.tree.leaves(labels)) == {'frozen'}:
@@ -70,7 +90,7 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   return optax.partition(transforms, label)
 
 
-def is_trained(trainable: str, params: PyTree) -> PyTree:
+def is_trained(trainable: str, params: jaxtyping.PyTree) -> jaxtyping.PyTree:
   """Tell of each parameter whether its path, without the role, matches the regular expression `optim.trainable`."""
   pattern = re.compile(trainable)
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
 from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
 from ule_jax.data.dataset import Dataset, Preparation, Split
+from ule_jax.data.options import ON_BAD_IMAGE
 from ule_jax.errors import UserError, unknown
+from ule_jax.options import Options
 
-ON_BAD_IMAGE = ('fail', 'skip')
+
+class Source(NamedTuple):
+  """A row of the table of data sets.
+
+  licence: what forbids to pass its images on, for the report; empty where nothing does.
+  """
+
+  load: Callable[..., Dataset]
+  preparation: Callable[..., Preparation]
+  options: type[Options]
+  licence: str = ''
+
+
 DATASETS = {
-  'digits': digits.load,
-  'waterbirds': waterbirds.load,
-  'celeba': celeba.load,
-  'spawrious': spawrious.load,
-  'urbancars': urbancars.load,
-  'folder': folder.load,
-}
-_PREPARATIONS = {
-  'digits': digits.preparation,
-  'waterbirds': waterbirds.preparation,
-  'celeba': celeba.preparation,
-  'spawrious': spawrious.preparation,
-  'urbancars': urbancars.preparation,
-  'folder': folder.preparation,
+  'digits': Source(digits.load, digits.preparation, digits.Options),
+  'waterbirds': Source(waterbirds.load, waterbirds.preparation, waterbirds.Options, waterbirds.LICENCE),
+  'celeba': Source(celeba.load, celeba.preparation, celeba.Options, celeba.LICENCE),
+  'spawrious': Source(spawrious.load, spawrious.preparation, spawrious.Options),
+  'urbancars': Source(urbancars.load, urbancars.preparation, urbancars.Options, urbancars.LICENCE),
+  'folder': Source(folder.load, folder.preparation, folder.Options),
 }
 
 
@@ -67,7 +73,7 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
   Raises:
     UserError: the data are not what they should be.
   """
-  dataset = DATASETS[name](**options)
+  dataset = DATASETS[name].load(**options)
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -83,7 +89,7 @@ def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
   Args:
     options: as in `load`.
   """
-  return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
+  return DATASETS[name].preparation(**{option: value for option, value in options.items() if option != 'name'})
 
 
 def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:

@@ -22,9 +22,11 @@ from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import random_crop_and_flip, split_of, square
 from ule_jax.data.listing import match_files
 from ule_jax.data.open_table import check_codes, open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize
 from ule_jax.errors import UserError, brief, unknown
+from ule_jax.options import option
 
 PARTS = ('train', 'val', 'test')  # the partition file's 0, 1, 2
 OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
@@ -32,6 +34,17 @@ OFFICIAL = {  # of Blond_Hair and Male; other pairs have the same totals
   'val': (8535, 8276, 2874, 182),
   'test': (9767, 7535, 2480, 180),
 }
+
+LICENCE = 'CelebA is for non-commercial research, and its images may not be passed on'
+
+
+class Options(Released):
+  """Options of CelebA."""
+
+  target: str = option('Blond_Hair', 'the attribute to predict')
+  attribute: str = option('Male', 'the attribute whose product with the target gives the groups')
+  size: int = size(224)
+  augment: bool = augment(True, 'random crops (0.7 to 1 of the area) and flips')
 
 
 def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:

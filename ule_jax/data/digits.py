@@ -23,10 +23,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from ule_jax import options as declared
 from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.data.image_files import stretch
 from ule_jax.data.transforms import antialias
 from ule_jax.errors import UserError, unknown
+from ule_jax.options import option
 
 SIZE = 16  # pixels, height and width of an image
 DIGIT = 12  # pixels, height and width of the digit in the middle of it
@@ -36,6 +38,16 @@ CLASSES = ('below five', 'five or more')
 SHORTCUTS = {'tint': ('cold', 'warm'), 'place': ('temple', 'flower'), 'patch': ('dark', 'bright')}
 TINT, TINT_SPREAD = 0.2, 0.05  # gain of red and loss of blue, and its standard deviation over images
 PATCH = 3  # pixels, height and width of the square
+
+
+class Options(declared.Options):
+  """Options of the embedded task."""
+
+  shortcut: str = option('tint', 'tint, place or patch: what follows the label in train and val', choices=SHORTCUTS)
+  rate: float = option(0.98, 'share of train and val whose shortcut follows the label', gt=0, le=1)
+  crops: int = option(8, 'times each digit is composed, each time on another crop of a photograph', ge=1)
+  brightness: float = option(0.5, 'factor on the photograph behind the digit', ge=0, le=1)
+  seed: int = option(0, 'of the split and the composition, not of training', ge=0)
 
 
 def preparation(**_) -> Preparation:

@@ -31,12 +31,33 @@ from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
 from ule_jax.data.listing import match_files
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Files, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
 from ule_jax.errors import UserError, brief, unknown
+from ule_jax.options import option
 
 FITS = {'crop': square, 'stretch': stretch}
 CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
+
+
+class Options(Files):
+  """Options of your own images."""
+
+  size: int = size(224)
+  fit: str = option('crop', 'crop (the middle square) or stretch', choices=FITS, treatment=True)
+  augment: bool = augment(True, 'random crops and flips')
+  scale: tuple = option((0.7, 1.0), 'range of the share of the area of random crops, in (0, 1]', treatment=True)
+  ratio: tuple = option((0.75, 4 / 3), 'range of width / height of random crops', treatment=True)
+  jitter: float = option(0.0, 'strength of colour jitter in training', ge=0, le=0.5, treatment=True)
+  unlisted: str = option(
+    'fail', 'fail, or ignore image files without a row in metadata.csv', choices=('fail', 'ignore'), treatment=True
+  )
+  classes: tuple = option(
+    (),
+    'names of the classes in order, of which every label has to be one; (): those that occur, sorted',
+    added=True,
+  )
 
 
 def preparation(*, size: int, resize: str, fit: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:

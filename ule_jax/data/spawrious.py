@@ -29,9 +29,11 @@ from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Table
 from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
 from ule_jax.errors import UserError, unknown
+from ule_jax.options import option
 
 CLASSES = ('bulldog', 'corgi', 'dachshund', 'labrador')
 LOCATIONS = ('desert', 'jungle', 'dirt', 'mountain', 'snow', 'beach')
@@ -72,6 +74,16 @@ CHALLENGES = {
   'm2m_medium': _many_to_many('beach snow mountain desert', 'desert mountain beach snow'),
   'm2m_hard': _many_to_many('dirt jungle snow beach', 'snow beach dirt jungle'),
 }
+
+
+class Options(Released):
+  """Options of Spawrious."""
+
+  challenge: str = option('o2o_hard', 'o2o_ or m2m_, then easy, medium or hard', choices=CHALLENGES)
+  size: int = size(224)
+  augment: bool = augment(True, 'flips, colour jitter and sometimes grey')
+  val_fraction: float = option(0.2, 'share of train for validation: the release has no split for it', gt=0, lt=1)
+  seed: int = option(0, 'of the choice of files and the validation split, not of training', ge=0)
 
 
 def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:

@@ -24,6 +24,7 @@ from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize, random_flip
 from ule_jax.errors import UserError
@@ -44,6 +45,15 @@ OFFICIAL = {
   'test': (125,) * 8,
 }
 MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
+
+LICENCE = 'UrbanCars is made of Stanford Cars, Places and LVIS, and its authors may not pass it on'
+
+
+class Options(Released):
+  """Options of UrbanCars."""
+
+  size: int = size(256)
+  augment: bool = augment(True, 'flips')
 
 
 def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:

@@ -20,6 +20,7 @@ from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import random_crop_and_flip, shrink_and_center, split_of
 from ule_jax.data.listing import find_root, match_files
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize
 
@@ -31,6 +32,15 @@ OFFICIAL = {
   'test': (2255, 2255, 642, 642),
 }
 CLASSES = ('landbird', 'waterbird')
+
+LICENCE = 'Waterbirds is made of CUB and Places, photographs for non-commercial research and education'
+
+
+class Options(Released):
+  """Options of Waterbirds."""
+
+  size: int = size(224)
+  augment: bool = augment(False, 'random crops (0.7 to 1 of the area) and flips')
 
 
 def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
