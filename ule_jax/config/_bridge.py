@@ -20,11 +20,7 @@ class Rule(NamedTuple):
 
 
 def _kind(name, table):
-  extra = {'trust_exponent': ('hold_back',)}
-  table = {('trust_exponent' if k == 'hold_back' else k): v for k, v in table.items()}
-  return pydantic.create_model(
-    name, __base__=Options, **{k: (type(v), option(v, k, former=extra.get(k, ()))) for k, v in table.items()}
-  )
+  return pydantic.create_model(name, __base__=Options, **{k: (type(v), option(v, k)) for k, v in table.items()})
 
 
 _STUDENT = dict(

@@ -9,8 +9,8 @@ from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbird
 from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
 from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.data.options import ON_BAD_IMAGE
-from ule_jax.errors import UserError, unknown
-from ule_jax.options import Options
+from ule_jax.errors import UserError
+from ule_jax.options import Options, validate
 
 
 class Source(NamedTuple):
@@ -35,7 +35,7 @@ DATASETS = {
 }
 
 
-def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Dataset:
+def load(name: str, options: Options | Mapping[str, Any], say=lambda text: None) -> Dataset:
   """Load a data set and check it.
 
   Args:
@@ -46,25 +46,30 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   Raises:
     UserError: the data are not what they should be.
   """
-  options = dict(options)
-  strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
-  if on_bad_image not in ON_BAD_IMAGE:
-    raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
-  dataset = read(name, options)
+  chosen = _options(name, options)
+  dataset = read(name, chosen)
   for remark in dataset.remarks:
     say(f'note: {remark}')
   if found := differences(dataset):
     more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
-    text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
-    if strict:
+    text = f'{getattr(chosen, "dir", name)} differs from the release of {name}: {"; ".join(found[:3])}{more}'
+    if getattr(chosen, 'official', True):
       raise UserError(f'{text}. Restore it, or, if it is meant to, set --config.data.official=False.')
     say(f'warning: {text}')
-  if on_bad_image == 'skip':
+  if getattr(chosen, 'on_bad_image', 'fail') == 'skip':
     dataset = without_bad_images(dataset, say)
   return dataset
 
 
-def read(name: str, options: Mapping[str, Any]) -> Dataset:
+def _options(name: str, options: Options | Mapping[str, Any]) -> Options:
+  """Return the options of a data set; those that a mapping lacks have their defaults."""
+  if isinstance(options, Options):
+    return options
+  given = {option: value for option, value in options.items() if option != 'name'}
+  return validate(DATASETS[name].options, given, 'data')
+
+
+def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   """Read a data set that has examples in every split, all of them labelled.
 
   Args:
@@ -73,7 +78,10 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
   Raises:
     UserError: the data are not what they should be.
   """
-  dataset = DATASETS[name].load(**options)
+  given = _options(name, options).to_dict()
+  dataset = DATASETS[name].load(
+    **{option: given[option] for option in given.keys() - {'name', 'official', 'on_bad_image'}}
+  )
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -83,16 +91,17 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
   return dataset
 
 
-def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
+def preparation(name: str, options: Options | Mapping[str, Any]) -> Preparation:
   """Say how the images of a data set are prepared in evaluation, without the data.
 
   Args:
     options: as in `load`.
   """
-  return DATASETS[name].preparation(**{option: value for option, value in options.items() if option != 'name'})
+  given = _options(name, options).to_dict()
+  return DATASETS[name].preparation(**{option: given[option] for option in given.keys() - {'name'}})
 
 
-def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
+def check_images(dataset: Dataset, options: Any, say=lambda text: None, sampled: bool = False) -> None:
   """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
 
   Also says what pixels do not tell: that images are transparent, or use little of their range. Of prepared data, which
@@ -104,7 +113,7 @@ def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: 
   Raises:
     UserError: an image cannot be decoded.
   """
-  if dataset.table is not None and options['on_bad_image'] == 'fail':
+  if dataset.table is not None and options.on_bad_image == 'fail':
     look_at_images(dataset, say, sampled or dataset.table.prepared)
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epy
 
-from ule_jax.data import Dataset
+from ule_jax.data import DATASETS, Dataset
 from ule_jax.explain.clusters import examples, find_clusters, match, remark, summarise
-from ule_jax.report.build import RESTRICTED
 from ule_jax.report.page import data_uri
 from ule_jax.train.evaluate import evaluate, make_eval_step
 
@@ -67,7 +66,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
     'matches': matches,
     'remark': remark(matches),
     'pictures': draw(run, dataset, split, predictions, chosen) if chosen else {},
-    'restricted': RESTRICTED.get(run.config.data.name, ''),
+    'restricted': DATASETS[run.config.data.name].licence,
     'rows': [
       (
         names(int(index)),

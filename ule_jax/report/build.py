@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epy
 
+from ule_jax.data import DATASETS
 from ule_jax.errors import UserError
 from ule_jax.report import numbers
 from ule_jax.report.colors import style
@@ -34,14 +35,7 @@ CATEGORIES = {
   'class': 'Each class, at random',
 }
 
-HIDDEN = ('seed', 'data.dir', 'first.workdir')  # of a config: what is not of all seeds, or of one machine
-
-# data set -> why its images do not go onto a page that others get
-RESTRICTED = {
-  'celeba': 'CelebA is for non-commercial research, and its images may not be passed on',
-  'waterbirds': 'Waterbirds is made of CUB and Places, photographs for non-commercial research and education',
-  'urbancars': 'UrbanCars is made of Stanford Cars, Places and LVIS, and its authors may not pass it on',
-}
+HIDDEN = ('seed', 'data.dir', 'two_stage.workdir')  # of a config: what is not of all seeds, or of one machine
 
 
 def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
@@ -86,7 +80,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
 def restricted(series: Sequence[Series]) -> list[str]:
   """Say which of the data sets have images that others may not be given."""
   names = dict.fromkeys(one.runs[0].results['dataset'] for one in series)
-  return [RESTRICTED[name] for name in names if name in RESTRICTED]
+  return [DATASETS[name].licence for name in names if name in DATASETS and DATASETS[name].licence]
 
 
 def datasets(series: Sequence[Series]) -> dict[str, list[Series]]:

@@ -99,7 +99,7 @@ def title(series: Sequence[Series], metric: str) -> str:
 def needs_groups(series: Series, rule: str) -> str:
   """Say where group labels are used: in training, and in validation by the rule or by a fit on it."""
   run = series.runs[0]
-  fitted = run.fields.get('first.prepare') == 'dfr' and run.fields.get('first.dfr.split') != 'train'
+  fitted = run.fields.get('two_stage.rule') == 'dfr' and run.fields.get('two_stage.dfr.split') != 'train'
   uses = ['train'] * run.results['needs_groups']['train'] + ['validation'] * (fitted or not label_free(rule))
   return ' and '.join(uses) or 'no'
 

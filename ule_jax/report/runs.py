@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ule_jax.config import load
-from ule_jax.config.fields import flatten, with_added
+from ule_jax import data
+from ule_jax.config.schema import complete_config, recorded_fields
 from ule_jax.errors import UserError
 from ule_jax.runs import fingerprint
 from ule_jax.runs.files import read_json
@@ -105,8 +105,8 @@ def find(paths: Sequence[Path]) -> Found:
       name = '/'.join(parts)
       again = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
       folders.setdefault(folder.resolve(), f'{name} ({again + 1})' if again else name)
-  configs = {folder: with_added(flatten(_config(folder))) for folder in folders}
-  elsewhere = {config['first.workdir'] for config in configs.values() if 'first.workdir' in config}
+  configs = {folder: recorded_fields(_config(folder)) for folder in folders}
+  elsewhere = {config['two_stage.workdir'] for config in configs.values() if 'two_stage.workdir' in config}
   shared = {Path(folder).resolve() for folder in elsewhere if folder}
   runs, unfinished = [], []
   for folder, name in folders.items():
@@ -170,9 +170,9 @@ def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
   if not os.path.isdir(run.fields.get('data.dir') or ''):
     return None
   try:
-    options = load.complete(_config(run.directory)).data.to_dict() | {'on_bad_image': 'fail'}
-    options |= {'official': False} if 'official' in options else {}
-    dataset = load(options.pop('name'), options)
+    options = complete_config(_config(run.directory), {}).data
+    lenient = {'on_bad_image': 'fail'} | ({'official': False} if hasattr(options, 'official') else {})
+    dataset = data.load(options.name, options.model_copy(update=lenient))
   except UserError as error:
     return str(error)
   except (ValueError, KeyError, TypeError):  # a run of another version of ule_jax

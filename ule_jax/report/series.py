@@ -7,19 +7,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ule_jax.config.schema import options_where
 from ule_jax.report.colors import METHODS
 from ule_jax.report.runs import Run
 from ule_jax.runs import fingerprint
 
 # Fields in which the runs of a series may differ: the numbers of all selection rules are in each of them.
-FREE = ('seed', 'select', 'data.dir', 'data.on_bad_image', 'loader.threads', 'loader.workers', 'first.workdir')
-
-FREE += ('train.log_every',)
+FREE = options_where(identity=False)
 
 # Fields of config.data that say how images are trained on, not which data set it is.
-TREATMENT = ('augment', 'size', 'resize', 'fit', 'scale', 'ratio', 'jitter', 'dir', 'on_bad_image', 'unlisted')
-
-TREATMENT += ('white', 'background')
+TREATMENT = options_where(treatment=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +62,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
 def _identity(run: Run) -> dict[str, Any]:
   """Take what says which data set it is; two folders of one's own may be different ones."""
   fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
-  fields = {f: v for f, v in fields.items() if f.removeprefix('data.') not in TREATMENT}
+  fields = {f: v for f, v in fields.items() if f not in TREATMENT}
   classes = run.results['test']['classes']
   return fields | {
     'data.classes': '/'.join(classes),

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from ule_jax import data
-from ule_jax.config.check import check
+from ule_jax.config.schema import validate_config
 from ule_jax.data import Dataset, Preparation
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate
@@ -96,7 +96,7 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
     UserError: the folder holds no finished run, or its checkpoint, or the weights of its encoder, are gone or damaged.
   """
   config, results = read_run(directory, host)
-  check(config)
+  validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache, progress.say)
   preparation = data.preparation(config.data.name, config.data.to_dict())
