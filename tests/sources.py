@@ -61,7 +61,10 @@ SOURCES = {
   ('base', 'two_stage.afr'): [
     (
       f'{AFR}, Waterbirds',
-      {'two_stage.afr.gamma': 10.0, 'two_stage.afr.strength': 0.0, 'two_stage.afr.steps': 500, 'two_stage.afr.lr': 0.01},
+      {
+        'two_stage.afr.gamma': 10.0, 'two_stage.afr.strength': 0.0,
+        'two_stage.afr.steps': 500, 'two_stage.afr.lr': 0.01,
+      },
     ),
   ],
   ('base', 'afr'): [(f'{AFR}: --train_prop=80', {'train.holdout': 0.2})],
@@ -198,7 +201,8 @@ SOURCES = {
       SPUCO.format('celebA/celebA'),
       {
         'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.batch_size': 128, 'train.epochs': 50.0,
-        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 2, 'two_stage.spare.high_power': 2,
+        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4,
+        'two_stage.spare.clusters': 2, 'two_stage.spare.high_power': 2,
       },
     ),
     _AN_EPOCH,
@@ -272,7 +276,8 @@ SOURCES = {
       SPUCO.format('urbancars/urbancars'),
       {
         'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.batch_size': 128, 'train.epochs': 300.0,
-        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 4, 'two_stage.spare.high_power': 1,
+        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4,
+        'two_stage.spare.clusters': 4, 'two_stage.spare.high_power': 1,
       },
     ),
     _AN_EPOCH,
