@@ -134,7 +134,7 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
   for more in ([], ['--config.train.steps=6']):
     with pytest.raises(UserError) as end:
       run(place / 'run', place / 'data', *more)
-    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or go on with --force.'
+    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or continue with --force.'
   for verb, flags in ((evaluate, []), (diagnose, [f'--out={tmp_path}/d'])):
     with pytest.raises(UserError) as end:
       verb([f'--run={place}/run', *flags])

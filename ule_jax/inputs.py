@@ -53,7 +53,7 @@ def compare_weights(directory: Path, path: Path, sha256: str, force: bool) -> st
     return ''
   differs = f'{path} are other weights than those of {directory}'
   if not force:
-    raise UserError(f'{differs}: restore them, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore them, choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -76,7 +76,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
   reason = ', as its code is another one' if known != code else ''
   differs = f'the encoder makes other features than those that {directory} was trained on{reason}'
   if not force:
-    raise UserError(f'{differs}: choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -88,7 +88,7 @@ def compare_first(directory: Path, prepared: Prepared, force: bool) -> str:
     return ''
   differs = f'the first run gives other groups or chances than {directory} began with'
   if not force:
-    raise UserError(f'{differs}: restore its folder, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore its folder, choose another --workdir, or continue with --force.')
   return differs
 
 
