@@ -21,7 +21,7 @@ ALLOWED = Path(__file__).with_name('words_allowed.txt')
 SHIPPED = ('ule_jax', 'configs', 'benchmarks')
 CHECKED = (*SHIPPED, 'tests')  # tests: first words and paraphrases only
 
-# First word of a docstring -> the verbs or the noun that it stands in for. "Look up" is a verb of the field.
+# First word of a docstring -> the verbs or the noun that it stands in for.
 FIRST_WORDS = {
   'What': 'the noun: "Fields that ...", "Counts of ..."',
   'How': 'the noun: "Style of ...", "Procedure for ..."',
@@ -43,6 +43,7 @@ FIRST_WORDS = {
   'See': 'View or Inspect',
   'Lose': 'Drop, Exit or Disconnect',
 }
+FINE = {('Look', 'up'), ('Number', 'of'), ('Part', 'of')}  # a verb of the field, and nouns
 # Locals, parameters, loop variables, functions and classes -> what they are to be named for.
 NAMES = {
   'found': 'the noun: counts, paths, matches, hasher, ...',
@@ -156,7 +157,7 @@ def _names(tree):
 def _first_words(path, docstrings):
   for line, text in docstrings:
     word, following = (*re.findall(r'[A-Za-z]+', text)[:2], '', '')[:2]
-    if word in FIRST_WORDS and (word, following) != ('Look', 'up'):
+    if word in FIRST_WORDS and (word, following) not in FINE:
       yield Offence(path, line, 'first', f'{word} {following}', FIRST_WORDS[word])
 
 

@@ -1,4 +1,4 @@
-"""Every data set, by the name that configs use, and the checks that all of them get."""
+"""The table of data sets, by the name that configs use, and the checks that apply to all of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   """Load a data set and check it.
 
   Args:
+    name: a key of DATASETS.
     options: of config.data. `official` (compare the group counts with the release) and `on_bad_image`
-      (fail, or skip what cannot be decoded) are used here, the others by the data set.
-    say: takes warnings and progress, a line each.
+      (fail, or skip images that cannot be decoded) are used here, the others by the data set.
+    say: receives warnings and progress, a line each.
 
   Raises:
-    UserError: the data are not what they should be.
+    UserError: a file is missing, malformed or differs from the release, or an option is unknown.
   """
   options = dict(options)
   strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
@@ -47,9 +48,9 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
   dataset = read(name, options)
   for remark in dataset.remarks:
     say(f'note: {remark}')
-  if found := differences(dataset):
-    more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
-    text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
+  if differing := differences(dataset):
+    more = f' and {len(differing) - 3} more (python -m ule_jax.data lists them)' if len(differing) > 3 else ''
+    text = f'{options["dir"]} differs from the release of {name}: {"; ".join(differing[:3])}{more}'
     if strict:
       raise UserError(f'{text}. Restore it, or, if it is meant to, set --config.data.official=False.')
     say(f'warning: {text}')
@@ -59,13 +60,14 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
 
 
 def read(name: str, options: Mapping[str, Any]) -> Dataset:
-  """Read a data set that has examples in every split, all of them labelled.
+  """Read a data set, and check that every split has examples and every example a label.
 
   Args:
+    name: a key of DATASETS.
     options: of the data set alone.
 
   Raises:
-    UserError: the data are not what they should be.
+    UserError: a file is missing or malformed, a split is empty, or a label is missing.
   """
   dataset = DATASETS[name](**options)
   for part, split in dataset.splits.items():
@@ -78,22 +80,24 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
 
 
 def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
-  """Say how the images of a data set are prepared in evaluation, without the data.
+  """Return the input contract of a data set without reading its data.
 
   Args:
+    name: a key of DATASETS.
     options: as in `load`.
   """
   return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
 
 
 def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
-  """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
+  """Decode all validation and test images before training starts, so that a corrupt file fails now.
 
-  Also says what pixels do not tell: that images are transparent, or use little of their range. Of prepared data, which
-  were decoded when they were written, a sample is looked at.
+  Also warns of images that are transparent, hold several frames, or use less than a quarter of the pixel range. Of
+  array_record data, which were decoded when they were written, only a sample is decoded.
 
   Args:
-    sampled: look at a sample only, as all images are read at the beginning anyway.
+    say: receives warnings and progress, a line each.
+    sampled: decode a sample only, because the caller reads all images anyway.
 
   Raises:
     UserError: an image cannot be decoded.

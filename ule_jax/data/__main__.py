@@ -1,4 +1,4 @@
-"""Look at a data set before training on it: `python -m ule_jax.data --config=configs/celeba.py`."""
+"""Check a data set before training on it: `python -m ule_jax.data --config=configs/celeba.py`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ Check a data set: its counts against the release, every image, and a picture of 
   python -m ule_jax.data --config=configs/waterbirds.py --config.data.dir=DIR
 
   --config=FILE                  a file, or the name of a shipped config
-  --config.data.FIELD=VALUE      change a field; official=False makes other counts than the release's a
-                                 warning, on_bad_image=skip makes images that do not decode one
-  --out=DIR                      where the contact sheets go (default sheets/<config>)
+  --config.data.FIELD=VALUE      change a field; official=False warns of other counts than the release's instead of
+                                 failing, on_bad_image=skip warns of images that cannot be decoded
+  --out=DIR                      folder for the contact sheets (default sheets/<config>)
   --images=false                 do not decode every image
 
-Exit codes: 0 as it should be, 2 something is wrong (it is named)."""
+Exit codes: 0 no problem, 2 a problem, which is named."""
 
-PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, pixels of one, pixels of a caption
+PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, side of an image and height of a caption in pixels
 
 
 def main(argv: Sequence[str]) -> None:
-  """Print the counts, the problems and where the sheets are; raise if something is wrong."""
+  """Print the counts, the problems and the folder of the contact sheets.
+
+  Raises:
+    UserError: the counts differ from the release, or an image cannot be decoded.
+  """
   flags = cli.parse(argv, USAGE, {'out': '', 'images': True})
   out = output_path(flags.values['out'] or f'sheets/{flags.name}', '--out')
   options = dict(flags.config.data)
@@ -47,8 +51,8 @@ def main(argv: Sequence[str]) -> None:
   if dataset.remarks:
     print('\n' + '\n'.join(dataset.remarks))
   wrong = []
-  if found := differences(dataset):
-    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in found))
+  if differing := differences(dataset):
+    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in differing))
     if strict:
       wrong.append('the counts differ from the release (--config.data.official=False makes this a warning)')
   elif dataset.official:
@@ -73,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def counts_table(dataset: Dataset) -> str:
-  """Lay out the number of images per split and group."""
+  """Format the number of images per split and group, class and in total as a table."""
   named = [*dataset.groups, 'unknown group']
   cells = {}
   for split, content in dataset.splits.items():
@@ -95,11 +99,14 @@ def counts_table(dataset: Dataset) -> str:
 
 
 def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) -> list[Path]:
-  """Draw a picture of each group (of each class, where groups are not known), as evaluation sees it.
+  """Write a contact sheet of each group (of each class without groups) with images after the evaluation transform.
 
   Args:
-    out: the folder for `<group>.png`.
-    bad: split -> the indices that cannot be decoded.
+    out: the folder for the PNG files.
+    bad: split -> index of each image that cannot be decoded -> the error's sentence.
+
+  Returns:
+    The paths of the files.
   """
   out.mkdir(parents=True, exist_ok=True)
   grouped = bool(dataset.groups)
@@ -128,6 +135,7 @@ def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) 
 
 
 def _tile(dataset: Dataset, image: np.ndarray) -> Image.Image:
+  """Apply the evaluation transform, and resize to the side of a tile."""
   if dataset.eval_transform:
     image = dataset.eval_transform(image, np.random.default_rng(0))
   return Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -1,10 +1,10 @@
 """Waterbirds: landbirds and waterbirds, most of them in front of land and water respectively.
 
 Layout, as released: `metadata.csv` (`img_id, img_filename, y, split, place, place_filename`) beside the
-200 species folders; `dir` may also be the folder above, in group_DRO's tree or WILDS'.
+200 species folders; `dir` may also be a folder above it in the trees of group_DRO and WILDS.
 
-Group = y * 2 + place. The field's mean accuracy is the adjusted one: test accuracies of the groups
-weighted by their shares of train. Source of layout, counts and transforms: kohpangwei/group_DRO,
+Group = y * 2 + place. The field reports the adjusted mean accuracy: test accuracies of the groups
+weighted by the groups' shares of train. Source of layout, counts and transforms: kohpangwei/group_DRO,
 data/cub_dataset.py and README; data: Sagawa et al. 2020, arXiv 1911.08731. Known label noise (their
 README): Eastern Towhees, Western Meadowlarks and Western Wood Pewees are landbirds labelled waterbird.
 """
@@ -31,7 +31,7 @@ CLASSES = ('landbird', 'waterbird')
 
 
 def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
-  """Say how images are prepared; takes the options of `load`."""
+  """Return the input contract; the options are those of `load`."""
   words = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
   return Preparation(
     (size, size, 3),
@@ -42,22 +42,22 @@ def preparation(*, size: int, resize: str, white: float = 0.0, background: str =
 
 
 def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0, background: str = 'white') -> Dataset:
-  """Read the metadata, check that every image is there, and leave decoding to the pipeline.
+  """Read the metadata and check that every image exists; the pipeline decodes the images.
 
   Args:
-    dir: the folder with metadata.csv, or a prepared data set.
-    size: pixels, height and width.
+    dir: the folder with metadata.csv, or a data set in array_record.
+    size: height and width after the transform, in pixels.
     resize: antialias or linear.
-    augment: random crops of 0.7 to 1 of the area and random flips in training.
-    white: the value that is white in the files; 0: by their type.
-    background: the colour that transparent images are put on.
+    augment: random crops of 0.7 to 1 of the area, and random flips, in training.
+    white: pixel value that is white in the files; 0 derives it from their type.
+    background: colour below transparent pixels.
 
   Raises:
-    UserError: something is missing or cannot be understood.
+    UserError: a file or column is missing, or a value cannot be parsed.
   """
   table = records.open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
   prepared = preparation(size=size, resize=resize, white=white, background=background)
-  # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
+  # group_DRO's data/cub_dataset.py with --augment_data; without it, train images get the transform of test images.
   crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
@@ -78,7 +78,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
 
 
 def scan(root: Path) -> Table:
-  """Read the official layout."""
+  """Read the released layout: y and place of each image, by split."""
   root = records.find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
   path = root / 'metadata.csv'
   listing = columns.read_csv(path, 'img_filename', ('img_id', 'y', 'split', 'place'))

@@ -1,4 +1,4 @@
-"""Look for shortcuts of a finished run: `python -m ule_jax.diagnose --run=runs/first`."""
+"""Search for shortcuts of a finished run: `python -m ule_jax.diagnose --run=runs/first`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ule_jax.report.numbers import to_csv
 if TYPE_CHECKING:
   from ule_jax.restore import Restored
 
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+with epy.lazy_imports():  # jax takes seconds to import, which --help and errors of the command line do not need
   from ule_jax import restore
   from ule_jax.data import pipeline
   from ule_jax.evaluate import saliency
@@ -28,33 +28,37 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.report import pictures as drawings
 
 USAGE = f"""\
-Is my model taking a shortcut? Cluster each class by what the student sees, and show where it is misled.
+Is my model taking a shortcut? Cluster each class by the student's features, and show where it is misled.
 
   python -m ule_jax.diagnose --run=runs/first                      a page of pictures, no group labels needed
   python -m ule_jax.diagnose --run=runs/first --split=test --clusters=3 --out=look
 
-  --run=DIR         the --workdir of a run that is done; of a method with one network, that takes the student's place
-  --out=DIR         where index.html and clusters.csv go (default diagnosis); an older page is replaced
-  --split=NAME      whose examples (default val)
-  --clusters=N      of each class, at most 20: one of what the student gets right, the others of its mistakes
-                    (default 2)
+  --run=DIR         the --workdir of a run that is done; with one network, that network takes the student's place
+  --out=DIR         folder for index.html and clusters.csv (default diagnosis); an older page is replaced
+  --split=NAME      split of the examples (default val)
+  --clusters=N      of each class, at most 20: one for the examples that the student gets right, the others for its
+                    mistakes (default 2)
   --examples=N      pictures of each cluster (default 12)
-  --no-images       without examples of the data, for sets whose images may not be passed on
+  --no-images       no examples of the data, for data sets whose images may not be passed on
 {recorded.FLAGS_USAGE}
-  --force           on the data as they are, although the run was trained on others
+  --force           use the data as they are, although the run was trained on other data
 
-clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
-methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
+clusters.csv has a row per example of the split: as the column `attribute` of a metadata.csv, its clusters are groups
+for the methods that need them. Where groups are known, the page has their agreement with the clusters.
 
 Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
 
 GENERATOR = 'ule_jax.diagnose'
-MOST = 20  # clusters of a class that somebody can look at
-SIDE = 80  # pixels of a picture, about
+MOST = 20  # clusters of a class
+SIDE = 80  # approximate side of a picture, in pixels
 
 
 def main(argv: Sequence[str]) -> None:
-  """Write the page, and print the clusters and how they agree with the groups."""
+  """Write the page, and print the clusters and their agreement with the groups.
+
+  Raises:
+    UserError: a flag is wrong, the run is not done, or its data have changed.
+  """
   known = {'run': '', 'out': 'diagnosis', 'split': 'val', 'clusters': 2, 'examples': 12, 'no-images': False}
   known |= {'force': False, **recorded.FLAGS}
   flags = cli.read(argv, USAGE, known).values
@@ -65,45 +69,45 @@ def main(argv: Sequence[str]) -> None:
   out, split = output_path(flags['out'], '--out'), flags['split']
   refuse_others(out, GENERATOR)
   directory = local_path(flags['run'], '--run')
-  recorded.read_run(directory)  # whether there is one, before jax is imported
+  recorded.read_run(directory)  # an early check, before jax is imported
   run = restore.restore(directory, flags)
   dataset = restore.load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
-  found = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])
-  rows = found.pop('rows')
+  context = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])
+  rows = context.pop('rows')
   columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in run.roles), 'group')
   page = Path(__file__).parent / 'page.html'
   write(
-    out, {'index.html': render(page, found), 'clusters.csv': to_csv(columns, rows).encode(errors='surrogateescape')}
+    out, {'index.html': render(page, context), 'clusters.csv': to_csv(columns, rows).encode(errors='surrogateescape')}
   )
-  print(table(run, found))
-  if found['restricted'] and not flags['no-images']:
-    print(f'{found["restricted"]}: keep this page to yourself, or use --no-images.')
+  print(table(run, context))
+  if context['restricted'] and not flags['no-images']:
+    print(f'{context["restricted"]}: keep this page to yourself, or use --no-images.')
   print(f'{out / "index.html"}')
 
 
-def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) -> dict[str, Any]:
-  """Cluster a split and draw examples of each cluster: what the page shows.
+def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int) -> dict[str, Any]:
+  """Cluster a split and draw examples of each cluster; return the variables of page.html, and `rows` of clusters.csv.
 
   Args:
-    count: of clusters in each class.
-    shown: pictures of each cluster.
+    count: clusters of each class.
+    pictures: of each cluster.
   """
   step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
   batches = pipeline.eval_batches(dataset, split, batch_size=run.batch_size, threads=run.config.loader.threads)
   where = f'{split} at step {run.results["step"]:,}'
   predictions = evaluate(step, run.networks, batches, run.mesh, True, where).predictions
   label, group = predictions['label'], predictions['group']
-  said = {role: logits.argmax(1) for role, logits in saliency.logits_by_role(predictions).items()}
-  right = {role: values == label for role, values in said.items()}
+  predicted = {role: logits.argmax(1) for role, logits in saliency.logits_by_role(predictions).items()}
+  right = {role: values == label for role, values in predicted.items()}
   student, deployed = run.roles[0], run.roles[-1]
-  disagree = said[student] != said[deployed] if len(run.roles) > 1 else ~right[student]
+  disagree = predicted[student] != predicted[deployed] if len(run.roles) > 1 else ~right[student]
   clusters = diagnose.find_clusters(label, ~right[student], predictions[f'features_{student}'], count)
   grouped = bool((group >= 0).any())
   matches = diagnose.match(clusters, label, ~right[student], group) if grouped else []
   summaries = diagnose.summarise(clusters, right, disagree, group, dataset.groups)
-  chosen = [(str(s.number), i) for s in summaries for i in diagnose.examples(clusters, disagree, s.number, shown)]
+  chosen = [(str(s.number), i) for s in summaries for i in diagnose.examples(clusters, disagree, s.number, pictures)]
   names = dataset.splits[split].name
   return {
     'generator': GENERATOR,
@@ -128,7 +132,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
         names(int(index)),
         run.classes[label[row]],
         clusters.place(int(clusters.cluster[row])),
-        *(run.classes[values[row]] for values in said.values()),
+        *(run.classes[values[row]] for values in predicted.values()),
         dataset.groups[group[row]] if group[row] >= 0 else '',
       )
       for row, index in enumerate(predictions['index'])
@@ -139,32 +143,37 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
 def draw(
   run: Restored, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], chosen: Sequence[tuple[str, int]]
 ) -> dict[int, list[tuple[str, str]]]:
-  """Draw the chosen examples: cluster -> (text, picture as an address)."""
+  """Draw the chosen examples with their saliency; return cluster -> (caption, picture as a data URI).
+
+  Args:
+    predictions: arrays of predictions/<split>.npz.
+    chosen: (cluster, row of the predictions) of each example.
+  """
   step = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
   arrays = saliency.collect(step, run.networks, dataset, split, predictions, chosen)
   pictures: dict[int, list[tuple[str, str]]] = {}
   for row, number in enumerate(arrays['category'].tolist()):
     group = int(arrays['group'][row])
-    of = dataset.groups[group] if group >= 0 else run.classes[arrays['label'][row]]
-    said = ', '.join(f'{role}: {run.classes[arrays[f"prediction_{role}"][row]]}' for role in run.roles)
-    text = f'{dataset.splits[split].name(int(arrays["index"][row]))}, {of}. {said}'
+    truth = dataset.groups[group] if group >= 0 else run.classes[arrays['label'][row]]
+    predicted = ', '.join(f'{role}: {run.classes[arrays[f"prediction_{role}"][row]]}' for role in run.roles)
+    text = f'{dataset.splits[split].name(int(arrays["index"][row]))}, {truth}. {predicted}'
     pixels = panels.picture(arrays, row, run.roles, SIDE)
     pictures.setdefault(int(number), []).append((text, data_uri(*drawings.encode(pixels))))
   return pictures
 
 
-def table(run: Restored, found: dict[str, Any]) -> str:
-  """Lay out the clusters, those that mislead the first network most first, and how they agree with the groups."""
+def table(run: Restored, context: dict[str, Any]) -> str:
+  """Format the clusters, sorted by the first network's accuracy, and their agreement with the groups, as text."""
   head = f'{"class":<24}{"cluster":>8}{"examples":>10}' + ''.join(f'{role:>10}' for role in run.roles)
-  title = f'{found["method"]} on {found["dataset"]}, {found["split"]}: right in each cluster, %'
+  title = f'{context["method"]} on {context["dataset"]}, {context["split"]}: right in each cluster, %'
   lines = [title, head, '-' * len(head)]
-  for one in found['summaries']:
-    cells = ''.join(f'{100 * one.accuracy[role]:>10.1f}' for role in run.roles)
-    lines.append(f'{run.classes[one.label][:23]:<24}{one.place:>8}{one.count:>10,}{cells}')
-  if found['matches']:
+  for cluster in context['summaries']:
+    cells = ''.join(f'{100 * cluster.accuracy[role]:>10.1f}' for role in run.roles)
+    lines.append(f'{run.classes[cluster.label][:23]:<24}{cluster.place:>8}{cluster.count:>10,}{cells}')
+  if context['matches']:
     lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
-    lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in found['matches']]
-    lines += [found['remark']] if found['remark'] else []
+    lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in context['matches']]
+    lines += [context['remark']] if context['remark'] else []
   return '\n'.join(lines)
 
 
