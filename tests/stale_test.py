@@ -209,7 +209,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   evaluate([f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
   changed = report.runs.find([place / 'run']).changed
-  assert changed == ['run went on by --force at step 4, although the labels and the groups of val differ']
+  assert changed == ['run resumed with --force at step 4, although the labels and the groups of val differ']
 
 
 def test_evaluate_takes_other_data_by_force_and_keeps_them_out_of_the_run(place, capsys):
@@ -587,7 +587,7 @@ def test_a_report_passes_over_what_older_starts_left(place, tmp_path):
   start = tmp_path / 'start'
   start.mkdir()
   shutil.copy(place / 'run' / 'config.json', start)
-  with pytest.raises(UserError, match='holds only starts that came to nothing'):
+  with pytest.raises(UserError, match='holds only failed starts'):
     report.runs.find([start])
   assert report.runs.find([start, place / 'run']).unfinished == []
   (start / workdir.LOCK).touch()

@@ -73,7 +73,7 @@ PARAPHRASES = {
   r'goes without saying': 'implied',
   r'c[ao]mes? to nothing': 'fails, failed',
   r'(?:to|by|for|from) who': 'readers, users or callers',
-  r'who (?:reads|asks|cannot|finds|sees|uses)': 'the reader, the user or the caller',
+  r'(?:,|and) who (?:reads|asks|cannot|finds|sees|uses)': 'the reader, the user or the caller',
   r"one's own": 'custom, user-defined',
   r'(?:is|are|was|were) told': 'receives, is called with',
   r'(?:is|are|was|were) due': 'expected, required',
@@ -90,7 +90,7 @@ PARAPHRASES = {
   r'one after the other': 'sequentially',
   r'(?:go|goes|going|went|gone) on': 'resume, continue',
 }
-_PARAPHRASE = re.compile('|'.join(rf'\b(?P<g{i}>{text})\b' for i, text in enumerate(PARAPHRASES)), re.I)
+_PARAPHRASE = re.compile('|'.join(rf'(?:\b|(?=,))(?P<g{i}>{text})\b' for i, text in enumerate(PARAPHRASES)), re.I)
 
 
 class Offence(NamedTuple):

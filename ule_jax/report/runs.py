@@ -1,4 +1,4 @@
-"""The folders of runs: found at any depth, read, and gathered into series that differ in nothing but the seed."""
+"""Finished runs: searched at any depth, read, and grouped into series whose runs differ only in the seed."""
 
 from __future__ import annotations
 
@@ -34,24 +34,33 @@ NEEDED = (
   'roles',
 )
 
-# Fields in which the runs of a series may differ: the numbers of all selection rules are in each of them.
+# Fields in which the runs of a series may differ. `select` is one, as each run has the numbers of all selection rules.
 FREE = ('seed', 'select', 'data.dir', 'data.on_bad_image', 'loader.threads', 'loader.workers', 'first.workdir')
 FREE += ('train.log_every',)
-# Fields of config.data that say how images are trained on, not which data set it is.
+# Fields of config.data that set the transforms and decoding of images, and do not identify the data set.
 TREATMENT = ('augment', 'size', 'resize', 'fit', 'scale', 'ratio', 'jitter', 'dir', 'on_bad_image', 'unlisted')
 TREATMENT += ('white', 'background')
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # a key of dictionaries, as it is itself
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Run:
-  """One finished run; `fields` are those of its config, dotted."""
+  """One finished run.
+
+  Attributes:
+    name: path below the given folder, unique on the page.
+    directory: its workdir.
+    fields: dotted name -> value, of its config.
+    results: content of results.json.
+    commit: of ule_jax, or unknown.
+    data: content of fingerprint.json (None: recorded without one).
+  """
 
   name: str
   directory: Path
   fields: dict[str, Any]
   results: dict[str, Any]
   commit: str
-  data: dict[str, Any] | None = None  # its fingerprint.json
+  data: dict[str, Any] | None = None
 
   @property
   def seed(self) -> int:
@@ -62,11 +71,14 @@ class Run:
     return tuple(self.results['roles'])
 
   def metrics(self) -> list[dict[str, float]]:
-    """Read metrics.jsonl; a half-written line is left out."""
+    """Read the lines of metrics.jsonl; a half-written line is skipped."""
     return list(_lines(self.directory / 'metrics.jsonl'))
 
   def arrays(self, kind: str, split: str, *names: str) -> dict[str, np.ndarray] | None:
-    """Read arrays of `<kind>/<split>.npz` whose names begin with one of `names`; None without the file.
+    """Read the arrays of `<kind>/<split>.npz` whose names begin with one of `names`; None without the file.
+
+    Args:
+      kind: predictions or saliency.
 
     Raises:
       UserError: the file cannot be read.
@@ -83,7 +95,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-  """Runs of one config under several seeds. `variant` counts the configs of one method on one data set."""
+  """Runs of one config under several seeds.
+
+  Attributes:
+    dataset: label of the data set.
+    method: name of the method.
+    label: the method, with the fields in which its configs differ.
+    variant: index of the config among those of the method on the data set, from 0.
+    runs: sorted by seed.
+  """
 
   dataset: str
   method: str
@@ -93,9 +113,12 @@ class Series:
 
 
 class Found(NamedTuple):
-  """Everything under the given folders, and what of it is not in the numbers, as sentences.
+  """The runs below some folders.
 
-  `changed` says which runs are of other data than lie there now, or were changed on the way by `--force`.
+  Attributes:
+    runs: finished ones.
+    unfinished: a clause for each unfinished one.
+    changed: a clause for each run whose data have changed since, or that resumed with changed data by `--force`.
   """
 
   runs: list[Run]
@@ -104,7 +127,10 @@ class Found(NamedTuple):
 
 
 def find(paths: Sequence[Path]) -> Found:
-  """Find the runs in some folders, at any depth; the first runs of two-stage methods are no runs of their own.
+  """Find the runs in some folders, at any depth, except the first stages of two-stage methods.
+
+  Args:
+    paths: folders of runs, or folders that hold them.
 
   Raises:
     UserError: a folder does not exist, or there is no finished run.
@@ -115,18 +141,18 @@ def find(paths: Sequence[Path]) -> Found:
       raise UserError(f'{path} is no folder: give the folders of runs, or one that holds them.')
     for folder in _folders(path):
       below = folder.relative_to(path)
-      # Names on the page are relative: where a run lies on a machine is nobody's business.
+      # Names on the page are relative, so that it does not publish paths of the machine.
       parts = (path.resolve().name, *below.parts) if len(paths) > 1 or not below.parts else below.parts
       name = '/'.join(parts)
-      again = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
-      folders.setdefault(folder.resolve(), f'{name} ({again + 1})' if again else name)
+      same = sum(other == name or other.startswith(f'{name} (') for other in folders.values())
+      folders.setdefault(folder.resolve(), f'{name} ({same + 1})' if same else name)
   configs = {folder: with_added(flatten(_config(folder))) for folder in folders}
   elsewhere = {config['first.workdir'] for config in configs.values() if 'first.workdir' in config}
   shared = {Path(folder).resolve() for folder in elsewhere if folder}
   runs, unfinished = [], []
   for folder, name in folders.items():
     axes = any(field.startswith('axes.') for field in configs[folder])
-    if folder in shared or ((folder / 'done').exists() and axes):  # the runs of a sweep are its members
+    if folder in shared or ((folder / 'done').exists() and axes):  # of a sweep, its members are the runs
       continue
     if (folder / 'done').exists():
       runs.append(_read(folder, name, configs[folder]))
@@ -134,19 +160,19 @@ def find(paths: Sequence[Path]) -> Found:
       unfinished.append(_unfinished(folder, name, configs[folder]))
   if not runs:
     where = ', '.join(map(str, paths))
-    what = 'only starts that came to nothing' if folders else 'no run (no config.json)'
-    what = f'only unfinished runs, the first is {unfinished[0]}' if unfinished else what
-    raise UserError(f'{where} holds {what}: give --workdir folders of runs that are done.')
+    content = 'only failed starts' if folders else 'no run (no config.json)'
+    content = f'only unfinished runs, the first is {unfinished[0]}' if unfinished else content
+    raise UserError(f'{where} holds {content}: give --workdir folders of runs that are done.')
   return Found(runs, unfinished, _changed(runs))
 
 
 def _began(folder: Path) -> bool:
-  """Tell a run that is under way, or was stopped, from a start that came to nothing."""
+  """Return whether a run is in progress or was interrupted, as opposed to a failed start."""
   return holds_training(folder) or any((folder / name).exists() for name in ('metrics.jsonl', LOCK, 'first'))
 
 
 def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
-  """Say where a run stands that is not done."""
+  """Format the state of an unfinished run: its method, the reason of a failure, its last logged step."""
   results = read_json(folder / 'results.json', ADVICE) if (folder / 'results.json').exists() else {}
   steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
   at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
@@ -157,12 +183,12 @@ def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
 
 
 def _changed(runs: Sequence[Run]) -> list[str]:
-  """Compare the data of runs, where they are there, with those that the runs were trained on."""
+  """Compare the data of runs, where they exist, with their fingerprints; return a clause for each difference."""
   known: dict[str, Fingerprint | str | None] = {}
-  told = []
+  clauses = []
   for run in runs:
-    for one in run.results.get('changed', []):
-      told.append(f'{run.name} went on by --force at step {one["step"]:,}, although {one["what"]}')
+    for change in run.results.get('changed', []):
+      clauses.append(f'{run.name} resumed with --force at step {change["step"]:,}, although {change["what"]}')
     if run.data is None:
       continue
     skipped = run.results.get('data', {}).get('skipped_images', {})
@@ -170,17 +196,20 @@ def _changed(runs: Sequence[Run]) -> list[str]:
     if key not in known:
       known[key] = _load(run, skipped)
     if isinstance(current := known[key], str):
-      told.append(f'{run.name} was trained on data that cannot be loaded any more: {current}')
+      clauses.append(f'{run.name} was trained on data that cannot be loaded any more: {current}')
     elif current and (differs := current.differences(run.data)):
-      told.append(f'{run.name} was trained on other data than its folder holds now: {differs}')
-  return told
+      clauses.append(f'{run.name} was trained on other data than its folder holds now: {differs}')
+  return clauses
 
 
 def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
-  """Load the data of a run; None where they are not there, or not files, and what is wrong where they are damaged.
+  """Load the data of a run.
 
   Args:
-    skipped: split -> the images that the run left out, as they could not be decoded.
+    skipped: split -> the images that the run skipped, because they could not be decoded.
+
+  Returns:
+    Their fingerprint; an error's sentence if they are damaged; None if they are absent or not files.
   """
   if not os.path.isdir(run.fields.get('data.dir') or ''):
     return None
@@ -200,21 +229,25 @@ def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
-  """Gather runs into series, in the order of the page; second copies of a run are left out, in sentences."""
+  """Group runs into series, in the order of the page.
+
+  Returns:
+    The series, and a clause for each run that is omitted, because another has its config and seed.
+  """
   datasets = _labels(
     {r.name: (r.fields['data.name'], fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.'
   )
-  told, members, left_out = {}, {}, []
+  families, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]
     kept = {f: v for f, v in run.fields.items() if f not in FREE and f not in _identity(run)}
-    told[run.name] = ((dataset, run.results['method']), kept)
+    families[run.name] = ((dataset, run.results['method']), kept)
     key = json.dumps([dataset, kept, run.seed], sort_keys=True)
     if key in members:
       left_out.append(f'{run.name} has the config and the seed of {members[key].name}')
     else:
       members[key] = run
-  labels = _labels(told, 'method.')
+  labels = _labels(families, 'method.')
   series: dict[tuple[str, str, str], list[Run]] = {}
   for run in members.values():
     series.setdefault((datasets[run.name], run.results['method'], labels[run.name]), []).append(run)
@@ -223,25 +256,25 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
     series, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else len(order), k[1], k[2])
   ):
     variant = variants[dataset, method] = variants.get((dataset, method), -1) + 1
-    found = tuple(sorted(series[dataset, method, label], key=lambda run: run.seed))
-    gathered.append(Series(dataset, method, label, variant, found))
+    by_seed = tuple(sorted(series[dataset, method, label], key=lambda run: run.seed))
+    gathered.append(Series(dataset, method, label, variant, by_seed))
   return gathered, left_out
 
 
 def _identity(run: Run) -> dict[str, Any]:
-  """Take what says which data set it is; two folders of one's own may be different ones."""
+  """Return the fields that identify a run's data set, so that two folders of images are different ones."""
   fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
   fields = {f: v for f, v in fields.items() if f.removeprefix('data.') not in TREATMENT}
   classes = run.results['test']['classes']
   return fields | {
     'data.classes': '/'.join(classes),
     'data.groups': len(run.results['groups']),
-    'data.test_examples': sum(found['count'] for found in classes.values()),
+    'data.test_examples': sum(metrics['count'] for metrics in classes.values()),
   }
 
 
 def _named(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """Take what says which data set it is; with the fingerprint where one folder had several data sets in its time."""
+  """Return `_identity` of each run, with the fingerprint where one folder held several data sets over time."""
   known: dict[str, set[str]] = {}
   for run in runs:
     if run.data:
@@ -254,39 +287,41 @@ def _named(runs: Sequence[Run]) -> list[dict[str, Any]]:
   ]
 
 
-def _labels(told: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dict[str, str]:
-  """Name each run by its family, with the fields in which the runs of one family differ.
+def _labels(families: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dict[str, str]:
+  """Label each run by its family, and by the fields in which the runs of one family differ.
 
   Args:
-    told: run -> its family (the last part of which is its name) and its fields.
-    prefix: of fields, that goes without saying.
+    families: run -> (its family, whose last part is its name; its fields).
+    prefix: of fields, which labels omit.
   """
   labels = {}
-  for family in {family for family, _ in told.values()}:
-    members = {run: fields for run, (its, fields) in told.items() if its == family}
+  for family in {family for family, _ in families.values()}:
+    members = {run: fields for run, (other, fields) in families.items() if other == family}
     names = sorted({field for fields in members.values() for field in fields})
     texts = {run: {f: json.dumps(fields.get(f), ensure_ascii=False) for f in names} for run, fields in members.items()}
     differing = [f for f in names if len({text[f] for text in texts.values()}) > 1]
     kinds = sorted({tuple(text[f] for f in differing) for text in texts.values()})
     for run, text in texts.items():
       values = tuple(text[f] for f in differing)
-      said = ', '.join(f'{f.removeprefix(prefix)}={v}'.replace('"', '') for f, v in zip(differing, values, strict=True))
-      if len(differing) > 3:  # the configs stand at the end of the page
-        said = f'config {kinds.index(values) + 1}'
+      differences = ', '.join(
+        f'{f.removeprefix(prefix)}={v}'.replace('"', '') for f, v in zip(differing, values, strict=True)
+      )
+      if len(differing) > 3:  # the configs are listed at the end of the page
+        settings = f'config {kinds.index(values) + 1}'
       name = family if isinstance(family, str) else family[-1]
-      labels[run] = f'{name}, {said}' if said else name
+      labels[run] = f'{name}, {settings}' if settings else name
   return labels
 
 
 def _folders(root: Path) -> Iterator[Path]:
-  """Yield the folders of runs, without a look inside of a run."""
+  """Yield the folders of runs below `root`, without descending into a run."""
   for folder, below, files in os.walk(root):
     below.sort()
     if 'config.json' in files and _is_run(content := _config(Path(folder))):
       if 'axes' not in content:  # a sweep has its members below it
         below.clear()
       yield Path(folder)
-    # Of links only those to a run: others may lead back, or to a disk full of images.
+    # Only links to a run are followed: others may form a loop, or lead to a disk full of images.
     for link in (Path(folder) / name for name in below):
       if link.is_symlink() and (link / 'config.json').is_file() and _is_run(_config(link)):
         yield link
@@ -297,7 +332,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _is_run(content: Any) -> bool:
-  """Tell the config of a run, or of a sweep, from the many other files of that name."""
+  """Return whether a config.json is of a run or sweep, as many other programs use that file name."""
   return all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
 
 
