@@ -303,9 +303,8 @@ def _labels(families: dict[str, tuple[Any, dict[str, Any]]], prefix: str) -> dic
     kinds = sorted({tuple(text[f] for f in differing) for text in texts.values()})
     for run, text in texts.items():
       values = tuple(text[f] for f in differing)
-      differences = ', '.join(
-        f'{f.removeprefix(prefix)}={v}'.replace('"', '') for f, v in zip(differing, values, strict=True)
-      )
+      settings = ', '.join(f'{f.removeprefix(prefix)}={v}' for f, v in zip(differing, values, strict=True))
+      settings = settings.replace('"', '')
       if len(differing) > 3:  # the configs are listed at the end of the page
         settings = f'config {kinds.index(values) + 1}'
       name = family if isinstance(family, str) else family[-1]
