@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from ule_jax.data import columns, records
-from ule_jax.data.columns import Listing, Numbered
+from ule_jax.data import array_record, csv_files, tables
+from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_alike, refuse_same_look, whole_number, written
+from ule_jax.data.csv_files import Listing
 from ule_jax.data.dataset import Dataset, Preparation, Transform
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import check_size, random_crop_and_flip, split_of, square, stretch
-from ule_jax.data.records import Rows, Table
+from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
+from ule_jax.data.listing import match_files
+from ule_jax.data.open_table import open_table
+from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
 from ule_jax.errors import UserError, brief, unknown
 
@@ -84,7 +87,7 @@ def load(
   prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
   decoding = prepared.decoding
   classes = _class_names(classes)
-  table = records.open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
+  table = open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
   if table.prepared:
     table = _from_records(dir, table, classes)
   values = table.names.get('attribute')
@@ -142,7 +145,7 @@ def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
   )
   if not all(names) or len(names) == 1:
     raise UserError(f"data.classes is {brief(classes)}: give the names of two or more classes, as ('cat', 'dog').")
-  columns.refuse_same_look('data.classes', 'classes', names)
+  refuse_same_look('data.classes', 'classes', names)
   return names
 
 
@@ -162,13 +165,13 @@ def scan(root: Path, unlisted: str, classes: tuple[str, ...] = ()) -> Table:
   path = root / 'metadata.csv'
   if not path.is_file():
     raise UserError(f'{root} has no metadata.csv: write one with the columns filename, label, split.')
-  listing = columns.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
-  records.match_files(listing, root, unlisted)
+  listing = csv_files.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
+  match_files(listing, root, unlisted)
   parts = _parts(listing)
   codes, names, remarks = _encode(listing, parts, classes)
   order = ['train', *sorted({p for p in parts if p.startswith('val')}), 'test']
   part = np.array([order.index(p) for p in parts], np.int32)
-  return records.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
+  return tables.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
 
 
 def _parts(listing: Listing) -> list[str]:
@@ -178,8 +181,8 @@ def _parts(listing: Listing) -> list[str]:
     UserError: a value is no name of a split.
   """
   values = listing.columns['split']
-  columns.refuse_alike(listing, 'split', dict.fromkeys(values))
-  as_whole = columns.whole(dict.fromkeys(values))
+  refuse_alike(listing, 'split', dict.fromkeys(values))
+  as_whole = whole_number(dict.fromkeys(values))
   parts = {value: CODES.get(as_whole[value], value) for value in as_whole}
   for value, part in parts.items():
     if not re.fullmatch(r'train|val|test|val_\w+', part):
@@ -190,7 +193,7 @@ def _parts(listing: Listing) -> list[str]:
 
 def _from_records(dir: str, table: Table, classes: tuple[str, ...]) -> Table:
   """Interpret the columns of array_record data as those of metadata.csv."""
-  listing = records.as_listing(dir, table, ('label', 'group', 'attribute'))
+  listing = array_record.as_listing(dir, table, ('label', 'group', 'attribute'))
   parts = [part for part, rows in table.parts.items() for _ in rows.names]
   codes, names, remarks = _encode(listing, parts, classes)
   coded, first = {}, 0
@@ -218,24 +221,24 @@ def _encode(
     raise UserError(f'{path} has both a column group and a column attribute: keep one.')
   if missing := [part for part in ('train', 'val', 'test') if part not in parts]:
     raise UserError(f'{path} gives no image to {missing[0]}: it needs train, val and test.')
-  label = columns.number(listing, 'label', classes or listing.declared.get('label', ()))
+  label = number(listing, 'label', classes or listing.declared.get('label', ()))
   _refuse_unlabelled(listing, parts, label)
   if len(label.names) < 2:
     raise UserError(f"{path} has only the label '{brief(label.names[0])}': a classifier needs two.")
   of_train = {int(code) for code, part in zip(label.codes, parts, strict=True) if part == 'train'}
   if absent := sorted(set(range(len(label.names))) - of_train):
     raise UserError(f"{path} gives no image of the class '{brief(label.names[absent[0]])}' to train.")
-  columns.refuse_same_look(path, 'classes', label.names)
+  refuse_same_look(path, 'classes', label.names)
   codes, names, remarks = {'label': label.codes}, {'label': label.names}, []
   remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
-      numbered = columns.number(listing, column)
+      numbered = number(listing, column)
       remarks += _count_unknown(path, parts, numbered) + _suspicious(path, column, numbered.names)
       if numbered.names:  # a column that is empty everywhere is ignored
         codes[column], names[column] = numbered.codes, numbered.names
   pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
-  columns.refuse_same_look(path, 'groups', _group_names(names), pairs)
+  refuse_same_look(path, 'groups', _group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
@@ -252,7 +255,7 @@ def _refuse_unlabelled(listing: Listing, parts: Sequence[str], label: Numbered) 
   word = listing.columns['label'][first]
   name = f', or name {word} in data.classes, if it is the name of a class' if word and word != '-1' else ''
   raise UserError(
-    f'{listing.at(first)} has no label ({columns.written([word])}); {total}: give one, or take the row out{name}.'
+    f'{listing.at(first)} has no label ({written([word])}); {total}: give one, or take the row out{name}.'
   )
 
 
@@ -262,7 +265,7 @@ def _count_unknown(path: Any, parts: Sequence[str], groups: Numbered) -> list[st
   for part in dict.fromkeys(parts):
     mask = np.array([p == part for p in parts])
     if unknown := int((groups.codes[mask] < 0).sum()):
-      spelling = columns.written(groups.missing)
+      spelling = written(groups.missing)
       remarks.append(f'{path}: {unknown:,} of {int(mask.sum()):,} groups of {part} are unknown ({spelling}).')
   return remarks
 
@@ -272,7 +275,7 @@ def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   return [
     f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where the value is unknown."
     for name in names
-    if name.casefold() in columns.SUSPICIOUS
+    if name.casefold() in SUSPICIOUS
   ]
 
 
