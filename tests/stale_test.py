@@ -305,7 +305,7 @@ def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatc
 
   def other(options, first):
     prepared = original(options, first)
-    return prepared._replace(chance=prepared.chance + 1)
+    return prepared._replace(sampling_weight=prepared.sampling_weight + 1)
 
   monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', other)
   with pytest.raises(UserError, match='the first run gives other groups or chances than'):

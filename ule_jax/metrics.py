@@ -25,24 +25,26 @@ Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 class Counts(clu_metrics.Metric):
   """Correct predictions and examples per class and group; the last column is for unknown groups.
 
-  `correct_beside` and `total_beside` are the same counts by the student's outcome: column 0 where the student (the
-  first of two networks) is wrong, column 1 where it is right. They are 0 for the student itself, and for a method of
-  one network. `broken` counts examples with a logit that is not finite.
+  `correct_by_student` and `total_by_student` are the same counts by the student's outcome: column 0 where the student
+  (the first of two networks) is wrong, column 1 where it is right. They are 0 for the student itself, and for a method
+  of one network. `broken` counts examples with a logit that is not finite.
 
   The counts of a population have its axes before these.
   """
 
   correct: Int[Array | np.ndarray, '*runs k g']
   total: Int[Array | np.ndarray, '*runs k g']
-  correct_beside: Int[Array | np.ndarray, '*runs k 2']
-  total_beside: Int[Array | np.ndarray, '*runs k 2']
+  correct_by_student: Int[Array | np.ndarray, '*runs k 2']
+  total_by_student: Int[Array | np.ndarray, '*runs k 2']
   broken: Int[Array | np.ndarray | np.generic, '*runs']
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:
     """Return counts of 0, the neutral element of `merge`."""
-    zeros, beside = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
-    return cls(correct=zeros, total=zeros, correct_beside=beside, total_beside=beside, broken=jnp.int32(0))
+    zeros, by_student = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
+    return cls(
+      correct=zeros, total=zeros, correct_by_student=by_student, total_by_student=by_student, broken=jnp.int32(0)
+    )
 
   @classmethod
   def from_model_output(
@@ -76,8 +78,8 @@ class Counts(clu_metrics.Metric):
       return counts
     column = (jnp.argmax(student, axis=-1) == label).astype(jnp.int32)
     return counts.replace(
-      correct_beside=_add(empty.correct_beside, label, column, correct),
-      total_beside=_add(empty.total_beside, label, column, counted),
+      correct_by_student=_add(empty.correct_by_student, label, column, correct),
+      total_by_student=_add(empty.total_by_student, label, column, counted),
     )
 
   def merge(self, other: Counts) -> Counts:
@@ -154,8 +156,8 @@ def summarize(
   no_example = '' if total.sum() else 'the split has no example'
   add('accuracy', correct.sum() / max(total.sum(), 1), no_example)
   add('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
-  by_student = np.asarray(counts.total_beside, np.int64)
-  cells = np.asarray(counts.correct_beside, np.int64)[by_student > 0] / by_student[by_student > 0]
+  by_student = np.asarray(counts.total_by_student, np.int64)
+  cells = np.asarray(counts.correct_by_student, np.int64)[by_student > 0] / by_student[by_student > 0]
   no_student = '' if by_student.sum() else 'there is no student beside it'
   add('mistake_balanced_accuracy', cells.mean() if by_student.any() else 0, no_example or no_student)
   no_group = no_example

@@ -7,7 +7,7 @@ from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
 from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
-from ule_jax.data.dataset import Dataset, Preparation, Split
+from ule_jax.data.dataset import Dataset, InputSpec, Split
 from ule_jax.errors import UserError, unknown
 
 ON_BAD_IMAGE = ('fail', 'skip')
@@ -19,13 +19,13 @@ DATASETS = {
   'urbancars': urbancars.load,
   'folder': folder.load,
 }
-_PREPARATIONS = {
-  'digits': digits.preparation,
-  'waterbirds': waterbirds.preparation,
-  'celeba': celeba.preparation,
-  'spawrious': spawrious.preparation,
-  'urbancars': urbancars.preparation,
-  'folder': folder.preparation,
+_INPUT_SPECS = {
+  'digits': digits.input_spec,
+  'waterbirds': waterbirds.input_spec,
+  'celeba': celeba.input_spec,
+  'spawrious': spawrious.input_spec,
+  'urbancars': urbancars.input_spec,
+  'folder': folder.input_spec,
 }
 
 
@@ -79,14 +79,14 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
   return dataset
 
 
-def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
+def input_spec(name: str, options: Mapping[str, Any]) -> InputSpec:
   """Return the input contract of a data set without reading its data.
 
   Args:
     name: a key of DATASETS.
     options: as in `load`.
   """
-  return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
+  return _INPUT_SPECS[name](**{option: value for option, value in options.items() if option != 'name'})
 
 
 def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
@@ -103,18 +103,18 @@ def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: 
     UserError: an image cannot be decoded.
   """
   if dataset.table is not None and options['on_bad_image'] == 'fail':
-    look_at_images(dataset, say, sampled or dataset.table.prepared)
+    look_at_images(dataset, say, sampled or dataset.table.is_array_record)
 
 
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
   'Dataset',
-  'Preparation',
+  'InputSpec',
   'Split',
   'check_images',
+  'input_spec',
   'load',
-  'preparation',
   'read',
   'say_changed',
 ]

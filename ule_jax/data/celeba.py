@@ -17,7 +17,7 @@ from pathlib import Path
 from ule_jax.data import csv_files, tables
 from ule_jax.data.codes import codes
 from ule_jax.data.csv_files import Listing
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import random_crop_and_flip, split_of, square
 from ule_jax.data.listing import match_files
@@ -34,11 +34,14 @@ OFFICIAL = {  # group counts of Blond_Hair and Male; other pairs have the same t
 }
 
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
+def input_spec(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> InputSpec:
   """Return the input contract; the options are those of `load`."""
-  words = f'crop the largest square from the middle, resize it to {size} x {size} ({resize})'
-  return Preparation(
-    (size, size, 3), square(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  description = f'crop the largest square from the middle, resize it to {size} x {size} ({resize})'
+  return InputSpec(
+    (size, size, 3),
+    square(size, make_resize(resize)),
+    description=description,
+    decoding=make_decoding(white, background),
   )
 
 
@@ -76,21 +79,21 @@ def load(
   if target == attribute:
     raise UserError(f'data.target and data.attribute are both {target!r}: choose two attributes.')
   check_codes(dir, table, {target: 2, attribute: 2})
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
+  spec = input_spec(size=size, resize=resize, white=white, background=background)
   # Both bounds of the ratio are those of group_DRO's data/celebA_dataset.py with --augment_data.
   crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, a = rows.columns[target], rows.columns[attribute]
-    return split_of(rows, y, y * 2 + a, prepared.decoding)
+    return split_of(rows, y, y * 2 + a, spec.decoding)
 
   usual = (target, attribute) == ('Blond_Hair', 'Male')
   return Dataset(
     splits={part: split(table.parts[part]) for part in PARTS},
     classes=(f'not {target}', target),
     groups=tuple(f'{t}{target}, {s}{attribute}' for t in ('not ', '') for s in ('not ', '')),
-    train_transform=crop if augment else prepared.eval_transform,
-    **prepared._asdict(),
+    train_transform=crop if augment else spec.eval_transform,
+    **spec._asdict(),
     notes={'target': target, 'attribute': attribute, 'size': size, 'resize': resize, 'augment': augment},
     official={part: counts if usual else (sum(counts),) for part, counts in OFFICIAL.items()},
     table=table,

@@ -27,7 +27,7 @@ class Split(NamedTuple):
     load: reads and decodes image `i`: uint8 pixels, or float32 features of a frozen encoder.
     name: of image `i`, for messages and tables.
     masks: reads the masks of image `i`: name -> 0 to 255 (None: the data set has no masks).
-    chance: how often each example is drawn in training, relative to the others (None: equally often).
+    sampling_weight: how often each example is drawn in training, relative to the others (None: equally often).
     version: text that changes when a file of image `i` does (None: there are no files).
     look: `load(i)` with the properties of the file that its pixels do not show (None: there are no files).
     files: reads the bytes of the files of image `i`: the image, then its masks (None: there are no files).
@@ -38,7 +38,7 @@ class Split(NamedTuple):
   load: Callable[[int], Image]
   name: Callable[[int], str]
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
-  chance: Float[np.ndarray, 'n'] | None = None
+  sampling_weight: Float[np.ndarray, 'n'] | None = None
   version: Callable[[int], str] | None = None
   look: Callable[[int], Decoded] | None = None
   files: Callable[[int], tuple[bytes, ...]] | None = None
@@ -57,14 +57,14 @@ class Split(NamedTuple):
       load=lambda i: self.load(ids[i]),
       name=lambda i: self.name(ids[i]),
       masks=masks and (lambda i: masks(ids[i])),
-      chance=None if self.chance is None else self.chance[ids],
+      sampling_weight=None if self.sampling_weight is None else self.sampling_weight[ids],
       version=version and (lambda i: version(ids[i])),
       look=look and (lambda i: look(ids[i])),
       files=files and (lambda i: files(ids[i])),
     )
 
 
-class Preparation(NamedTuple):
+class InputSpec(NamedTuple):
   """The input contract of a data set: how an image becomes a network input where nothing is random.
 
   The fields are those of the same names in `Dataset`.
@@ -75,7 +75,7 @@ class Preparation(NamedTuple):
   mean: tuple[float, ...] = IMAGENET_MEAN
   std: tuple[float, ...] = IMAGENET_STD
   dtype: type = np.uint8
-  words: str = ''
+  description: str = ''
   decoding: Decoding = BY_TYPE
 
 
@@ -97,7 +97,7 @@ class Dataset(NamedTuple):
     titles: metric -> its name in the field.
     table: the rows that the splits were read from (None: there are no files).
     dtype: of an image: uint8 pixels, or float32 features.
-    words: description of `eval_transform`.
+    description: of `eval_transform`.
     decoding: the pixel value that is white in the files, and the background of transparent images.
     remarks: notes on the data that every verb logs at its start.
   """
@@ -116,7 +116,7 @@ class Dataset(NamedTuple):
   titles: Mapping[str, str] = {}
   table: Table | None = None
   dtype: type = np.uint8
-  words: str = ''
+  description: str = ''
   decoding: Decoding = BY_TYPE
   remarks: tuple[str, ...] = ()
 

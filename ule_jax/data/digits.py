@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from ule_jax.data.dataset import Dataset, Preparation, Split
+from ule_jax.data.dataset import Dataset, InputSpec, Split
 from ule_jax.data.image_files import stretch
 from ule_jax.data.transforms import antialias
 from ule_jax.errors import UserError, unknown
@@ -38,10 +38,10 @@ TINT, TINT_SPREAD = 0.2, 0.05  # relative gain of red and loss of blue, and its 
 PATCH = 3  # pixels, height and width of the square
 
 
-def preparation(**_) -> Preparation:
+def input_spec(**_) -> InputSpec:
   """Return the input contract; the images of this data set already have their size."""
-  mean, std, words = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), f'resize to {SIZE} x {SIZE} (antialias)'
-  return Preparation((SIZE, SIZE, 3), stretch(SIZE, antialias), mean, std, words=words)
+  mean, std, description = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), f'resize to {SIZE} x {SIZE} (antialias)'
+  return InputSpec((SIZE, SIZE, 3), stretch(SIZE, antialias), mean, std, description=description)
 
 
 def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int) -> Dataset:
@@ -100,7 +100,7 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
     classes=CLASSES,
     groups=tuple(f'{c}, {value}' for c in CLASSES for value in SHORTCUTS[shortcut]),
     train_transform=None,
-    **preparation()._asdict(),
+    **input_spec()._asdict(),
     notes={'shortcut': shortcut, 'rate': rate, 'crops': crops, 'brightness': brightness, 'data_seed': seed},
   )
 

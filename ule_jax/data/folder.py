@@ -26,7 +26,7 @@ from jaxtyping import Int32
 from ule_jax.data import array_record, csv_files, tables
 from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_alike, refuse_same_look, whole_number, written
 from ule_jax.data.csv_files import Listing
-from ule_jax.data.dataset import Dataset, Preparation, Transform
+from ule_jax.data.dataset import Dataset, InputSpec, Transform
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
 from ule_jax.data.listing import match_files
@@ -39,12 +39,15 @@ FITS = {'crop': square, 'stretch': stretch}
 CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
 
 
-def preparation(*, size: int, resize: str, fit: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
+def input_spec(*, size: int, resize: str, fit: str, white: float = 0.0, background: str = 'white', **_) -> InputSpec:
   """Return the input contract; the options are those of `load`."""
   first = 'crop the largest square from the middle, then ' if fit == 'crop' else ''
-  words = f'{first}resize to {size} x {size} ({resize})'
-  return Preparation(
-    (size, size, 3), FITS[fit](size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  description = f'{first}resize to {size} x {size} ({resize})'
+  return InputSpec(
+    (size, size, 3),
+    FITS[fit](size, make_resize(resize)),
+    description=description,
+    decoding=make_decoding(white, background),
   )
 
 
@@ -84,11 +87,11 @@ def load(
   """
   _check_options(fit, unlisted, scale, ratio, jitter)
   check_size(size)
-  prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
-  decoding = prepared.decoding
+  spec = input_spec(size=size, resize=resize, fit=fit, white=white, background=background)
+  decoding = spec.decoding
   classes = _class_names(classes)
   table = open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
-  if table.prepared:
+  if table.is_array_record:
     table = _from_records(dir, table, classes)
   values = table.names.get('attribute')
 
@@ -106,8 +109,8 @@ def load(
     groups=_group_names(table.names),
     train_transform=_augmented(random_crop_and_flip(size, scale, ratio, interpolate), jitter)
     if augment
-    else prepared.eval_transform,
-    **prepared._asdict(),
+    else spec.eval_transform,
+    **spec._asdict(),
     notes={
       'size': size, 'fit': fit, 'resize': resize, 'augment': augment,
       'scale': list(scale), 'ratio': list(ratio), 'jitter': jitter,

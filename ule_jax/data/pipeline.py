@@ -38,7 +38,7 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
 
   Args:
     seed: of the permutations and draws.
-    sampling: `uniform` permutes all examples in each epoch, or draws with replacement by the split's `chance`
+    sampling: `uniform` permutes all examples in each epoch, or draws with replacement by the split's `sampling_weight`
       if it has one; `class_balanced` and `group_balanced` alternate between the classes or groups, each in
       its own permutations; `class_subsampled` and `group_subsampled` keep as many examples of each class or
       group as the smallest has, and permute those.
@@ -50,8 +50,8 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
   if missing := int((split.label < 0).sum()):
     raise UserError(f'{missing} training examples have no label: label them, or take them out of the data.')
   indices = np.arange(split.count)
-  if sampling == 'uniform' and split.chance is not None:
-    share = np.cumsum(split.chance)
+  if sampling == 'uniform' and split.sampling_weight is not None:
+    share = np.cumsum(split.sampling_weight)
     share /= share[-1]
     return lambda step: share.searchsorted(np.random.default_rng((seed, step, 0, 1)).random(batch_size), side='right')
   if sampling == 'uniform':

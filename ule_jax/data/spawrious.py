@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ule_jax.data import listing, tables
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
@@ -74,11 +74,14 @@ CHALLENGES = {
 }
 
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
+def input_spec(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> InputSpec:
   """Return the input contract; the options are those of `load`."""
-  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation(
-    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  description = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
+  return InputSpec(
+    (size, size, 3),
+    stretch(size, make_resize(resize)),
+    description=description,
+    decoding=make_decoding(white, background),
   )
 
 
@@ -117,16 +120,16 @@ def load(
   table = open_table(
     dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
   )
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
+  spec = input_spec(size=size, resize=resize, white=white, background=background)
 
   def train(image, rng):
     # facebookresearch/DomainBed, domainbed/datasets.py: flip, ColorJitter(.3, .3, .3, .3), RandomGrayscale(0.1)
-    jittered = color_jitter(random_flip(prepared.eval_transform(image, rng), rng), rng, 0.3, 0.3)
+    jittered = color_jitter(random_flip(spec.eval_transform(image, rng), rng), rng, 0.3, 0.3)
     return random_grayscale(jittered, rng, 0.1)
 
   rows = table.parts['images']
   everything = split_of(
-    rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'], prepared.decoding
+    rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'], spec.decoding
   )
   chosen = CHALLENGES[challenge]
   ids_by_split = _choose(rows.columns, chosen, val_fraction, seed, dir)
@@ -135,8 +138,8 @@ def load(
     splits={name: everything.take(ids) for name, ids in ids_by_split.items()},
     classes=CLASSES,
     groups=tuple(f'{breed} in {location}' for breed in CLASSES for location in LOCATIONS),
-    train_transform=train if augment else prepared.eval_transform,
-    **prepared._asdict(),
+    train_transform=train if augment else spec.eval_transform,
+    **spec._asdict(),
     notes={
       'challenge': challenge,
       'locations': locations,

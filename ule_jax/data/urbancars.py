@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ule_jax.data import listing, tables
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
@@ -46,11 +46,14 @@ OFFICIAL = {
 MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
 
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
+def input_spec(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> InputSpec:
   """Return the input contract; the options are those of `load`."""
-  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation(
-    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+  description = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
+  return InputSpec(
+    (size, size, 3),
+    stretch(size, make_resize(resize)),
+    description=description,
+    decoding=make_decoding(white, background),
   )
 
 
@@ -69,19 +72,19 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
     UserError: a folder or a mask is missing, or a folder has an unknown name.
   """
   table = open_table(dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
-  evaluate = prepared.eval_transform
+  spec = input_spec(size=size, resize=resize, white=white, background=background)
+  evaluate = spec.eval_transform
 
   def split(rows: Rows):
     obj, bg, co = (rows.columns[name] for name in COLUMNS)
-    return split_of(rows, obj, obj * 4 + bg * 2 + co, prepared.decoding)
+    return split_of(rows, obj, obj * 4 + bg * 2 + co, spec.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in FOLDERS},
     classes=('urban car', 'country car'),
     groups=tuple(f'{VALUES[obj]} car, {VALUES[bg]} bg, {VALUES[co]} obj' for obj, bg, co in CELLS),
     train_transform=(lambda image, rng: random_flip(evaluate(image, rng), rng)) if augment else evaluate,
-    **prepared._asdict(),
+    **spec._asdict(),
     notes={'size': size, 'resize': resize, 'augment': augment},
     official=OFFICIAL,
     combinations=combinations(),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ule_jax.data import csv_files, tables
 from ule_jax.data.codes import codes
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import random_crop_and_flip, shrink_and_center, split_of
 from ule_jax.data.listing import find_root, match_files
@@ -33,13 +33,13 @@ OFFICIAL = {
 CLASSES = ('landbird', 'waterbird')
 
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
+def input_spec(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> InputSpec:
   """Return the input contract; the options are those of `load`."""
-  words = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
-  return Preparation(
+  description = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
+  return InputSpec(
     (size, size, 3),
     shrink_and_center(size, make_resize(resize)),
-    words=words,
+    description=description,
     decoding=make_decoding(white, background),
   )
 
@@ -59,20 +59,20 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
     UserError: a file or column is missing, or a value cannot be parsed.
   """
   table = open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
+  spec = input_spec(size=size, resize=resize, white=white, background=background)
   # group_DRO's data/cub_dataset.py with --augment_data; without it, train images get the transform of test images.
   crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
 
   def split(rows: Rows):
     y, place = rows.columns['y'], rows.columns['place']
-    return split_of(rows, y, y * 2 + place, prepared.decoding)
+    return split_of(rows, y, y * 2 + place, spec.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in PARTS},
     classes=CLASSES,
     groups=tuple(f'{bird} on {place}' for bird in CLASSES for place in ('land', 'water')),
-    train_transform=crop if augment else prepared.eval_transform,
-    **prepared._asdict(),
+    train_transform=crop if augment else spec.eval_transform,
+    **spec._asdict(),
     notes={'size': size, 'resize': resize, 'augment': augment},
     official=OFFICIAL,
     titles={'adjusted_accuracy': 'adjusted accuracy'},

@@ -96,7 +96,7 @@ def compare_first(directory: Path, prepared: SecondStage, force: bool) -> str:
 
 def first_digest(prepared: SecondStage) -> str:
   """Make the digest of what a second run is given; '' for a run that has no first one."""
-  given = prepared.group, prepared.chance
+  given = prepared.group, prepared.sampling_weight
   return '' if all(array is None for array in given) else fingerprint.digest(*given)
 
 

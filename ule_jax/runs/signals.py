@@ -31,7 +31,7 @@ def caught() -> tuple[signal.Signals, ...]:
 class Signals:
   """A context in which the first signal raises `Interrupted`, and a second one exits at once.
 
-  Inside `deferred()` the first signal is only recorded (in `asked`), so that the loop can save its state before it
+  Inside `deferred()` the first signal is only recorded (in `received`), so that the loop can save its state before it
   stops.
 
   Python runs signal handlers in the main thread between two of its instructions, which may be after a minute of
@@ -46,7 +46,7 @@ class Signals:
       shared: leave SIGTERM to jax, which broadcasts it to all hosts (hosts.preempted), and convert the other signals
         to SIGTERM.
     """
-    self.asked = ''
+    self.received = ''
     self._shared, self._passed = shared, False
     self._deferred = self._lost = False
     self._own = self._urgent = 0  # signals that this process sent to itself, and urgent ones that a handler saw
@@ -80,7 +80,7 @@ class Signals:
     while True:
       ready, _, _ = select.select([reading], [], [], PATIENCE if unanswered else None)
       if not ready:  # the main thread computes outside Python
-        if not self.asked:
+        if not self.received:
           acknowledge(f'{unanswered}: stops after what is being computed')
         unanswered = ''
         continue
@@ -109,9 +109,9 @@ class Signals:
     self._urgent += number in URGENT and not resent
     if self._urgent > 1:
       leave()
-    if self.asked and not resent:  # a second exception would interrupt the cleanup after the first
+    if self.received and not resent:  # a second exception would interrupt the cleanup after the first
       return
-    self.asked = self.asked or signal.Signals(number).name
+    self.received = self.received or signal.Signals(number).name
     if not self._deferred:
       self.check()
 
@@ -125,7 +125,7 @@ class Signals:
     # Python drops exceptions that are raised during garbage collection, which calls into jax: resend the signal later.
     if isinstance(unraisable.exc_value, Interrupted):
       self._lost, self._own = True, self._own + 1
-      threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.asked])).start()
+      threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.received])).start()
     else:
       self._hook(unraisable)
 
@@ -135,7 +135,7 @@ class Signals:
       acknowledge(reason)
       os.kill(os.getpid(), signal.SIGTERM)
     else:
-      self.asked = self.asked or reason
+      self.received = self.received or reason
 
   def check(self) -> None:
     """Raise if a signal has been received.
@@ -143,12 +143,12 @@ class Signals:
     Raises:
       Interrupted: a signal, or a call of `ask`, has been recorded.
     """
-    if self.asked:
-      raise Interrupted(f'{self.asked}; resumable, the same command continues from the last saved state.')
+    if self.received:
+      raise Interrupted(f'{self.received}; resumable, the same command continues from the last saved state.')
 
   @contextmanager
   def deferred(self) -> Iterator[None]:
-    """Defer signals to the end of the block; code inside may read `asked` and stop earlier.
+    """Defer signals to the end of the block; code inside may read `received` and stop earlier.
 
     Raises:
       Interrupted: a signal was received in the block.
@@ -160,7 +160,7 @@ class Signals:
       self._deferred = False
     self.check()
 
-  def heeded(self, items: Iterable[Any]) -> Iterator[Any]:
+  def until_signal(self, items: Iterable[Any]) -> Iterator[Any]:
     """Iterate over items until a signal is received.
 
     Raises:
