@@ -83,7 +83,9 @@ def make(data: str, method: str) -> EditableConfig:
     for part in parts:
       place = place.setdefault(part, {})
     place[name] = value
-  return editable(nested).lock()
+  config = editable(nested)
+  config.lock()
+  return config
 
 
 def split_spec(spec: str) -> tuple[str, list[dict[str, Any]]]:

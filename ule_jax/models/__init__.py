@@ -1,4 +1,4 @@
-"""Every network, by the name that configs use. Each returns `(logits, features)`."""
+"""The table of networks, by the name that configs use. Each returns `(logits, features)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
 
 
 def _network(module: str, name: str) -> Callable[..., nn.Module]:
-  """Make the constructor of a network, which imports its module, and flax with it, when it is called."""
+  """Return the constructor of a network; it imports its module, and flax with it, on the first call."""
   return lambda *args, **options: getattr(importlib.import_module(f'{__name__}.{module}'), name)(*args, **options)
 
 
@@ -91,16 +91,23 @@ class Model(Options):
 
 
 def make_model(options, classes: int) -> nn.Module:
-  """Build the network that is trained: `options.name` (see MODELS), or a head on a frozen one's features."""
+  """Build the network that is trained: `options.name` (see MODELS), or an MLP on a frozen encoder's features.
+
+  Args:
+    options: `config.model`.
+    classes: number of logits.
+  """
   if options.encoder == 'frozen':
     return MLP(classes, options.head_width, options.head_depth, options.dropout, options.precision, options.head_init)
   return make_network(options, classes)
 
 
 def make_network(options, classes: int) -> nn.Module:
-  """Build the network `options.name` from the image on, whatever is trained of it.
+  """Build the network `options.name`, from images to logits, also where it is used as a frozen encoder.
 
-  Options made by hand may lack what was added since: `head_init` and `fast_variance` then have their defaults.
+  Args:
+    options: `config.model`; `head_init` and `fast_variance`, which older scripts lack, are optional.
+    classes: number of logits.
   """
   constructor, names = MODELS[options.name]
   given = [name for name in names if hasattr(options, name) or name not in ('head_init', 'fast_variance')]

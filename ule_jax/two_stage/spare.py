@@ -33,7 +33,7 @@ def prepare(options, first: FirstRun) -> SecondStage:
 
   train = first.labelled('train')
   outputs, label = probabilities(train['logits'].astype(np.float64)), train['label']
-  group, chance, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
+  group, sampling_weight, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
   for k, title in enumerate(first.classes):
     members = np.flatnonzero(label == k)
     found = {}
@@ -55,9 +55,9 @@ def prepare(options, first: FirstRun) -> SecondStage:
     sizes = np.bincount(parts)
     power = 1 if score >= options.threshold else options.high_power
     weight = sizes[parts] ** -float(power)
-    chance[members] = weight / weight.sum()
+    sampling_weight[members] = weight / weight.sum()
     group[members] = len(names) + parts
     names += [f'{title}, cluster {c}' for c in range(len(sizes))]
     clear.append(round(float(score), 4))
   notes = {'clusters': np.bincount(group).tolist(), 'silhouettes': clear}
-  return SecondStage(group=group, groups=tuple(names), chance=chance, notes=notes)
+  return SecondStage(group=group, groups=tuple(names), sampling_weight=sampling_weight, notes=notes)
