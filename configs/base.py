@@ -5,11 +5,11 @@ mistyped field fails with the nearest right name. Every option is declared besid
 docs/reference/config.md lists them all.
 """
 
-from ule_jax.config._bridge import METHODS as _METHODS
-from ule_jax.config._bridge import TWO_STAGE
 from ule_jax.config.build import VARIANTS, make, vary
 from ule_jax.config.build import split_spec as parse
 from ule_jax.data import DATASETS
+from ule_jax.methods import METHODS as _METHODS
+from ule_jax.two_stage import TWO_STAGE
 
 METHODS = {name: row.options.defaults() for name, row in _METHODS.items()}  # method -> defaults of config.method
 NEEDS = {name: dict(row.fields) for name, row in _METHODS.items()}  # method -> fields elsewhere that it needs

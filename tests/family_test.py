@@ -17,7 +17,7 @@ G, K, D = SIZES.g, 3, 5
 
 
 def make(name, sizes=None, **changes):
-  return METHODS[name](options(name, **changes), sizes or SIZES._replace(k=K))
+  return METHODS[name].make(options(name, **changes), sizes or SIZES._replace(k=K))
 
 
 def random_batch(rng, b=24, n=SIZES.n, k=K):

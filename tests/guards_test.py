@@ -212,7 +212,7 @@ def test_all_methods_report_the_roles_of_their_updates():
   """The guard looks up each role in losses, gradients, updates and statistics."""
   batch = batch_of()
   for name in METHODS:
-    method = METHODS[name](SimpleNamespace(**base.METHODS[name]), SIZES)
+    method = METHODS[name].make(METHODS[name].options(), SIZES)
     state, step = setup(method, network('mlp'), batch)
     after = jax.eval_shape(step, state, batch)[0]
     assert set(after.bad_step) == set(method.roles)

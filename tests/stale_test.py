@@ -304,10 +304,10 @@ def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatc
   original = two_stage.TWO_STAGE['jtt']
 
   def other(options, first):
-    prepared = original(options, first)
+    prepared = original.prepare(options, first)
     return prepared._replace(sampling_weight=prepared.sampling_weight + 1)
 
-  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', other)
+  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', original._replace(prepare=other))
   with pytest.raises(UserError, match='the first run gives other groups or chances than'):
     run(tmp_path / 'w', data, '--config.first.steps=2', method='jtt')
 

@@ -9,9 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ule_jax.config import schema
-from ule_jax.config._bridge import METHODS
 from ule_jax.config.former import announce, former_words
 from ule_jax.data import DATASETS
+from ule_jax.methods import METHODS
 
 # variant -> the fields that it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were
 # not tuned.
@@ -37,11 +37,12 @@ class EditableConfig(ConfigDict):
     fields = self.__dict__.get('_fields', {})
     if not isinstance(key, str) or key in fields:
       return key
-    dotted = former_words().get(key, key)
+    former, dotted = former_words().get(key, (key, key))
     name = dotted.rpartition('.')[2]
     if name == key or name not in fields:
       return key
-    announce(f'{key}.*' if isinstance(fields[name], ConfigDict) else key, dotted)
+    every = '.*' if isinstance(fields[name], ConfigDict) else ''
+    announce(f'{former}{every}', f'{dotted}{every}')
     return name
 
   def __getitem__(self, key: Any) -> Any:

@@ -32,9 +32,9 @@ def former_names() -> dict[str, str]:
 
 
 @functools.cache
-def former_words() -> dict[str, str]:
-  """Return the last part of every former name -> the present dotted name."""
-  return {old.rpartition('.')[2]: new for old, new in former_names().items()}
+def former_words() -> dict[str, tuple[str, str]]:
+  """Return the last part of every former name -> the former and the present dotted name."""
+  return {old.rpartition('.')[2]: (old, new) for old, new in former_names().items()}
 
 
 def present_name(name: str) -> str:

@@ -15,16 +15,17 @@ from typing import Any
 import pydantic
 from pydantic.fields import FieldInfo
 
-from ule_jax.config._bridge import METHODS, TWO_STAGE
 from ule_jax.config.fields import flatten
 from ule_jax.config.former import present_names
 from ule_jax.data import DATASETS
 from ule_jax.errors import UserError, nearest_names
+from ule_jax.methods import METHODS
 from ule_jax.models import BATCH_NORMS, MODELS, Model
 from ule_jax.models.pretrained import sources
 from ule_jax.optim import Optim
 from ule_jax.options import Options, meta, option, validate
 from ule_jax.paths import local_path
+from ule_jax.two_stage import TWO_STAGE
 
 LIMIT = 2**31  # steps and seeds are 32-bit numbers on the device
 NO_RULE = 'none'

@@ -17,6 +17,7 @@ from ule_jax.methods import METHODS, Method, Sizes
 from ule_jax.models import make_model
 from ule_jax.models.build import Preprocess, make_preprocess, pixel_scale
 from ule_jax.optim import make_optimizer
+from ule_jax.options import meta, validate
 from ule_jax.train.step import TrainState, create_state
 from ule_jax.train.task import total_steps
 
@@ -74,15 +75,24 @@ def initialise(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Train
 
 def sizes_of(config: Any, dataset: Dataset) -> Sizes:
   """Say what a method may know of the data it is trained on, and of the network."""
-  counts, mixing = dataset.group_counts(), config.model.batch_norm == 'batch'
-  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, mixing)
+  counts, couples_examples = dataset.group_counts(), config.model.batch_norm == 'batch'
+  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, couples_examples)
 
 
 def make_method(config: Any, sizes: Sizes, numbers: Mapping[str, Any] = MappingProxyType({})) -> Method:
   """Build the method of a config; `numbers` as in `assemble`."""
-  return METHODS[config.method.name](_options(config, 'method', numbers), sizes)
+  entry = METHODS[config.method.name]
+  names = {former: name for name, field in entry.options.model_fields.items() for former in meta(field).former}
+  values, changes = (
+    {names.get(name, name): value for name, value in fields.items() if name != 'name'}
+    for fields in (config.method.to_dict(), _under('method', numbers))
+  )
+  return entry.make(validate(entry.options, values, 'method').model_copy(update=changes), sizes)
 
 
 def _options(config: Any, part: str, numbers: Mapping[str, Any]) -> SimpleNamespace:
-  changed = {name.removeprefix(f'{part}.'): v for name, v in numbers.items() if name.startswith(f'{part}.')}
-  return SimpleNamespace(**{**config[part], **changed})
+  return SimpleNamespace(**{**config[part], **_under(part, numbers)})
+
+
+def _under(part: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+  return {name.removeprefix(f'{part}.'): v for name, v in numbers.items() if name.startswith(f'{part}.')}

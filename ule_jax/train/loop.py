@@ -14,7 +14,7 @@ from ule_jax.data import Dataset, pipeline
 from ule_jax.devices import processes, runtime
 from ule_jax.devices.mesh import compile_step, make_mesh
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.methods import CORRECTIONS, Batch
+from ule_jax.methods import METHODS, Batch
 from ule_jax.metrics import SELECTABLE
 from ule_jax.runs import files, inputs
 from ule_jax.runs.checkpoints import Checkpoints
@@ -43,7 +43,7 @@ def train(
 ) -> dict[str, Any]:
   """Train to the last step, evaluate the selected checkpoints, and write results.json."""
   mesh = make_mesh()
-  correction, before = CORRECTIONS.get(config.method.name, ''), recorded_correction(directory)
+  correction, before = METHODS[config.method.name].correction, recorded_correction(directory)
   if processes.is_first():
     environment = describe_environment(runtime.describe()) | {'correction': correction}
     files.write_json(directory / 'env.json', environment)

@@ -6,15 +6,15 @@ import copy
 import zipfile
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError
+from ule_jax.options import Options, validate
 from ule_jax.train.task import held_out
-from ule_jax.two_stage import TWO_STAGE, dfr
+from ule_jax.two_stage import TWO_STAGE
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
@@ -48,7 +48,6 @@ def make_second_stage(config: Any, dataset: Dataset, directory: Path, head: dict
   Raises:
     UserError: the first run left nothing that can be used.
   """
-  name = config.first.prepare
   first = FirstRun(
     splits={split: _predictions(directory / 'predictions' / f'{split}.npz') for split in dataset.splits},
     kernel=np.asarray(head['kernel']),
@@ -60,7 +59,7 @@ def make_second_stage(config: Any, dataset: Dataset, directory: Path, head: dict
   for split, found in first.splits.items():
     if not np.array_equal(found['label'], dataset.splits[split].label):
       raise UserError(f'{directory} is a first run on other data: its labels of {split} differ. Choose another one.')
-  return TWO_STAGE[name](_options(config), first)
+  return TWO_STAGE[config.first.prepare].prepare(_options(config), first)
 
 
 def check_first(config: Any, dataset: Dataset) -> None:
@@ -69,14 +68,15 @@ def check_first(config: Any, dataset: Dataset) -> None:
   Raises:
     UserError: a split, a group or a class is missing.
   """
-  if config.first.prepare == 'dfr':
+  if check := TWO_STAGE[config.first.prepare].check:
     splits = {name: (split.label, split.group) for name, split in dataset.splits.items()}
-    dfr.check(_options(config), splits, dataset.classes)
+    check(_options(config), splits, dataset.classes)
 
 
-def _options(config: Any) -> SimpleNamespace:
+def _options(config: Any) -> Options:
   name = config.first.prepare
-  return SimpleNamespace(**config.first[name].to_dict() if name in config.first else {})
+  values = config.first[name].to_dict() if name in config.first else {}
+  return validate(TWO_STAGE[name].options, values, f'first.{name}')
 
 
 def _predictions(path: Path) -> dict[str, np.ndarray]:

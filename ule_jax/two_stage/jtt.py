@@ -18,10 +18,19 @@ The mixture is the same, the number of steps is not: raise `train.epochs` to mat
 from __future__ import annotations
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Jtt(Options):
+  """Options of JTT."""
+
+  up_weight: float = option(
+    50.0, 'times that a mistake of the first run is added to the training set; jtt, CelebA', ge=0
+  )
+
+
+def prepare(options: Jtt, first: FirstRun) -> SecondStage:
   """Find the error set.
 
   Raises:
