@@ -117,9 +117,9 @@ def split_with_holes() -> Split:
 
 
 @pytest.mark.parametrize('sampling', pipeline.SAMPLINGS)
-@pytest.mark.parametrize('chance', [None, np.ones(20)])
-def test_a_sampler_refuses_what_has_no_label(sampling, chance):
-  split = split_with_holes()._replace(chance=chance)
+@pytest.mark.parametrize('sampling_weight', [None, np.ones(20)])
+def test_a_sampler_refuses_what_has_no_label(sampling, sampling_weight):
+  split = split_with_holes()._replace(sampling_weight=sampling_weight)
   with pytest.raises(UserError, match='4 training examples have no label'):
     pipeline.order(split, seed=0, sampling=sampling, batch_size=4)
   blind = split._replace(label=np.maximum(split.label, 0))

@@ -56,7 +56,7 @@ def test_jtt_draws_mistakes_more_often():
   data = first.splits['train']
   wrong = data['logits'].argmax(1) != data['label']
   assert 10 < wrong.sum() < 200
-  np.testing.assert_array_equal(found.chance, np.where(wrong, 21.0, 1.0))
+  np.testing.assert_array_equal(found.sampling_weight, np.where(wrong, 21.0, 1.0))
   assert found.notes == {'error_set': wrong.sum()}
 
 
@@ -108,12 +108,12 @@ def test_spare_clusters_and_weighs_as_its_code():
     clusters = found.group[members]
     agree = ((clusters == clusters.min()) == (attribute[members] == 0)).mean()
     assert max(agree, 1 - agree) > 0.9
-    assert found.chance[members].sum() == pytest.approx(1)
+    assert found.sampling_weight[members].sum() == pytest.approx(1)
     sizes = {c: (clusters == c).sum() for c in np.unique(clusters)}
     score = found.notes['silhouettes'][k]
     power = 1 if score >= 0.9 else 2
     weight = np.array([1 / sizes[c] ** power for c in clusters])
-    np.testing.assert_allclose(found.chance[members], weight / weight.sum())
+    np.testing.assert_allclose(found.sampling_weight[members], weight / weight.sum())
   same = data | {'logits': np.zeros_like(data['logits'])}
   with pytest.raises(UserError, match='finds no clusters'):
     TWO_STAGE['spare'].prepare(options('spare'), first._replace(splits={'train': same}))
@@ -130,7 +130,7 @@ def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
     assert len(np.unique(made.group[members])) == clusters
     sizes = np.bincount(made.group)[made.group[members]]
     weight = sizes ** -(1.0 if made.notes['silhouettes'][k] >= 0.9 else 2.0)
-    np.testing.assert_allclose(made.chance[members], weight / weight.sum())
+    np.testing.assert_allclose(made.sampling_weight[members], weight / weight.sum())
   data = first.splits['train']
   coarse = data | {'logits': np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])}  # two outputs
   with pytest.raises(UserError, match=f"class 'a': the first run has 2 different outputs .* too few for {clusters}"):
@@ -582,10 +582,10 @@ def test_draws_follow_the_chance():
   from ule_jax.data import digits, pipeline
 
   split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
-  chance = np.where(split.group == 1, 20.0, 1.0)
-  block = pipeline.order(split._replace(chance=chance), seed=0, sampling='uniform', batch_size=20_000)
+  sampling_weight = np.where(split.group == 1, 20.0, 1.0)
+  block = pipeline.order(split._replace(sampling_weight=sampling_weight), seed=0, sampling='uniform', batch_size=20_000)
   share = (split.group[block(3)] == 1).mean()
-  assert share == pytest.approx(chance[split.group == 1].sum() / chance.sum(), abs=0.02)
+  assert share == pytest.approx(sampling_weight[split.group == 1].sum() / sampling_weight.sum(), abs=0.02)
   np.testing.assert_array_equal(block(3), block(3))
   assert (block(3) != block(4)).any()
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ule_jax.data import Dataset, Preparation
+from ule_jax.data import Dataset, InputSpec
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import mapping, sources
 
@@ -37,7 +37,7 @@ def make_preprocess(mean, std) -> Preprocess:
   return preprocess
 
 
-def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_scale(config: Any, dataset: Dataset | InputSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
 
   Features of a frozen encoder were made of such images, and have their own.

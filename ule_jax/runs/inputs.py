@@ -55,7 +55,7 @@ def compare_weights(directory: Path, path: Path, sha256: str, force: bool) -> st
     return ''
   differs = f'{path} are other weights than those of {directory}'
   if not force:
-    raise UserError(f'{differs}: restore them, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore them, choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -78,7 +78,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
   reason = ', as its code is another one' if known != code else ''
   differs = f'the encoder makes other features than those that {directory} was trained on{reason}'
   if not force:
-    raise UserError(f'{differs}: choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -90,13 +90,13 @@ def compare_first(directory: Path, prepared: SecondStage, force: bool) -> str:
     return ''
   differs = f'the first run gives other groups or chances than {directory} began with'
   if not force:
-    raise UserError(f'{differs}: restore its folder, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore its folder, choose another --workdir, or continue with --force.')
   return differs
 
 
 def first_digest(prepared: SecondStage) -> str:
   """Make the digest of what a second run is given; '' for a run that has no first one."""
-  given = prepared.group, prepared.chance
+  given = prepared.group, prepared.sampling_weight
   return '' if all(array is None for array in given) else fingerprint.digest(*given)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ule_jax.config import load
+from ule_jax.config import build, schema
 from ule_jax.errors import UserError
 from ule_jax.runs import files
 
 ADVICE = 'the folder of the run is damaged'
 # What belongs to the host that reads a run, not to the run: a folder that somebody passes on must not name the caches
 # from which executables and features are loaded here, or how many threads work here.
-HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'first.workdir', 'loader.threads', 'loader.workers')
+HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'two_stage.workdir', 'loader.threads', 'loader.workers')
 
 # The flags for these of the verbs that read a run, and their lines of a USAGE; export decodes no image.
 CACHE_FLAG = {'compilation-cache': 'default'}
@@ -46,17 +46,10 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
   config, results = (files.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
   if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
     raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')
-  host = {**FLAGS, **(host or {})}
+  host, usual = {**FLAGS, **(host or {})}, schema.defaults('digits', 'erm')
   try:
-    complete = load.complete(_tuples(config), without=HOST_BOUND)
-  except (ValueError, KeyError, TypeError) as error:
+    complete = build.editable(schema.complete_config(config, {name: usual[name] for name in HOST_BOUND}).to_dict())
+  except UserError as error:
     raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None
   complete.loader.threads, complete.compilation_cache = host['threads'], host['compilation-cache']
   return complete, results
-
-
-def _tuples(value: Any) -> Any:
-  """Turn JSON's lists into the tuples that they were in the config."""
-  if isinstance(value, dict):
-    return {name: _tuples(inner) for name, inner in value.items()}
-  return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -15,8 +15,8 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from ule_jax import data
-from ule_jax.config.check import check
-from ule_jax.data import Dataset, Preparation
+from ule_jax.config.schema import validate_config
+from ule_jax.data import Dataset, InputSpec
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate
 from ule_jax.errors import UserError
@@ -39,14 +39,14 @@ class Networks(NamedTuple):
 class Restored(NamedTuple):
   """A finished run, whose data need not be there.
 
-  `model.apply` takes what `preprocess` makes of uint8 images, prepared as `preparation` says; it is the network from
+  `model.apply` takes what `preprocess` makes of uint8 images, prepared as `input_spec` says; it is the network from
   the image on, a frozen encoder included. The last role is deployed.
   """
 
   directory: Path
   config: ConfigDict
   results: dict[str, Any]
-  preparation: Preparation
+  input_spec: InputSpec
   model: nn.Module
   preprocess: Callable[[jax.Array], jax.Array]
   networks: Networks
@@ -96,14 +96,14 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
     UserError: the folder holds no finished run, or its checkpoint, or the weights of its encoder, are gone or damaged.
   """
   config, results = read_run(directory, host)
-  check(config)
+  validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache, progress.say)
-  preparation = data.preparation(config.data.name, config.data.to_dict())
+  input_spec = data.input_spec(config.data.name, config.data.to_dict())
   frozen, classes = config.model.encoder == 'frozen', len(results['classes'])
   model = make_model(SimpleNamespace(**config.model), classes)
   statistics = read_features(directory) if frozen else {}
-  sample = jnp.zeros((1, len(statistics['mean'])) if frozen else (1, *preparation.image_shape))
+  sample = jnp.zeros((1, len(statistics['mean'])) if frozen else (1, *input_spec.image_shape))
   # The roles are in the results: neither the method nor the optimiser has to be made again.
   one = jax.eval_shape(lambda: model.init(jax.random.key(0), sample, train=False))
   like = {part: dict.fromkeys(results['roles'], one.get(part, {})) for part in Networks._fields}
@@ -115,9 +115,9 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
   mesh = make_mesh()
   networks = replicate(networks, mesh)
   if frozen:
-    model, networks = on_encoder(directory, config, preparation, model, networks, statistics, mesh)
-  networks, preprocess = Networks(**networks), make_preprocess(*pixel_scale(config, preparation))
-  return Restored(directory, config, results, preparation, model, preprocess, networks, mesh)
+    model, networks = on_encoder(directory, config, input_spec, model, networks, statistics, mesh)
+  networks, preprocess = Networks(**networks), make_preprocess(*pixel_scale(config, input_spec))
+  return Restored(directory, config, results, input_spec, model, preprocess, networks, mesh)
 
 
 def load_data(run: Restored, force: bool = False) -> Dataset:
@@ -145,7 +145,7 @@ def load_data(run: Restored, force: bool = False) -> Dataset:
 def on_encoder(
   directory: Path,
   config: ConfigDict,
-  preparation: Preparation,
+  input_spec: InputSpec,
   head: nn.Module,
   heads: dict[str, PyTree],
   statistics: dict[str, Any],
@@ -160,7 +160,7 @@ def on_encoder(
   Raises:
     UserError: the encoder's weights are not there, or others than in training.
   """
-  encoder, template = network_and_shapes(config, 1, preparation.image_shape)
+  encoder, template = network_and_shapes(config, 1, input_spec.image_shape)
   weights = mapping.load_pretrained(config.model.weights, config.model.name, template)
   if weights.sha256 != files.read_json(directory / 'weights.json', ADVICE).get('sha256'):
     raise UserError(f'{weights.path} are other weights than those that {directory} was trained on: restore them.')

@@ -82,7 +82,7 @@ def train(
       **processes.process_slice(),
     )
     where = f'{split} at step {int(state.step):,}'
-    return evaluate(eval_step, state, signals.heeded(batches), mesh, collect, where)
+    return evaluate(eval_step, state, signals.until_signal(batches), mesh, collect, where)
 
   def validate() -> dict[str, float]:
     """Score the state on the validation splits; nothing if a signal comes: what was trained is worth saving first."""
@@ -128,9 +128,9 @@ def train(
     # The untrained network is no candidate, unless its last layer was fitted.
     settled = checkpoints.scored(first) if first else prepared.head is None
     for number in range(first, steps + 1):
-      signals.asked = signals.asked or processes.preempted(number)
+      signals.received = signals.received or processes.preempted(number)
       due = (number % config.train.eval_every == 0 or number == steps) and not (number == first and settled)
-      if due or (signals.asked and number != first):
+      if due or (signals.received and number != first):
         if pending:
           report(pending)
           pending = None
@@ -138,9 +138,9 @@ def train(
         if scores := validate() if due else {}:
           log.write(number, scores)
         checkpoints.save(number, state, {rule: scores[rule] for rule in checkpoints.rules if scores})
-      if signals.asked:
+      if signals.received:
         checkpoints.wait()
-        raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
+        raise Interrupted(f'{signals.received} at step {number:,} of {steps:,}; resumable by the same command.')
       if number == steps:
         break
       state, metrics = train_step(state, Batch(**next(batches)))

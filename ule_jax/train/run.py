@@ -10,7 +10,8 @@ from typing import Any
 
 from ule_jax import data
 from ule_jax.config import fields
-from ule_jax.config.check import check, check_devices
+from ule_jax.config.check import check_devices
+from ule_jax.config.schema import validate_config
 from ule_jax.data import Dataset
 from ule_jax.devices import processes, runtime
 from ule_jax.devices.mesh import make_mesh, replicate
@@ -69,7 +70,7 @@ def _run(
   config: Any, directory: Path, force: bool, signals: Signals, current: Fingerprint | None = None
 ) -> dict[str, Any]:
   """Do what `run` says; `current` has the data if they were loaded for another run already."""
-  check(config)
+  validate_config(config)
   runtime.require_devices()
   check_devices(config)
   runtime.use_cache(config.compilation_cache, say)

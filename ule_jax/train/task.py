@@ -31,8 +31,8 @@ def training_data(config: Any, dataset: Dataset, prepared: SecondStage) -> Datas
   if prepared.group is not None:
     train = train._replace(group=np.asarray(prepared.group, np.int32))
     dataset = dataset._replace(groups=prepared.groups)
-  if prepared.chance is not None:
-    train = train._replace(chance=np.asarray(prepared.chance, np.float64))
+  if prepared.sampling_weight is not None:
+    train = train._replace(sampling_weight=np.asarray(prepared.sampling_weight, np.float64))
   if config.train.holdout:
     train = train.take(np.flatnonzero(~held_out(config, dataset)))
     if not train.count:

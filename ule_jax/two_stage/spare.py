@@ -33,7 +33,7 @@ SAMPLE = 5000  # of a class, for the silhouette, which is quadratic
 class Spare(Options):
   """Options of SPARE."""
 
-  clusters: int = option(0, 'clusters of a class; 0: by silhouette', ge=0)
+  clusters: int = option(0, 'clusters of a class; 0: by silhouette', ge=0, added=True)
   max_clusters: int = option(5, 'the most clusters that the silhouette chooses from', ge=2)
   threshold: float = option(0.9, 'silhouette from which clusters are clear; SpuCo')
   high_power: int = option(2, "power of the clusters' sizes in sampling where they are not clear; SpuCo", ge=0)
@@ -55,7 +55,7 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
 
   train = first.labelled('train')
   outputs, label = probabilities(train['logits'].astype(np.float64)), train['label']
-  group, chance, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
+  group, sampling_weight, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
   for k, title in enumerate(first.classes):
     members = np.flatnonzero(label == k)
     found = {}
@@ -78,9 +78,9 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
     sizes = np.bincount(parts)
     power = 1 if score >= options.threshold else options.high_power
     weight = sizes[parts] ** -float(power)
-    chance[members] = weight / weight.sum()
+    sampling_weight[members] = weight / weight.sum()
     group[members] = len(names) + parts
     names += [f'{title}, cluster {c}' for c in range(len(sizes))]
     clear.append(round(float(score), 4))
   notes = {'clusters': np.bincount(group).tolist(), 'silhouettes': clear}
-  return SecondStage(group=group, groups=tuple(names), chance=chance, notes=notes)
+  return SecondStage(group=group, groups=tuple(names), sampling_weight=sampling_weight, notes=notes)
