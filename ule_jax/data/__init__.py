@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
+from ule_jax.data.checks import (
+  differences,
+  look_at_images,
+  refuse_unlabelled,
+  warn_of_changed_pixels,
+  without_bad_images,
+)
 from ule_jax.data.dataset import Dataset, Preparation, Split
 from ule_jax.errors import UserError, unknown
+
+log = logging.getLogger(__name__)
 
 ON_BAD_IMAGE = ('fail', 'skip')
 DATASETS = {
@@ -29,13 +38,12 @@ _PREPARATIONS = {
 }
 
 
-def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Dataset:
+def load(name: str, options: Mapping[str, Any]) -> Dataset:
   """Load a data set and check it.
 
   Args:
     options: of config.data. `official` (compare the group counts with the release) and `on_bad_image`
       (fail, or skip what cannot be decoded) are used here, the others by the data set.
-    say: takes warnings and progress, a line each.
 
   Raises:
     UserError: the data are not what they should be.
@@ -46,15 +54,15 @@ def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Datase
     raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
   dataset = read(name, options)
   for remark in dataset.remarks:
-    say(f'note: {remark}')
+    log.info(f'note: {remark}')
   if found := differences(dataset):
     more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
     text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
     if strict:
       raise UserError(f'{text}. Restore it, or, if it is meant to, set --config.data.official=False.')
-    say(f'warning: {text}')
+    log.warning(text)
   if on_bad_image == 'skip':
-    dataset = without_bad_images(dataset, say)
+    dataset = without_bad_images(dataset)
   return dataset
 
 
@@ -86,7 +94,7 @@ def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
   return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
 
 
-def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
+def check_images(dataset: Dataset, options: Mapping[str, Any], sampled: bool = False) -> None:
   """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
 
   Also says what pixels do not tell: that images are transparent, or use little of their range. Of prepared data, which
@@ -99,7 +107,7 @@ def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: 
     UserError: an image cannot be decoded.
   """
   if dataset.table is not None and options['on_bad_image'] == 'fail':
-    look_at_images(dataset, say, sampled or dataset.table.prepared)
+    look_at_images(dataset, sampled or dataset.table.prepared)
 
 
 __all__ = [
@@ -112,5 +120,5 @@ __all__ = [
   'load',
   'preparation',
   'read',
-  'say_changed',
+  'warn_of_changed_pixels',
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epy
 
+from ule_jax import selection
 from ule_jax.errors import UserError
 from ule_jax.report import numbers
 from ule_jax.report.colors import style
@@ -85,7 +86,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
 
 def restricted(series: Sequence[Series]) -> list[str]:
   """Say which of the data sets have images that others may not be given."""
-  names = dict.fromkeys(one.runs[0].results['dataset'] for one in series)
+  names = dict.fromkeys(one.runs[0].results.dataset for one in series)
   return [RESTRICTED[name] for name in names if name in RESTRICTED]
 
 
@@ -98,7 +99,7 @@ def draw(series: Sequence[Series]) -> dict[str, list[figures.Drawing]]:
   """Make the drawings of each data set."""
   drawings = {}
   for name, members in datasets(series).items():
-    bars = figures.group_bars(name, members, numbers.default_rule(numbers.rules(members)))
+    bars = figures.group_bars(name, members, selection.default_rule(numbers.rules(members)))
     drawings[name] = [*([bars] if bars else []), *figures.curves(name, members)]
   return drawings
 
@@ -120,7 +121,7 @@ def context(found: Found, left_out, series, drawings, shown, images: bool) -> di
   sections = []
   for name, members in datasets(series).items():
     names, metric = numbers.rules(members), numbers.headline(members)
-    main = [rule for rule in (numbers.default_rule(names), numbers.oracle_rule(names)) if rule]
+    main = [rule for rule in (selection.default_rule(names), selection.oracle_rule(names)) if rule]
     looked = {one: panels.splits(one.runs[0]) for one in members}
     looks = {one: panels.look(one, split[0]) for one, split in looked.items() if split}
     sections.append(
@@ -157,7 +158,7 @@ def context(found: Found, left_out, series, drawings, shown, images: bool) -> di
     'has_panels': bool(shown),
     'restricted': restricted(series),
     'cell': numbers.cell,
-    'label_free': numbers.label_free,
+    'label_free': selection.is_label_free,
     'needs_groups': numbers.needs_groups,
     'categories': CATEGORIES,
     'hidden': HIDDEN,
@@ -172,7 +173,7 @@ def caption(series: Sequence[Series]) -> str:
     values = list(dict.fromkeys(str(run.fields.get(field)) for run in runs))
     return values[0] if len(values) == 1 else 'several'
 
-  steps = list(dict.fromkeys(str(run.results['last']['step']) for run in runs))
+  steps = list(dict.fromkeys(str(run.results.last['step']) for run in runs))
   return (
     f'Model {common("model.name")}, {steps[0] if len(steps) == 1 else "several"} steps of '
     f'{common("train.batch_size")}, {common("optim.name")} at {common("optim.lr")}; '

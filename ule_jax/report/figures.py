@@ -11,7 +11,6 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from ule_jax.report import numbers
 from ule_jax.report.colors import Style, style
 from ule_jax.report.series import Series
 
@@ -71,7 +70,7 @@ def curves(dataset: str, series: Sequence[Series]) -> list[Drawing]:
 
 def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | None:
   """Draw the test accuracy of each group: a bar is a mean over seeds, a dot a seed, a line the mean interval."""
-  tests = {one: [e['test']['groups'] for run in one.runs if (e := numbers.entry(run, rule))] for one in series}
+  tests = {one: [e['test']['groups'] for run in one.runs if (e := run.results.by_rule(rule))] for one in series}
   tests = {one: found for one, found in tests.items() if found}
   groups = {name: g['count'] for found in tests.values() for one in found for name, g in one.items() if g['count']}
   if not groups:

@@ -8,10 +8,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ule_jax.report.runs import Run
+from ule_jax import selection
 from ule_jax.report.series import Series
+from ule_jax.runs.recorded import FinishedRun
+from ule_jax.selection import LAST
 
-LAST = 'last'
 NO_METRIC = ('classes', 'groups', 'reasons', 'step')
 
 
@@ -41,39 +42,14 @@ def average(values: Sequence[float | None], reason: str = 'no run') -> Cell:
   return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known), '')
 
 
-def label_free(rule: str) -> bool:
-  """Tell whether a selection rule does without group labels, also without a split that was balanced by them.
-
-  >>> label_free('last'), label_free('val/accuracy'), label_free('val_balanced/accuracy')
-  (True, True, False)
-  """
-  return rule == LAST or (rule.startswith('val/') and 'group' not in rule)
-
-
 def rules(series: Iterable[Series]) -> list[str]:
   """Name every selection rule of some runs: the label-free default, the last step, then those with group labels."""
-  names = {rule for one in series for run in one.runs for rule in run.results['selected']}
-  return sorted({*names, LAST}, key=lambda r: (not label_free(r), 'worst_class' not in r, r == LAST, r))
-
-
-def default_rule(names: Sequence[str]) -> str:
-  """Take the rule without group labels that numbers are compared by."""
-  return names[0]
-
-
-def oracle_rule(names: Sequence[str]) -> str | None:
-  """Take the rule that knows the groups: the worst group, of a balanced validation split if there is one."""
-  return max((rule for rule in names if rule.endswith('/worst_group_accuracy')), default=None)
-
-
-def entry(run: Run, rule: str) -> dict[str, Any] | None:
-  """Look up what a run says of its deployed network under a rule."""
-  return run.results['last'] if rule == LAST else run.results['selected'].get(rule)
+  return selection.ranked(rule for one in series for run in one.runs for rule in run.results.selected)
 
 
 def cell(series: Series | None, rule: str, metric: str) -> Cell:
   """Average a test metric under a rule over the seeds of a series."""
-  entries = [entry(run, rule) for run in series.runs] if series else []
+  entries = [run.results.by_rule(rule) for run in series.runs] if series else []
   tests = [found['test'] for found in entries if found]
   reasons = [test['reasons'][metric] for test in tests if metric in test.get('reasons', {})]
   missing = 'this rule is not possible here' if series else 'no run'
@@ -82,7 +58,7 @@ def cell(series: Series | None, rule: str, metric: str) -> Cell:
 
 def metrics(series: Sequence[Series]) -> list[str]:
   """Name the test metrics of a data set, in the order of its results."""
-  return list({m: 0 for one in series for run in one.runs for m in run.results['last']['test'] if m not in NO_METRIC})
+  return list({m: 0 for one in series for run in one.runs for m in run.results.last['test'] if m not in NO_METRIC})
 
 
 def headline(series: Sequence[Series]) -> str:
@@ -93,14 +69,14 @@ def headline(series: Sequence[Series]) -> str:
 
 def title(series: Sequence[Series], metric: str) -> str:
   """Call a metric as its field does."""
-  return series[0].runs[0].results.get('titles', {}).get(metric, metric.replace('_', ' '))
+  return series[0].runs[0].results.titles.get(metric, metric.replace('_', ' '))
 
 
 def needs_groups(series: Series, rule: str) -> str:
   """Say where group labels are used: in training, and in validation by the rule or by a fit on it."""
   run = series.runs[0]
   fitted = run.fields.get('first.prepare') == 'dfr' and run.fields.get('first.dfr.split') != 'train'
-  uses = ['train'] * run.results['needs_groups']['train'] + ['validation'] * (fitted or not label_free(rule))
+  uses = ['train'] * run.results.needs_groups['train'] + ['validation'] * (fitted or not selection.is_label_free(rule))
   return ' and '.join(uses) or 'no'
 
 
@@ -118,7 +94,7 @@ class Changes(NamedTuple):
     return self.both + self.only_first + self.only_last + self.neither
 
 
-def changes(run: Run, split: str = 'test') -> list[Changes]:
+def changes(run: FinishedRun, split: str = 'test') -> list[Changes]:
   """Count what two roles got right, for each group and for all with a label; nothing for a method of one role."""
   found = run.arrays('predictions', split, 'label', 'group', 'logits_') if len(run.roles) == 2 else None
   if found is None:
@@ -131,7 +107,7 @@ def changes(run: Run, split: str = 'test') -> list[Changes]:
       name, *(int((of & one).sum()) for one in (first & last, first & ~last, ~first & last, ~first & ~last))
     )
 
-  groups = run.results['groups']
+  groups = run.results.groups
   rows = [count(name, labelled & (found['group'] == i)) for i, name in enumerate(groups)]
   return [row for row in rows if row.count] + [count('all', labelled)]
 
@@ -146,9 +122,9 @@ def result_rows(series: Iterable[Series]) -> Iterator[tuple]:
   """Yield every number of every run; the columns are RESULTS."""
   for one in series:
     for run in one.runs:
-      entries = [(run.roles[-1], rule, found) for rule, found in run.results['selected'].items()]
-      entries += [(run.roles[-1], LAST, run.results['last'])]
-      entries += [(role, run.results['select'], found) for role, found in list(run.results['roles'].items())[:-1]]
+      entries = [(run.roles[-1], rule, found) for rule, found in run.results.selected.items()]
+      entries += [(run.roles[-1], LAST, run.results.last)]
+      entries += [(role, run.results.select, found) for role, found in list(run.results.by_role.items())[:-1]]
       for role, rule, found in entries:
         of = (one.dataset, one.label, run.seed, run.name, run.commit, role, rule, found['step'])
         for split in (name for name in found if name != 'step'):

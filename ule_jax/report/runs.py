@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,65 +13,13 @@ import numpy as np
 from ule_jax.config import load
 from ule_jax.config.fields import flatten, with_added
 from ule_jax.errors import UserError
-from ule_jax.runs import fingerprint
 from ule_jax.runs.files import read_json
 from ule_jax.runs.fingerprint import Fingerprint
+from ule_jax.runs.recorded import FinishedRun, read_log
+from ule_jax.runs.results import Results
 from ule_jax.runs.workdir import LOCK, holds_training
 
 ADVICE = 'restore it, or keep the folder out of the report'
-
-NEEDED = (
-  'method',
-  'dataset',
-  'seed',
-  'select',
-  'needs_groups',
-  'classes',
-  'groups',
-  'test',
-  'selected',
-  'last',
-  'roles',
-)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)  # a key of dictionaries, as it is itself
-class Run:
-  """One finished run; `fields` are those of its config, dotted."""
-
-  name: str
-  directory: Path
-  fields: dict[str, Any]
-  results: dict[str, Any]
-  commit: str
-  data: dict[str, Any] | None = None  # its fingerprint.json
-
-  @property
-  def seed(self) -> int:
-    return self.results['seed']
-
-  @property
-  def roles(self) -> tuple[str, ...]:
-    return tuple(self.results['roles'])
-
-  def metrics(self) -> list[dict[str, float]]:
-    """Read metrics.jsonl; a half-written line is left out."""
-    return list(_lines(self.directory / 'metrics.jsonl'))
-
-  def arrays(self, kind: str, split: str, *names: str) -> dict[str, np.ndarray] | None:
-    """Read arrays of `<kind>/<split>.npz` whose names begin with one of `names`; None without the file.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    path = self.directory / kind / f'{split}.npz'
-    if not path.is_file():
-      return None
-    try:
-      with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name.startswith(names)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-      raise UserError(f'{path} cannot be read ({error}): {ADVICE}.') from None
 
 
 class Found(NamedTuple):
@@ -83,7 +28,7 @@ class Found(NamedTuple):
   `changed` says which runs are of other data than lie there now, or were changed on the way by `--force`.
   """
 
-  runs: list[Run]
+  runs: list[FinishedRun]
   unfinished: list[str]
   changed: list[str]
 
@@ -114,7 +59,7 @@ def find(paths: Sequence[Path]) -> Found:
     if folder in shared or ((folder / 'done').exists() and axes):  # the runs of a sweep are its members
       continue
     if (folder / 'done').exists():
-      runs.append(_read(folder, name, configs[folder]))
+      runs.append(FinishedRun(name, folder, configs[folder], Results.read(folder, ADVICE)))
     elif _began(folder):
       unfinished.append(_unfinished(folder, name, configs[folder]))
   if not runs:
@@ -133,7 +78,7 @@ def _began(folder: Path) -> bool:
 def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
   """Say where a run stands that is not done."""
   results = read_json(folder / 'results.json', ADVICE) if (folder / 'results.json').exists() else {}
-  steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
+  steps = [line['step'] for line in read_log(folder / 'metrics.jsonl')]
   at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
   axes = ', '.join(field.removeprefix('axes.') for field in config if field.startswith('axes.'))
   kind = f'sweep of {axes}, ' if axes else ''
@@ -141,16 +86,16 @@ def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
   return f'{name} ({kind}{config["method.name"]} on {config["data.name"]}): {reason}{at}'
 
 
-def _changed(runs: Sequence[Run]) -> list[str]:
+def _changed(runs: Sequence[FinishedRun]) -> list[str]:
   """Compare the data of runs, where they are there, with those that the runs were trained on."""
   known: dict[str, Fingerprint | str | None] = {}
   told = []
   for run in runs:
-    for one in run.results.get('changed', []):
+    for one in run.results.changed:
       told.append(f'{run.name} went on by --force at step {one["step"]:,}, although {one["what"]}')
     if run.data is None:
       continue
-    skipped = run.results.get('data', {}).get('skipped_images', {})
+    skipped = run.results.skipped_images
     key = json.dumps([{f: v for f, v in run.fields.items() if f.startswith('data.')}, skipped], sort_keys=True)
     if key not in known:
       known[key] = _load(run, skipped)
@@ -161,7 +106,7 @@ def _changed(runs: Sequence[Run]) -> list[str]:
   return told
 
 
-def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
+def _load(run: FinishedRun, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
   """Load the data of a run; None where they are not there, or not files, and what is wrong where they are damaged.
 
   Args:
@@ -205,23 +150,3 @@ def _config(folder: Path) -> dict[str, Any]:
 def _is_run(content: Any) -> bool:
   """Tell the config of a run, or of a sweep, from the many other files of that name."""
   return all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
-
-
-def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
-  results = read_json(folder / 'results.json', ADVICE)
-  missing = [key for key in NEEDED if key not in results]
-  if missing:
-    raise UserError(f'{folder / "results.json"} has no {missing[0]!r}: {ADVICE}.')
-  environment = read_json(folder / 'env.json', ADVICE) if (folder / 'env.json').exists() else {}
-  return Run(name, folder, config, results, environment.get('commit') or 'unknown', fingerprint.read(folder))
-
-
-def _lines(path: Path) -> Iterator[dict[str, float]]:
-  if path.is_file():
-    for line in path.read_text(encoding='utf-8').splitlines():
-      try:
-        values = json.loads(line)
-      except ValueError:
-        continue
-      if isinstance(values, dict) and 'step' in values:
-        yield values

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ule_jax.report.colors import METHODS
-from ule_jax.report.runs import Run
 from ule_jax.runs import fingerprint
+from ule_jax.runs.recorded import FinishedRun
 
 # Fields in which the runs of a series may differ: the numbers of all selection rules are in each of them.
 FREE = ('seed', 'select', 'data.dir', 'data.on_bad_image', 'loader.threads', 'loader.workers', 'first.workdir')
@@ -30,10 +30,10 @@ class Series:
   method: str
   label: str
   variant: int
-  runs: tuple[Run, ...]
+  runs: tuple[FinishedRun, ...]
 
 
-def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
+def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   """Gather runs into series, in the order of the page; second copies of a run are left out, in sentences."""
   datasets = _labels(
     {r.name: (r.fields['data.name'], fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.'
@@ -42,16 +42,16 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   for run in runs:
     dataset = datasets[run.name]
     kept = {f: v for f, v in run.fields.items() if f not in FREE and f not in _identity(run)}
-    told[run.name] = ((dataset, run.results['method']), kept)
+    told[run.name] = ((dataset, run.results.method), kept)
     key = json.dumps([dataset, kept, run.seed], sort_keys=True)
     if key in members:
       left_out.append(f'{run.name} has the config and the seed of {members[key].name}')
     else:
       members[key] = run
   labels = _labels(told, 'method.')
-  series: dict[tuple[str, str, str], list[Run]] = {}
+  series: dict[tuple[str, str, str], list[FinishedRun]] = {}
   for run in members.values():
-    series.setdefault((datasets[run.name], run.results['method'], labels[run.name]), []).append(run)
+    series.setdefault((datasets[run.name], run.results.method, labels[run.name]), []).append(run)
   order, variants, gathered = list(METHODS), {}, []
   for dataset, method, label in sorted(
     series, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else len(order), k[1], k[2])
@@ -62,19 +62,19 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   return gathered, left_out
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: FinishedRun) -> dict[str, Any]:
   """Take what says which data set it is; two folders of one's own may be different ones."""
   fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
   fields = {f: v for f, v in fields.items() if f.removeprefix('data.') not in TREATMENT}
   classes = run.results['test']['classes']
   return fields | {
     'data.classes': '/'.join(classes),
-    'data.groups': len(run.results['groups']),
+    'data.groups': len(run.results.groups),
     'data.test_examples': sum(found['count'] for found in classes.values()),
   }
 
 
-def _named(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _named(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
   """Take what says which data set it is; with the fingerprint where one folder had several data sets in its time."""
   known: dict[str, set[str]] = {}
   for run in runs:

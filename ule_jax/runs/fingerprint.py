@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ import numpy as np
 from ule_jax.data import Dataset, Split
 from ule_jax.errors import UserError
 from ule_jax.runs.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 NAME = 'fingerprint.json'
 VERSION = 1
@@ -44,13 +47,9 @@ ELSEWHERE = 'Restore the data, choose another --workdir, or go on with --force'
 class Fingerprint:
   """The fingerprint of a data set that was loaded; what needs the bytes of all images is computed when asked for."""
 
-  def __init__(self, dataset: Dataset, say: Callable[[str], None] = lambda text: None):
-    """Prepare it.
-
-    Args:
-      say: takes progress, a line each.
-    """
-    self.dataset, self._say = dataset, say
+  def __init__(self, dataset: Dataset):
+    """Take the data set; nothing is read yet."""
+    self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
 
   @functools.cached_property
@@ -61,7 +60,7 @@ class Fingerprint:
   def content(self, name: str) -> dict[str, str]:
     """Return the digests of a split's images and masks; reads them all, once."""
     if name not in self._content:
-      self._content[name] = _content(name, self.dataset.splits[name], self._say)
+      self._content[name] = _content(name, self.dataset.splits[name])
     return self._content[name]
 
   def trust(self, recorded: Mapping[str, Any]) -> None:
@@ -210,7 +209,7 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
   }
 
 
-def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, str]:
+def _content(name: str, split: Split) -> dict[str, str]:
   """Compute the digests of the images and the masks of a split: over the digests of each, in order."""
   images, masks = hashlib.sha256(), hashlib.sha256()
   count, done, began = split.count, 0, time.monotonic()
@@ -222,7 +221,7 @@ def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, s
     done += len(found)
     if (now := time.monotonic()) - told > EVERY:
       told, rate = now, done / (now - began)
-      say(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
+      log.info(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
   return {'content': images.hexdigest()} | ({'masks': masks.hexdigest()} if split.masks else {})
 
 
