@@ -36,7 +36,7 @@ def make_step(fast: bool):
   """Compile an ERM step; return a function that times one call of it, in seconds."""
   options = base.make('digits', 'erm').model.to_dict() | dict(name=NETWORK, batch_norm='batch', fast_variance=fast)
   network, key, rng = make_network(SimpleNamespace(**options), 2), jax.random.key(0), np.random.default_rng(0)
-  method = METHODS['erm'](SimpleNamespace(**base.METHODS['erm']), Sizes(100, 2, 4, np.array([40, 10, 10, 40])))
+  method = METHODS['erm'].make(METHODS['erm'].options(), Sizes(100, 2, 4, np.array([40, 10, 10, 40])))
   image = jnp.asarray(rng.normal(size=(BATCH, SIZE, SIZE, 3)), jnp.float32)
   label = jnp.asarray(rng.integers(0, 2, BATCH), jnp.int32)
   batch = Batch(image, label, label, jnp.arange(BATCH, dtype=jnp.int32), jnp.ones(BATCH))

@@ -107,10 +107,11 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   import numpy as np
 
   from ule_jax.cli.flags import parse
-  from ule_jax.methods import METHODS, Batch, Sizes
+  from ule_jax.methods import Batch, Sizes
   from ule_jax.models import make_model
   from ule_jax.models.build import make_preprocess
   from ule_jax.optim import make_optimizer
+  from ule_jax.train.assemble import make_method
   from ule_jax.train.step import create_state
 
   case = CASES[name]._replace(**{k: v for k, v in changes.items() if k in Case._fields})
@@ -121,7 +122,7 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
   config = parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
-  method = METHODS[method](config.method, sizes)
+  method = make_method(config, sizes)
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.5,) * 3), jax.random.key(0)
   rng, ids = np.random.default_rng(0), jnp.arange(case.batch, dtype=jnp.int32)

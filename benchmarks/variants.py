@@ -44,7 +44,7 @@ def register() -> None:
   from ule_jax import methods
 
   for name, options in OPTIONS.items():
-    methods.METHODS[name] = globals()[name]
+    methods.METHODS[name] = methods.METHODS['ule']._replace(make=globals()[name])
     base.METHODS[name] = base.METHODS['ule'] | options
 
 

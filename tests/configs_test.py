@@ -13,8 +13,8 @@ from sources import SOURCES
 from ule_jax import cli
 from ule_jax.cli import app
 from ule_jax.cli.flags import parse, read
-from ule_jax.config.check import check
 from ule_jax.config.fields import flatten
+from ule_jax.config.schema import validate_config
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network
 from ule_jax.models.build import make_preprocess
@@ -79,7 +79,7 @@ def test_full_recipes_fine_tune_or_train_heads_on_frozen_features(name, model):
   assert (tuned.method.at, frozen.method.at) == ('image', 'features')
   assert (tuned.model.encoder, frozen.model.encoder) == ('trained', 'frozen')
   for config in (tuned, frozen):
-    check(config)
+    validate_config(config)
   width, size = {'resnet50': 2048, 'vit_b16': 768}[model], tuned.data.size
   network = make_network(SimpleNamespace(**tuned.model), 2)
   out = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
@@ -95,7 +95,7 @@ def built(name, method):
 
   if name != 'base':
     return load(name, method)
-  first, variant = method.startswith('first.'), method.startswith(',')
+  first, variant = method.startswith('two_stage.'), method.startswith(',')
   config = base.make('folder', 'erm' if first or variant else method)
   return base.vary(config, [base.VARIANTS[method[1:]]]) if variant else config
 
@@ -131,7 +131,7 @@ def test_every_default_that_names_a_source_is_in_the_table(root):
   for place, option in claims:
     said = [
       field
-      for method, field in ((place, f'method.{option}'), (f'first.{place}', f'first.{place}.{option}'))
+      for method, field in ((place, f'method.{option}'), (f'two_stage.{place}', f'two_stage.{place}.{option}'))
       for _, fields in SOURCES.get(('base', method), ())
       if field in fields
     ]

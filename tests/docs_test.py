@@ -19,6 +19,7 @@ PAGES = (
   'tutorial', 'method', 'results', 'faq', 'data/digits', 'data/waterbirds', 'data/celeba', 'data/spawrious',
   'data/urbancars', 'data/folder',
 )  # fmt: skip
+DEVELOP = ('develop/architecture', 'develop/glossary', 'develop/style')
 
 SHORT = ['train.steps=2', 'train.eval_every=2', 'loader.threads=0']
 TINY = [*SHORT, 'train.batch_size=8', 'train.eval_batch_size=16', 'data.size=12', 'model.name=mlp', 'model.width=4']
@@ -47,7 +48,7 @@ def blocks(path):
 
 def test_every_page_is_here(root):
   found = {p.relative_to(root / 'docs').with_suffix('').as_posix() for p in (root / 'docs').rglob('*.md')}
-  assert set(PAGES) <= found <= {*PAGES, 'README', 'robustness', 'scale'}
+  assert set(PAGES) <= found <= {*PAGES, *DEVELOP, 'README', 'robustness', 'scale'}
   assert {p.stem for p in (root / 'configs').glob('*.py')} - {'__init__', 'base'} == {
     p.removeprefix('data/') for p in PAGES if p.startswith('data/')
   }

@@ -28,7 +28,7 @@ def read(path):
 
 
 def images_of(run, n=3):
-  return np.random.default_rng(0).integers(0, 256, (n, *run.preparation.image_shape), dtype=np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (n, *run.input_spec.image_shape), dtype=np.uint8)
 
 
 def deployed(run):

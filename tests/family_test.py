@@ -8,7 +8,7 @@ from common import KEY, SIZES, assert_close, batch_of, method_of, network, optio
 
 from configs import base
 from ule_jax import losses
-from ule_jax.config.check import check
+from ule_jax.config.schema import validate_config
 from ule_jax.errors import UserError
 from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes
 
@@ -17,7 +17,7 @@ G, K, D = SIZES.g, 3, 5
 
 
 def make(name, sizes=None, **changes):
-  return METHODS[name](options(name, **changes), sizes or SIZES._replace(k=K))
+  return METHODS[name].make(options(name, **changes), sizes or SIZES._replace(k=K))
 
 
 def random_batch(rng, b=24, n=SIZES.n, k=K):
@@ -560,10 +560,10 @@ def test_domains_have_to_fit_the_groups():
 def test_options_out_of_range_are_refused(method, option, value):
   config = base.make('digits', method)
   config.train.steps = 1
-  check(config)
+  validate_config(config)
   config.method[option] = value
   with pytest.raises(UserError, match=f'method.{option} is'):
-    check(config)
+    validate_config(config)
 
 
 @pytest.mark.parametrize('name', ['lff', 'mixup', 'group_dro'])

@@ -200,7 +200,7 @@ def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path,
 def test_a_prediction_that_is_no_number_is_none(ule_run, tmp_path):
   run = restore(ule_run)
   Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / 'a.png')
-  look = predict.reader(tmp_path, run.preparation.decoding, older=False)
+  look = predict.reader(tmp_path, run.input_spec.decoding, older=False)
   assert len(list(predict(run, look, ['a.png']))) == 1
   params = jax.tree.map(lambda leaf: leaf * 1e30, run.networks.params)
   broken = run._replace(networks=run.networks._replace(params=params))
@@ -212,7 +212,7 @@ def test_all_methods_report_the_roles_of_their_updates():
   """The guard looks up each role in losses, gradients, updates and statistics."""
   batch = batch_of()
   for name in METHODS:
-    method = METHODS[name](SimpleNamespace(**base.METHODS[name]), SIZES)
+    method = METHODS[name].make(METHODS[name].options(), SIZES)
     state, step = setup(method, network('mlp'), batch)
     after = jax.eval_shape(step, state, batch)[0]
     assert set(after.bad_step) == set(method.roles)

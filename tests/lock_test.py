@@ -72,7 +72,7 @@ def test_a_killed_owner_on_another_host_is_followed_after_the_stated_time(tmp_pa
   assert 2 <= time.monotonic() - began < 10
   assert len(said) == 2
   assert f'taken by process {holder.pid} on elsewhere' in said[0]
-  assert 'taken over if that gives no sign of life for 2 s' in said[0]
+  assert 'taken over if there is no heartbeat for 2 s' in said[0]
   assert 'for 2 s; taken over' in said[1]
 
 

@@ -65,7 +65,7 @@ def test_a_run_says_once_that_images_are_transparent(on_bad_image, tmp_path, cap
   skip = f'--config.data.on_bad_image={on_bad_image}'
   run(tmp_path / 'run', root, skip)
   (said,) = warnings_of(capsys)
-  assert '24 of 24 images that were looked at are transparent in places and were put on white (data.background)' in said
+  assert '24 of 24 images that were decoded are transparent in places and were put on white (data.background)' in said
   data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
   (said,) = warnings_of(capsys)
   assert '24 of 24' in said

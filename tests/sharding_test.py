@@ -8,7 +8,7 @@ from common import assert_close, batch_of, method_of, network, train, train_on
 from jax.sharding import PartitionSpec
 
 from ule_jax.cli.flags import parse
-from ule_jax.config.check import check
+from ule_jax.config.schema import validate_config
 from ule_jax.devices import mesh as device_mesh
 from ule_jax.devices.mesh import PARALLEL, make_mesh, placement
 from ule_jax.errors import UserError
@@ -93,6 +93,6 @@ def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_p
 
 def test_choices_that_do_not_go_together_are_refused():
   with pytest.raises(UserError, match='needs parallel=jit'):
-    check(config_of('--config.fsdp=True', '--config.parallel=pmap'))
+    validate_config(config_of('--config.fsdp=True', '--config.parallel=pmap'))
   with pytest.raises(UserError, match="unknown parallel 'pmpa': did you mean 'pmap'"):
-    check(config_of('--config.parallel=pmpa'))
+    validate_config(config_of('--config.parallel=pmpa'))

@@ -145,7 +145,7 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
   for more in ([], ['--config.train.steps=6']):
     with pytest.raises(UserError) as end:
       run(place / 'run', place / 'data', *more)
-    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or go on with --force.'
+    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or continue with --force.'
   for verb, flags in ((evaluate, []), (diagnose, [f'--out={tmp_path}/d'])):
     with pytest.raises(UserError) as end:
       verb([f'--run={place}/run', *flags])
@@ -220,7 +220,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   evaluate([f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
   changed = runs.find([place / 'run']).changed
-  assert changed == ['run went on by --force at step 4, although the labels and the groups of val differ']
+  assert changed == ['run resumed with --force at step 4, although the labels and the groups of val differ']
 
 
 def test_evaluate_takes_other_data_by_force_and_keeps_them_out_of_the_run(place, capsys):
@@ -304,10 +304,10 @@ def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatc
   original = two_stage.TWO_STAGE['jtt']
 
   def other(options, first):
-    prepared = original(options, first)
-    return prepared._replace(chance=prepared.chance + 1)
+    prepared = original.prepare(options, first)
+    return prepared._replace(sampling_weight=prepared.sampling_weight + 1)
 
-  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', other)
+  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', original._replace(prepare=other))
   with pytest.raises(UserError, match='the first run gives other groups or chances than'):
     run(tmp_path / 'w', data, '--config.first.steps=2', method='jtt')
 
@@ -593,7 +593,7 @@ def test_a_report_passes_over_what_older_starts_left(place, tmp_path):
   start = tmp_path / 'start'
   start.mkdir()
   shutil.copy(place / 'run' / 'config.json', start)
-  with pytest.raises(UserError, match='holds only starts that came to nothing'):
+  with pytest.raises(UserError, match='holds only failed starts'):
     runs.find([start])
   assert runs.find([start, place / 'run']).unfinished == []
   (start / workdir.LOCK).touch()

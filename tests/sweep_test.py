@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -232,11 +231,13 @@ def test_what_cannot_be_a_population_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', [n for n in METHODS if 'first.prepare' not in base.NEEDS.get(n, {})])
 def test_every_number_of_a_method_can_be_traced(name):
-  numbers = {option: 0.5 for option, value in base.METHODS[name].items() if isinstance(value, float)}
+  fields = METHODS[name].options.model_fields
+  numbers = {option: 0.5 for option, field in fields.items() if field.annotation is float}
+  assert numbers
   batch = batch_of()
 
   def one(numbers):
-    method = METHODS[name](SimpleNamespace(**base.METHODS[name] | numbers), SIZES)
+    method = METHODS[name].make(METHODS[name].options().model_copy(update=numbers), SIZES)
     state, step = setup(method, network('mlp'), batch)
     return step(state, batch)[1]
 

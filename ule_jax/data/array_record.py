@@ -64,7 +64,7 @@ def open_array_record(root: epath.Path) -> Table:
       version=lambda i, version=version: version,
       masks={name: _Record(source, name) for name in images if name != 'image'},
     )
-  return Table(parts, names, prepared=True, unusable=unusable)
+  return Table(parts, names, is_array_record=True, unusable=unusable)
 
 
 class _Record(NamedTuple):

@@ -49,7 +49,7 @@ class Decoding(NamedTuple):
   background: str = 'white'
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     """Say it."""
     by_type = 'white is 255 in 8 bits, 65535 in 16, 4095 in 12, 1 in floats'
     white = f'white is {self.white:g} in files that have that value, else: {by_type}' if self.white else by_type

@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
   parts: Mapping[str, Rows]
   names: Mapping[str, tuple[str, ...]] = {}
-  prepared: bool = False
+  is_array_record: bool = False
   remarks: tuple[str, ...] = ()  # what whoever trains on it should know
   unusable: Mapping[str, str] = {}  # feature of prepared data that is no column -> why
 

@@ -2,7 +2,7 @@
 
 .stablehlo     the network as a compiled-language artifact: uint8 images in, normalised inside, logits out
 .safetensors   its weights, under the names of torchvision or timm where those have the network
-.json          classes, image shape, preparation and pixel scale, and what the other two are
+.json          classes, image shape, image transform and pixel scale, and what the other two are
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def stablehlo(run: Restored, variables: PyTree) -> bytes:
   """
   forward = run.forward()
   (batch,) = jax.export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, *run.preparation.image_shape), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, *run.input_spec.image_shape), np.uint8)
   exported = jax.export.export(jax.jit(lambda image: forward(variables, image)), platforms=PLATFORMS)(images)
   return bytes(exported.serialize())
 
@@ -84,7 +84,7 @@ def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
 
 def describe(run: Restored, layout: str) -> dict[str, Any]:
   """Say what the files are: what a program needs to use them."""
-  mean, std = build.pixel_scale(run.config, run.preparation)
+  mean, std = build.pixel_scale(run.config, run.input_spec)
   name = run.config.model.name
   if layout in ('', layouts.OURS):
     kind = f'names of ours, as {name} has no other home' + ('' if layout else ' with a head of hidden layers')
@@ -92,10 +92,10 @@ def describe(run: Restored, layout: str) -> dict[str, Any]:
     kind = f'names of {layout}'
   return {
     'classes': list(run.classes),
-    'image_shape': list(run.preparation.image_shape),
+    'image_shape': list(run.input_spec.image_shape),
     'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
-    'prepare': run.preparation.words,
-    'decode': run.preparation.decoding.words,
+    'prepare': run.input_spec.description,
+    'decode': run.input_spec.decoding.description,
     'mean': list(mean),
     'std': list(std),
     'outputs': 'logits, one per class',

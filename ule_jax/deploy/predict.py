@@ -166,7 +166,7 @@ def predict(
 def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]) -> Dataset:
   """Make a data set of image files, prepared as the run says, without labels."""
   split = split_of_files(look, files)
-  return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.preparation._asdict())
+  return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.input_spec._asdict())
 
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:

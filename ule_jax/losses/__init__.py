@@ -11,9 +11,6 @@ ours.
 
 from ule_jax.losses.batch import (
   EPS,
-  Label,
-  Logits,
-  PerExample,
   add_noise,
   example_ids,
   group_means,
@@ -31,7 +28,6 @@ from ule_jax.losses.classification import (
 )
 from ule_jax.losses.input_gradient import (
   SCALARS,
-  InputGradient,
   fit_and_input_gradient,
   input_gradient,
   is_proportional,
@@ -61,7 +57,6 @@ from ule_jax.losses.unlearning import (
 
 __all__ = [
   'CLASSIFICATION_LOSSES', 'EPS', 'MISTAKES', 'SCALARS', 'TERMS',
-  'InputGradient', 'Label', 'Logits', 'PerExample',
   'add_noise', 'balanced_mistake_weight', 'balanced_skill', 'class_balanced_mistake_weight', 'classification_loss',
   'cosine', 'cross_entropy', 'example_ids', 'fit_and_input_gradient', 'generalized_cross_entropy', 'gradient_penalty',
   'group_means', 'group_membership', 'input_gradient', 'is_proportional', 'is_static_zero', 'label_logit', 'margin',

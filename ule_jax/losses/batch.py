@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Float, Int
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 EPS = 1e-16  # inside roots and under quotients: a zero gradient gives 0, not NaN; its square is a normal float32
 
-PerExample = Float[Array, 'b']
 
-Logits = Float[Array, 'b k']
-
-Label = Int[Array, 'b']
-
-
-def weighted_mean(values: PerExample, weight: PerExample) -> Float[Array, '']:
+def weighted_mean(values: Float[jax.Array, 'b'], weight: Float[jax.Array, 'b']) -> Float[jax.Array, '']:
   """Average over examples of positive weight: sum(weight * values) / sum(weight), 0 if all weigh 0.
 
   >>> float(weighted_mean(jnp.array([1.0, 3.0, 100.0]), jnp.array([1.0, 1.0, 0.0])))
@@ -27,7 +24,9 @@ def weighted_mean(values: PerExample, weight: PerExample) -> Float[Array, '']:
   return jnp.sum(kept * weight) / jnp.maximum(jnp.sum(weight), EPS)
 
 
-def add_noise(key: Array, x: Float[Array, 'b *shape'], index: Int[Array, 'b'], std) -> Float[Array, 'b *shape']:
+def add_noise(
+  key: jax.Array, x: Float[jax.Array, 'b *shape'], index: Int[jax.Array, 'b'], std
+) -> Float[jax.Array, 'b *shape']:
   """Add Gaussian noise that depends on the key and on which example it is, not on its place in the batch.
 
   Args:
@@ -49,7 +48,7 @@ def is_static_zero(value: Any) -> bool:
   return isinstance(value, (int, float)) and value == 0
 
 
-def example_ids(index: Int[Array, 'b'], weight: PerExample, n: int) -> Int[Array, 'b']:
+def example_ids(index: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b'], n: int) -> Int[jax.Array, 'b']:
   """Number the examples of a batch by what they are, not by where they stand; each repeat has its own number.
 
   To draw by these numbers makes a draw independent of the order in the batch and of its padding.
@@ -64,7 +63,7 @@ def example_ids(index: Int[Array, 'b'], weight: PerExample, n: int) -> Int[Array
   return index + n * jnp.sum(jnp.tril(same, -1), axis=1, dtype=index.dtype)
 
 
-def take(values: Float[Array, 'k'] | Logits, code: Label) -> PerExample:
+def take(values: Float[jax.Array, 'k'] | Float[jax.Array, 'b k'], code: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
   """Take each example's value at its label or group, 0 where that is not known (-1).
 
   Nothing else may index an array by labels or groups: an index of -1 means the last entry to numpy and to JAX.
@@ -81,12 +80,12 @@ def take(values: Float[Array, 'k'] | Logits, code: Label) -> PerExample:
   return jnp.take_along_axis(values, code[:, None], axis=-1, **kept)[:, 0]
 
 
-def group_membership(group: Int[Array, 'b'], weight: PerExample, g: int) -> Float[Array, 'b g']:
+def group_membership(group: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b'], g: int) -> Float[jax.Array, 'b g']:
   """Spread the weights over one column for each group; examples of unknown group are in none."""
   return jax.nn.one_hot(group, g, dtype=weight.dtype) * weight[:, None]
 
 
-def group_means(values: PerExample, membership: Float[Array, 'b g']) -> Float[Array, 'g']:
+def group_means(values: Float[jax.Array, 'b'], membership: Float[jax.Array, 'b g']) -> Float[jax.Array, 'g']:
   """Average over the examples of each group; 0 for a group without any.
 
   >>> group_means(jnp.array([1.0, 3.0, 100.0]), group_membership(jnp.array([1, 1, -1]), jnp.ones(3), 2)).tolist()

@@ -8,23 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Float, Int
 
-from ule_jax.losses.batch import EPS, Label, Logits, PerExample, take
+from ule_jax.losses.batch import EPS, take
 from ule_jax.losses.classification import cross_entropy
 
-InputGradient = Float[Array, 'b *shape']
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 Out = TypeVar('Out')
 
 
 def input_gradient(
-  network: Callable[[Float[Array, 'b *shape']], Out],
-  x: Float[Array, 'b *shape'],
-  scalar: Callable[[Out], PerExample],
-) -> tuple[Out, InputGradient]:
+  network: Callable[[Float[jax.Array, 'b *shape']], Out],
+  x: Float[jax.Array, 'b *shape'],
+  scalar: Callable[[Out], Float[jax.Array, 'b']],
+) -> tuple[Out, Float[jax.Array, 'b *shape']]:
   """Run a network once; return its output and the gradient of each example's scalar at its input.
 
   The scalars are summed over the batch before they are differentiated, which gives each example's
@@ -41,14 +42,14 @@ def input_gradient(
 
 
 def fit_and_input_gradient(
-  network: Callable[[Float[Array, 'b *shape']], Out],
-  x: Float[Array, 'b *shape'],
-  label: Int[Array, 'n'],
-  fit: Callable[[Logits], Float[Array, '']],
-  scalar: Callable[[Logits, Label], PerExample],
+  network: Callable[[Float[jax.Array, 'b *shape']], Out],
+  x: Float[jax.Array, 'b *shape'],
+  label: Int[jax.Array, 'n'],
+  fit: Callable[[Float[jax.Array, 'b k']], Float[jax.Array, '']],
+  scalar: Callable[[Float[jax.Array, 'b k'], Int[jax.Array, 'b']], Float[jax.Array, 'b']],
   proportional: bool,
-  here: Callable[[PerExample], PerExample] = lambda values: values,
-) -> tuple[Out, Float[Array, ''], InputGradient]:
+  here: Callable[[Float[jax.Array, 'b']], Float[jax.Array, 'b']] = lambda values: values,
+) -> tuple[Out, Float[jax.Array, ''], Float[jax.Array, 'b *shape']]:
   """Run a network once; return its output, its loss, and the gradient of each example's scalar at its input.
 
   Where the gradients of loss and scalar are proportional (`is_proportional`) the scalar is weighed by the loss's slope,
@@ -78,31 +79,31 @@ def fit_and_input_gradient(
   return out, loss, gradient / here(slope).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def is_proportional(scalar: str, classes: int, mixing: bool) -> bool:
+def is_proportional(scalar: str, classes: int, couples_examples: bool) -> bool:
   """Tell whether the gradient of any loss is, for each example, a multiple of the scalar's: the margin of two classes.
 
   Args:
     scalar: a name in SCALARS.
-    mixing: whether the network mixes examples, which then have no gradients of their own.
+    couples_examples: whether the network mixes examples, which then have no gradients of their own.
 
   >>> is_proportional('margin', 2, False), is_proportional('margin', 3, False), is_proportional('top_logit', 2, False)
   (True, False, False)
   """
-  return scalar == 'margin' and classes == 2 and not mixing
+  return scalar == 'margin' and classes == 2 and not couples_examples
 
 
-def label_logit(logits: Logits, label: Label) -> PerExample:
+def label_logit(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
   """Take the logit of the label."""
   return take(logits, label)
 
 
-def top_logit(logits: Logits, label: Label) -> PerExample:
+def top_logit(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
   """Take the largest logit, whatever the label is."""
   del label
   return jnp.max(logits, axis=-1)
 
 
-def margin(logits: Logits, label: Label) -> PerExample:
+def margin(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
   """Subtract the log-sum-exp of all other logits from the label's logit.
 
   With two classes this is the difference of the logits, with any number the log odds of the label.

@@ -5,27 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
-from ule_jax.losses.batch import EPS, Label, Logits, PerExample, group_means, group_membership, take
+from ule_jax.losses.batch import EPS, group_means, group_membership, take
 from ule_jax.losses.classification import cross_entropy
 
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
-def no_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+
+def no_weight(
+  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
+) -> Float[jax.Array, 'b']:
   """Ignore the student: 1 for every example."""
   del logits, weight
   return jnp.ones(label.shape)
 
 
-def mistake_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+def mistake_weight(
+  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
+) -> Float[jax.Array, 'b']:
   """Compute the student's probability of being wrong, 1 - p(label), without a gradient to it."""
   del weight
   return jax.lax.stop_gradient(-jnp.expm1(-cross_entropy(logits, label)))
 
 
-def class_balanced_mistake_weight(logits: Logits, label: Label, weight: PerExample) -> PerExample:
+def class_balanced_mistake_weight(
+  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
+) -> Float[jax.Array, 'b']:
   """Scale `mistake_weight` so that every class has the same share of the batch and the mean is 1.
 
   Without this a class that the student finds hard as a whole (a rare one) takes over.
@@ -34,8 +43,11 @@ def class_balanced_mistake_weight(logits: Logits, label: Label, weight: PerExamp
 
 
 def balanced_mistake_weight(
-  logits: Logits, label: Label, weight: PerExample, share: float | Float[Array, ''] = 0.5
-) -> PerExample:
+  logits: Float[jax.Array, 'b k'],
+  label: Int[jax.Array, 'b'],
+  weight: Float[jax.Array, 'b'],
+  share: float | Float[jax.Array, ''] = 0.5,
+) -> Float[jax.Array, 'b']:
   """Give the student's mistakes a share of each class, and what it gets right the rest.
 
   With p the student's probability of the label: share (1 - p) / mean(1 - p) + (1 - share) p / mean(p), means over the
@@ -55,7 +67,9 @@ def balanced_mistake_weight(
   return share * wrong + (1 - share) * right
 
 
-def mistake_weights(name: str, share) -> Callable[[Logits, Label, PerExample], PerExample]:
+def mistake_weights(
+  name: str, share
+) -> Callable[[Float[jax.Array, 'b k'], Int[jax.Array, 'b'], Float[jax.Array, 'b']], Float[jax.Array, 'b']]:
   """Look up mistake weights and bind `share` where they have one."""
   if name == 'balanced':
     return partial(balanced_mistake_weight, share=share)
@@ -70,13 +84,15 @@ MISTAKES = {
 }
 
 
-def balanced_skill(logits: Logits, label: Label, weight: PerExample) -> Float[Array, '']:
+def balanced_skill(
+  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
+) -> Float[jax.Array, '']:
   """Compute how far above guessing a network is in a batch: 0 to 1 for an accuracy of 1/k to 1, averaged over classes.
 
   Over the classes that the batch has; 0 if there is but one, which a guess may be right about.
 
   >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
-  >>> float(competence(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
+  >>> float(balanced_skill(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
   0.5
   """
   k = logits.shape[-1]
@@ -87,7 +103,12 @@ def balanced_skill(logits: Logits, label: Label, weight: PerExample) -> Float[Ar
   return jnp.where(classes > 1, jnp.maximum((k * accuracy - 1) / (k - 1), 0), 0)
 
 
-def _share_classes(values: PerExample, logits: Logits, label: Label, weight: PerExample) -> PerExample:
+def _share_classes(
+  values: Float[jax.Array, 'b'],
+  logits: Float[jax.Array, 'b k'],
+  label: Int[jax.Array, 'b'],
+  weight: Float[jax.Array, 'b'],
+) -> Float[jax.Array, 'b']:
   """Scale values so that every class has the same share of the batch and the mean is 1."""
   is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
   present = jnp.sum(jnp.any(is_class > 0, axis=0))

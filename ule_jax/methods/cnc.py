@@ -23,15 +23,26 @@ An example of unknown group counts in the cross entropy, and is no anchor, posit
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from etils import epy
 
 from ule_jax import losses
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Aux, Method, Sizes, stateless
 from ule_jax.methods.coral import EXACT
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Cnc(Options):
+  """Options of CnC's second stage."""
+
+  contrast: float = option(0.75, 'share of the contrastive loss; correct-n-contrast', ge=0, le=1)
+  temperature: float = option(0.1, 'divisor of the similarities; correct-n-contrast', gt=0)
+
+
+def make_method(options: Cnc, sizes: Sizes) -> Method:
   """Make CnC's second stage; a group is label * k + the first run's prediction."""
 
   def loss(params, forward, state, batch, step, key):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from etils import epy
+from jaxtyping import Float, Int
 
 from ule_jax.errors import UserError
 
-Params = dict[str, PyTree]  # role -> parameters
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+Params = dict[str, Any]  # role -> its network's parameters, a tree of arrays
 
 
 class Batch(NamedTuple):
@@ -23,11 +27,11 @@ class Batch(NamedTuple):
   all else is of the whole batch: `sharding.everyone` and `sharding.here` lead from one to the other.
   """
 
-  image: Array  # b h w c; uint8 as shipped, normalised float once the step has prepared it
-  label: Int[Array, 'b']
-  group: Int[Array, 'b']
-  index: Int[Array, 'b']
-  weight: Float[Array, 'b']
+  image: jax.Array  # b h w c; uint8 as shipped, normalised float once the step has prepared it
+  label: Int[jax.Array, 'b']
+  group: Int[jax.Array, 'b']
+  index: Int[jax.Array, 'b']
+  weight: Float[jax.Array, 'b']
 
 
 def labelled(batch: Batch) -> Batch:
@@ -38,9 +42,9 @@ def labelled(batch: Batch) -> Batch:
 class Output(NamedTuple):
   """What one network says about one batch; `batch_stats` are those after it ({} without BatchNorm)."""
 
-  logits: Float[Array, 'b k']
-  features: Float[Array, 'b d']
-  batch_stats: PyTree
+  logits: Float[jax.Array, 'b k']
+  features: Float[jax.Array, 'b d']
+  batch_stats: Any
 
 
 class Forward(Protocol):
@@ -49,29 +53,29 @@ class Forward(Protocol):
   Of one device, as a batch's images are; the output is of the whole batch.
   """
 
-  def __call__(self, role: str, x: Array, train: bool = True) -> Output: ...
+  def __call__(self, role: str, x: jax.Array, train: bool = True) -> Output: ...
 
 
 class Aux(NamedTuple):
   """What a loss returns beside its scalar: per-role losses and batch statistics, state, metrics."""
 
-  losses: dict[str, Float[Array, '']]
-  batch_stats: dict[str, PyTree]
-  method_state: PyTree
-  metrics: dict[str, Float[Array, '']]
+  losses: dict[str, Float[jax.Array, '']]
+  batch_stats: dict[str, Any]
+  method_state: Any
+  metrics: dict[str, Float[jax.Array, '']]
 
 
 class Sizes(NamedTuple):
   """What a method may know of the data: examples, classes, groups, examples per group in train.
 
-  mixing: whether a network's output for an example depends on the batch's others (BatchNorm in training).
+  couples_examples: whether a network's output for an example depends on the batch's others (BatchNorm in training).
   """
 
   n: int
   k: int
   g: int
   group_counts: Any  # int[g]
-  mixing: bool = True
+  couples_examples: bool = True
 
 
 LABEL_FREE = 'label_free'  # never reads `group` in training
@@ -92,12 +96,12 @@ class Method(NamedTuple):
   """
 
   roles: tuple[str, ...]
-  init: Callable[[Params], PyTree]
-  loss: Callable[[Params, Forward, PyTree, Batch, Int[Array, ''], Array], tuple[Float[Array, ''], Aux]]
+  init: Callable[[Params], Any]
+  loss: Callable[[Params, Forward, Any, Batch, Int[jax.Array, ''], jax.Array], tuple[Float[jax.Array, ''], Aux]]
   properties: frozenset[str]
 
 
-def stateless(params: Params) -> PyTree:
+def stateless(params: Params) -> Any:
   """Initialise a method that carries nothing from step to step."""
   del params
   return {}

@@ -17,24 +17,36 @@ DomainBed sends each environment through the network on its own, which BatchNorm
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax.losses import EPS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
-from ule_jax.methods.environments import Membership, penalized, present
+from ule_jax.methods.environments import penalized, present
+from ule_jax.options import Options, option
 
-EXACT = jax.lax.Precision.HIGHEST  # accelerators round the factors of a matrix product otherwise
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+EXACT = 'highest'  # precision of matrix products, whose factors accelerators round otherwise
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Coral(Options):
+  """Options of CORAL."""
+
+  gamma: float = option(
+    1.0, 'factor on the feature differences; an exact 0 leaves them out of the graph; DomainBed', ge=0
+  )
+
+
+def make_method(options: Coral, sizes: Sizes) -> Method:
   """Make CORAL; the options are `method.*` of configs/base.py."""
   properties = frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
   return penalized(sizes, moment_differences, lambda step: options.gamma, properties)
 
 
-def moment_differences(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+def moment_differences(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, '']:
   """Average the squared differences of means and covariances over the pairs of groups."""
   del batch
   marks = present(membership, least=2)
@@ -51,12 +63,12 @@ def moment_differences(out: Output, batch: Batch, membership: Membership) -> Flo
   return pairwise(marks, means) + pairwise(marks, covariances.reshape(len(marks), -1))
 
 
-def shares(membership: Membership) -> Membership:
+def shares(membership: Float[jax.Array, 'b g']) -> Float[jax.Array, 'b g']:
   """Scale each group's weights so that they sum to 1; to 0 where the batch lacks the group."""
   return membership / jnp.maximum(jnp.sum(membership, axis=0, keepdims=True), EPS)
 
 
-def pairwise(marks: Float[Array, 'g'], values: Float[Array, 'g m']) -> Float[Array, '']:
+def pairwise(marks: Float[jax.Array, 'g'], values: Float[jax.Array, 'g m']) -> Float[jax.Array, '']:
   """Average the mean squared difference over the pairs of marked groups: twice the variance over groups."""
   count = jnp.sum(marks)
   centre = jnp.sum(marks[:, None] * values, axis=0) / jnp.maximum(count, 1)

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax import losses
 from ule_jax.methods.contract import Aux, Batch, Method, Output, Sizes, require_groups, stateless
 
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
 MODEL = 'model'
 
-Membership = Float[Array, 'b g']  # the example's weight in the column of its group
-Penalty = Callable[[Output, Batch, Membership], Float[Array, '']]
 
-
-def penalized(sizes: Sizes, penalty: Penalty, weight: Callable, properties: frozenset[str]) -> Method:
+def penalized(
+  sizes: Sizes,
+  penalty: Callable[[Output, Batch, Float[jax.Array, 'b g']], Float[jax.Array, '']],
+  weight: Callable,
+  properties: frozenset[str],
+) -> Method:
   """Make a method from its penalty.
 
   Args:
@@ -46,16 +52,16 @@ def penalized(sizes: Sizes, penalty: Penalty, weight: Callable, properties: froz
   return Method((MODEL,), stateless, loss, properties)
 
 
-def annealed(options) -> Callable:
+def annealed(penalty_weight, anneal_steps) -> Callable:
   """Make the weight of DomainBed's IRM and V-REx: 1 before step `anneal_steps`, then `penalty_weight`."""
-  return lambda step: jnp.where(step < options.anneal_steps, 1.0, options.penalty_weight)
+  return lambda step: jnp.where(step < anneal_steps, 1.0, penalty_weight)
 
 
-def risks(out: Output, batch: Batch, membership: Membership) -> Float[Array, 'g']:
+def risks(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, 'g']:
   """Compute each group's mean loss."""
   return losses.group_means(losses.cross_entropy(out.logits, batch.label), membership)
 
 
-def present(membership: Membership, least: int = 1) -> Float[Array, 'g']:
+def present(membership: Float[jax.Array, 'b g'], least: int = 1) -> Float[jax.Array, 'g']:
   """Mark the groups with at least so many examples in the batch with 1, the others with 0."""
   return (jnp.sum(membership > 0, axis=0) >= least).astype(membership.dtype)

@@ -8,19 +8,32 @@ these two this is also the student of ULE on its own.
 
 from __future__ import annotations
 
+from etils import epy
+
 from ule_jax import losses
-from ule_jax.devices.collectives import local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  from ule_jax.devices import collectives
 
 
-def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
+class Erm(Options):
+  """Options of empirical risk minimisation."""
+
+  loss: str = option('cross_entropy', 'classification loss', choices=losses.CLASSIFICATION_LOSSES)
+  q: float = option(0.7, 'exponent of generalized_cross_entropy', gt=0, le=1)
+  noise: float = option(0.0, 'standard deviation of Gaussian noise on the normalised input in training', ge=0)
+
+
+def make_method(options: Erm, sizes: Sizes, role: str = 'model') -> Method:
   """Make ERM. `role` names the network, and with it its initialisation and dropout keys."""
   del sizes
   classification_loss = losses.classification_loss(options.loss, options.q)
 
   def loss(params, forward, state, batch, step, key):
     del params, step
-    out = forward(role, losses.add_noise(key, batch.image, local_examples(batch.index), options.noise))
+    out = forward(role, losses.add_noise(key, batch.image, collectives.local_examples(batch.index), options.noise))
     value = losses.weighted_mean(classification_loss(out.logits, batch.label), batch.weight)
     return value, Aux({role: value}, {role: out.batch_stats}, state, {})
 

@@ -10,24 +10,45 @@ Neural Networks 3(6), 1992) with our choice of scalar.
 
 from __future__ import annotations
 
+from etils import epy
+
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
-from ule_jax.methods.ule import STUDENT, TEACHER, properties_of, student_signal, weighted
+from ule_jax.methods.ule import STUDENT, TEACHER, Student, properties_of, student_signal, weighted
+from ule_jax.options import option
+
+with epy.lazy_imports():
+  from ule_jax.devices import collectives
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class GradientPenalty(Student):
+  """Options of the control; those of the student count only where `mistakes` is not none."""
+
+  mistakes: str = option(
+    'none', "weights of the examples by a student's mistakes; none trains no student", choices=losses.MISTAKES
+  )
+  at: str = option(
+    'image', 'array at which gradients are taken; features with model.encoder=frozen', choices=('image', 'features')
+  )
+  weight: float = option(0.1, 'factor on the squared input gradient; an exact 0 leaves it out of the graph', ge=0)
+  warmup_steps: int = option(0, 'steps over which the weight grows from 0', ge=0)
+  scalar: str = option('margin', 'scalar of the logits that is differentiated', choices=losses.SCALARS)
+
+
+def make_method(options: GradientPenalty, sizes: Sizes) -> Method:
   """Make the control; the options are `method.*` of configs/base.py."""
   has_student = options.mistakes != 'none'
   student_loss = losses.classification_loss(options.student_loss, options.q)
   scalar = losses.SCALARS[options.scalar]
-  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
+  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.couples_examples)
 
   def loss(params, forward, state, batch, step, key):
     del params
     values, stats, metrics, trust, mistake, total = {}, {}, {}, 1.0, 1.0, 0.0
     if has_student:
-      student = forward(STUDENT, losses.add_noise(key, batch.image, local_examples(batch.index), options.student_noise))
+      student = forward(
+        STUDENT, losses.add_noise(key, batch.image, collectives.local_examples(batch.index), options.student_noise)
+      )
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
       trust, mistake = student_signal(student, batch, options)
       metrics['trust'] = trust
@@ -39,11 +60,11 @@ def make_method(options, sizes: Sizes) -> Method:
       lambda logits: losses.weighted_mean(mistake * losses.cross_entropy(logits, batch.label), batch.weight),
       scalar,
       proportional,
-      local_examples,
+      collectives.local_examples,
     )
     metrics['learned'] = learned
     if not losses.is_static_zero(options.weight):
-      penalty = losses.weighted_mean(gather_examples(losses.gradient_penalty(g_t)), batch.weight)
+      penalty = losses.weighted_mean(collectives.gather_examples(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty
       learned = learned + trust * weighted(options, step, penalty)
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats

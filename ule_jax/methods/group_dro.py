@@ -21,17 +21,28 @@ Examples of unknown group count nowhere.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epy
 
 from ule_jax import losses
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Aux, Method, Sizes, require_groups
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class GroupDro(Options):
+  """Options of group DRO."""
+
+  step_size: float = option(0.01, "step size of the groups' weights; group_DRO", ge=0)
+  adjustment: float = option(0.0, 'C: C / sqrt(examples of the group in train) is added to its loss; group_DRO', ge=0)
+
+
+def make_method(options: GroupDro, sizes: Sizes) -> Method:
   """Make group DRO; the options are `method.*` of configs/base.py."""
   require_groups(sizes)
   counts = np.asarray(sizes.group_counts)

@@ -17,22 +17,35 @@ half and is left out of the penalty.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax import losses
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Batch, Method, Output, Sizes
-from ule_jax.methods.environments import Membership, annealed, penalized, present
+from ule_jax.methods.environments import annealed, penalized, present
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Irm(Options):
+  """Options of IRM."""
+
+  penalty_weight: float = option(100.0, 'factor on the penalty from step anneal_steps on; DomainBed', ge=0)
+  anneal_steps: int = option(500, "steps in which the penalty's factor is 1; DomainBed", ge=0)
+
+
+def make_method(options: Irm, sizes: Sizes) -> Method:
   """Make IRM; the options are `method.*` of configs/base.py."""
   # Which half an example is in follows from its place in the batch: not invariant to permutations.
-  return penalized(sizes, squared_slopes, annealed(options), frozenset({IGNORES_WEIGHT_ZERO}))
+  return penalized(
+    sizes, squared_slopes, annealed(options.penalty_weight, options.anneal_steps), frozenset({IGNORES_WEIGHT_ZERO})
+  )
 
 
-def squared_slopes(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+def squared_slopes(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, '']:
   """Estimate the mean over groups of the squared slope of the risk along the scale of the logits."""
   one = jnp.ones((), out.logits.dtype)
   _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * out.logits, batch.label), (one,), (one,))

@@ -20,16 +20,27 @@ that stands in a batch twice enters its average once, with the mean of both; the
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from etils import epy
 
 from ule_jax import losses
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, Aux, Method, Sizes
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 BIASED, DEBIASED = 'biased', 'debiased'
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Lff(Options):
+  """Options of learning from failure."""
+
+  q: float = option(0.7, "exponent of the biased network's loss; LfF", gt=0, le=1)
+  decay: float = option(0.7, 'decay per visit of the moving averages of the losses; LfF', ge=0, le=1)
+
+
+def make_method(options: Lff, sizes: Sizes) -> Method:
   """Make LfF; the options are `method.*` of configs/base.py."""
   n, k = sizes.n, sizes.k
 

@@ -24,12 +24,10 @@ twice as many mixed examples. CutMix, the code's choice for CelebA, is left out.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from etils import epy
+from jaxtyping import Bool
 
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.errors import UserError
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
@@ -41,11 +39,28 @@ from ule_jax.methods.contract import (
   require_groups,
   stateless,
 )
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+  from ule_jax.devices import collectives
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Lisa(Options):
+  """Options of LISA."""
+
+  alpha: float = option(2.0, "both parameters of the shares' Beta distribution; LISA", gt=0)
+  p_sel: float = option(
+    0.5, 'probability of mixing within labels rather than within domains, where domains > 0; LISA', ge=0, le=1
+  )
+  domains: int = option(0, 'groups in each class, where domain = group % domains; 0: mix within labels only', ge=0)
+
+
+def make_method(options: Lisa, sizes: Sizes) -> Method:
   """Make LISA; the options are `method.*` of configs/base.py.
 
   Raises:
@@ -77,7 +92,7 @@ def make_method(options, sizes: Sizes) -> Method:
       part = share.reshape(-1, *(1 for _ in values.shape[1:]))
       return part * values + (1 - part) * values[partner]
 
-    out = forward(MODEL, local_examples(mix(gather_examples(batch.image))))
+    out = forward(MODEL, collectives.local_examples(mix(collectives.gather_examples(batch.image))))
     target = mix(jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype))
     value = losses.weighted_mean(losses.soft_cross_entropy(out.logits, target), batch.weight)
     mixed = losses.weighted_mean(jnp.any(allowed, axis=1).astype(value.dtype), batch.weight)
@@ -86,7 +101,7 @@ def make_method(options, sizes: Sizes) -> Method:
   return Method((MODEL,), stateless, loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
 
 
-def eligible(batch: Batch, within_label: bool | Bool[Array, ''], domains: int) -> Bool[Array, 'b b']:
+def eligible(batch: Batch, within_label: bool | Bool[jax.Array, ''], domains: int) -> Bool[jax.Array, 'b b']:
   """Tell which example may be the partner of which."""
 
   def same(values):

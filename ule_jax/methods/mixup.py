@@ -16,12 +16,10 @@ one reads no groups.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
+from etils import epy
+from jaxtyping import Int
 
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
   LABEL_FREE,
@@ -32,11 +30,24 @@ from ule_jax.methods.contract import (
   Sizes,
   stateless,
 )
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+  from ule_jax.devices import collectives
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Mixup(Options):
+  """Options of mixup."""
+
+  alpha: float = option(0.2, "both parameters of the shares' Beta distribution: small ones hardly mix; DomainBed", gt=0)
+
+
+def make_method(options: Mixup, sizes: Sizes) -> Method:
   """Make mixup; the options are `method.*` of configs/base.py."""
 
   def loss(params, forward, state, batch, step, key):
@@ -45,8 +56,8 @@ def make_method(options, sizes: Sizes) -> Method:
     share = jax.random.beta(for_share, options.alpha, options.alpha, dtype=batch.image.dtype)
     partner = permutation(for_partner, batch, sizes.n)
     target = jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype)
-    image = gather_examples(batch.image)
-    out = forward(MODEL, local_examples(share * image + (1 - share) * image[partner]))
+    image = collectives.gather_examples(batch.image)
+    out = forward(MODEL, collectives.local_examples(share * image + (1 - share) * image[partner]))
     each = losses.soft_cross_entropy(out.logits, share * target + (1 - share) * target[partner])
     value = losses.weighted_mean(each, batch.weight)
     return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, state, {})
@@ -54,7 +65,7 @@ def make_method(options, sizes: Sizes) -> Method:
   return Method((MODEL,), stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
 
 
-def permutation(key: Array, batch: Batch, n: int) -> Int[Array, 'b']:
+def permutation(key: jax.Array, batch: Batch, n: int) -> Int[jax.Array, 'b']:
   """Draw each example's partner: a random permutation that keeps padding to itself."""
   ids = losses.example_ids(batch.index, batch.weight, n)
 

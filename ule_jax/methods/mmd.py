@@ -20,25 +20,37 @@ itself, and the penalty 3 to 17 % off; here it is that of float64 to rounding.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax.losses import EPS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
 from ule_jax.methods.coral import EXACT, shares
-from ule_jax.methods.environments import Membership, penalized, present
+from ule_jax.methods.environments import penalized, present
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 SCALES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Mmd(Options):
+  """Options of MMD."""
+
+  gamma: float = option(
+    1.0, 'factor on the feature differences; an exact 0 leaves them out of the graph; DomainBed', ge=0
+  )
+
+
+def make_method(options: Mmd, sizes: Sizes) -> Method:
   """Make MMD; the options are `method.*` of configs/base.py."""
   properties = frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
   return penalized(sizes, discrepancy, lambda step: options.gamma, properties)
 
 
-def discrepancy(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
+def discrepancy(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, '']:
   """Average the squared maximum mean discrepancy over the pairs of groups."""
   del batch
   marks, share = present(membership, least=2), shares(membership)

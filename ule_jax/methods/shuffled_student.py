@@ -11,24 +11,29 @@ Ours; not in the paper's abstract.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Float, Int
 
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, Batch, Method, Sizes
-from ule_jax.methods.ule import student_and_teacher
+from ule_jax.methods.ule import Ule, student_and_teacher
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+  from ule_jax.devices import collectives
 
 
-def make_method(options, sizes: Sizes) -> Method:
+def make_method(options: Ule, sizes: Sizes) -> Method:
   """Make the control; same options as `ule`."""
 
-  def pair(g_s: Float[Array, 'b *shape'], batch: Batch) -> Float[Array, 'b *shape']:
-    return local_examples(gather_examples(g_s)[neighbour(batch.weight)])
+  def pair(g_s: Float[jax.Array, 'b *shape'], batch: Batch) -> Float[jax.Array, 'b *shape']:
+    return collectives.local_examples(collectives.gather_examples(g_s)[neighbour(batch.weight)])
 
   return student_and_teacher(options, sizes, frozenset({LABEL_FREE, IGNORES_WEIGHT_ZERO}), pair)
 
 
-def neighbour(weight: Float[Array, 'b']) -> Int[Array, 'b']:
+def neighbour(weight: Float[jax.Array, 'b']) -> Int[jax.Array, 'b']:
   """Number the example before each, of those of positive weight; before the first of them is the last.
 
   >>> neighbour(jnp.array([1.0, 1, 0, 1])).tolist()

@@ -14,8 +14,8 @@ output with respect to its input.
             with `at=features` what a frozen encoder makes of it for both), g_s without a gradient of its own
   m_i       `mistakes`: 1, the student's probability of being wrong on example i, or `mistake_share` of its class for
             what the student gets wrong
-  trust     how far above guessing the student is in the batch, from 0 to 1, to the power of `hold_back`. One that is
-            often wrong took a shortcut that often fails, or learned what it could of a hard task: these two look alike.
+  trust     the student's balanced skill in the batch, from 0 (guessing) to 1, to the power of `trust_exponent`. A
+            student that is often wrong took a shortcut that often fails, or found the task hard: these look alike.
             `balanced` is held back, too: its share is 1/2 + trust * (mistake_share - 1/2)
   l_s       `student_loss`
   weight    grows linearly from 0 over `warmup_steps`
@@ -28,33 +28,80 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Batch, Method, Output, Sizes, stateless
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+
+  from ule_jax.devices import collectives
 
 STUDENT, TEACHER = 'student', 'teacher'
 
 
-def make_method(options, sizes: Sizes) -> Method:
+class Student(Options):
+  """Options of a student and of the use that is made of its mistakes.
+
+  These and the defaults of the term were chosen on the validation of benchmarks/robustness.py's settings
+  (docs/robustness.md).
+  """
+
+  student_loss: str = option(
+    'generalized_cross_entropy', "the student's classification loss", choices=losses.CLASSIFICATION_LOSSES
+  )
+  q: float = option(0.7, 'exponent of generalized_cross_entropy; 0.7 from Zhang and Sabuncu 2018 and LfF', gt=0, le=1)
+  student_noise: float = option(
+    0.0, "standard deviation of Gaussian noise on the student's normalised input or features", ge=0
+  )
+  mistakes: str = option(
+    'balanced', "weights of the teacher's examples by the student's mistakes", choices=losses.MISTAKES
+  )
+  mistake_share: float = option(
+    0.7, "of balanced: share of each class's weight that the student's mistakes have", ge=0, le=1
+  )
+  trust_exponent: float = option(
+    3.0,
+    'power of the balanced skill of the student: the higher, the less the term and the share of balanced count where '
+    'the student is often wrong; an exact 0 trusts every student',
+    ge=0,
+    former=('hold_back',),
+  )
+
+
+class Ule(Student):
+  """Options of ULE, and of its control with another example's student gradient."""
+
+  at: str = option(
+    'image', 'array at which gradients are taken; features with model.encoder=frozen', choices=('image', 'features')
+  )
+  weight: float = option(0.03, 'factor on the unlearning term; an exact 0 leaves it out of the graph', ge=0)
+  warmup_steps: int = option(0, 'steps over which the weight grows from 0', ge=0)
+  term: str = option('oppose_signed', 'unlearning term', choices=losses.TERMS)
+  a: float = option(1.0, "of oppose_signed: the multiple of the student's gradient to oppose", ge=0)
+  scalar: str = option('margin', 'scalar of the logits that is differentiated', choices=losses.SCALARS)
+
+
+def make_method(options: Ule, sizes: Sizes) -> Method:
   """Make ULE; the options are `method.*` of configs/base.py."""
   return student_and_teacher(options, sizes, properties_of(options))
 
 
 def properties_of(options) -> frozenset[str]:
   """Tell what can be demanded of a loss with this student: balancing classes and trust need the whole batch."""
-  whole = options.mistakes not in ('none', 'weight') or not losses.is_static_zero(options.hold_back)
+  whole = options.mistakes not in ('none', 'weight') or not losses.is_static_zero(options.trust_exponent)
   return PER_EXAMPLE - {SEPARABLE} if whole else PER_EXAMPLE
 
 
-def student_signal(student: Output, batch: Batch, options) -> tuple[Float[Array, ''], Float[Array, 'b']]:
+def student_signal(student: Output, batch: Batch, options) -> tuple[Float[jax.Array, ''], Float[jax.Array, 'b']]:
   """Compute what the teacher learns of a student beside its gradient: the trust in it, and each example's weight."""
   trust = jnp.ones(())
-  if not losses.is_static_zero(options.hold_back):
-    trust = losses.balanced_skill(student.logits, batch.label, batch.weight) ** options.hold_back
+  if not losses.is_static_zero(options.trust_exponent):
+    trust = losses.balanced_skill(student.logits, batch.label, batch.weight) ** options.trust_exponent
   share = 0.5 + trust * (options.mistake_share - 0.5)
   return trust, losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
 
@@ -65,7 +112,7 @@ def student_and_teacher(
   """Make ULE with `pair` between the two: which student gradient each example of the teacher sees."""
   student_loss = losses.classification_loss(options.student_loss, options.q)
   scalar = losses.SCALARS[options.scalar]
-  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.mixing)
+  proportional = losses.is_proportional(options.scalar, sizes.k, sizes.couples_examples)
   term = losses.unlearning_term(options.term, options.a)
 
   def loss(params, forward, state, batch, step, key):
@@ -79,16 +126,18 @@ def student_and_teacher(
         lambda logits: losses.weighted_mean(loss(logits, batch.label), batch.weight),
         scalar,
         proportional,
-        local_examples,
+        collectives.local_examples,
       )
 
-    noisy = losses.add_noise(key, batch.image, local_examples(batch.index), options.student_noise)
+    noisy = losses.add_noise(key, batch.image, collectives.local_examples(batch.index), options.student_noise)
     student, fitted, g_s = run(STUDENT, noisy, student_loss)
     trust, mistake = student_signal(student, batch, options)
     teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
     metrics = {'learned': learned, 'trust': trust}
     if not losses.is_static_zero(options.weight):
-      shared = losses.weighted_mean(gather_examples(term(jax.lax.stop_gradient(pair(g_s, batch)), g_t)), batch.weight)
+      shared = losses.weighted_mean(
+        collectives.gather_examples(term(jax.lax.stop_gradient(pair(g_s, batch)), g_t)), batch.weight
+      )
       metrics['shared'] = shared
       learned = learned + trust * weighted(options, step, shared)
     return fitted + learned, Aux(

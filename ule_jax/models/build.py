@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ule_jax.data import Dataset, Preparation
+from ule_jax.data import Dataset, InputSpec
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import mapping, sources
 
@@ -37,7 +36,7 @@ def make_preprocess(mean, std) -> Preprocess:
   return preprocess
 
 
-def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_scale(config: Any, dataset: Dataset | InputSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
 
   Features of a frozen encoder were made of such images, and have their own.
@@ -52,7 +51,7 @@ def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[floa
 
 def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
   """Make the network from the image on, and the shapes of its parameters and statistics."""
-  network = make_network(SimpleNamespace(**config.model), classes)
+  network = make_network(config.model, classes)
   sample = jnp.zeros((1, *image_shape))
   return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ule_jax import data
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices import processes
 from ule_jax.errors import UserError
@@ -25,17 +26,16 @@ from ule_jax.two_stage.contract import SecondStage
 log = logging.getLogger(__name__)
 
 
-def load_data(config: Any) -> Fingerprint:
+def load_data(config: Config) -> Fingerprint:
   """Load the data of a config; the result compares them with those of a run.
 
   Raises:
     UserError: as `data.load`.
   """
-  options = dict(config.data)
-  return Fingerprint(data.load(options.pop('name'), options))
+  return Fingerprint(data.load(config.data.name, config.data))
 
 
-def compare_inputs(config: Any, directory: Path, current: Fingerprint, force: bool) -> str:
+def compare_inputs(config: Config, directory: Path, current: Fingerprint, force: bool) -> str:
   """Compare data and weights with those that a run was trained on; return the differences, which `force` allows.
 
   Args:
@@ -73,7 +73,7 @@ def compare_weights(directory: Path, path: Path, sha256: str, force: bool) -> st
     return ''
   differs = f'{path} are other weights than those of {directory}'
   if not force:
-    raise UserError(f'{differs}: restore them, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore them, choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -99,7 +99,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
   reason = ', as its code is another one' if known != code else ''
   differs = f'the encoder makes other features than those that {directory} was trained on{reason}'
   if not force:
-    raise UserError(f'{differs}: choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: choose another --workdir, or continue with --force.')
   return differs
 
 
@@ -111,13 +111,13 @@ def compare_first(directory: Path, second: SecondStage, force: bool) -> str:
     return ''
   differs = f'the first run gives other groups or chances than {directory} began with'
   if not force:
-    raise UserError(f'{differs}: restore its folder, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore its folder, choose another --workdir, or continue with --force.')
   return differs
 
 
 def first_digest(second: SecondStage) -> str:
   """Return the digest of the groups and sampling weights from a first run; '' without a first run."""
-  arrays = second.group, second.chance
+  arrays = second.group, second.sampling_weight
   return '' if all(array is None for array in arrays) else fingerprint.digest(*arrays)
 
 

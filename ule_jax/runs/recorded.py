@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from ule_jax.config import load
+from ule_jax.config import schema
+from ule_jax.config.schema import Config
 from ule_jax.errors import UserError
 from ule_jax.runs import fingerprint
 from ule_jax.runs.files import read_json
@@ -23,7 +23,7 @@ from ule_jax.runs.results import Results
 ADVICE = 'the folder of the run is damaged'
 # These belong to the host that reads a run, not to the run: a folder that somebody passes on must not name the caches
 # from which executables and features are loaded here, or the number of threads here.
-HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'first.workdir', 'loader.threads', 'loader.workers')
+HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'two_stage.workdir', 'loader.threads', 'loader.workers')
 
 # The flags for these of the verbs that read a run, and their lines of a USAGE; export decodes no image.
 CACHE_FLAG = {'compilation-cache': 'default'}
@@ -43,7 +43,7 @@ class FinishedRun:
   Attributes:
     name: of the run in a report; the name of its folder elsewhere.
     directory: its folder.
-    fields: its recorded config with dotted names; fields that were added since have the values that stood for them.
+    fields: its recorded config by dotted names; options that were added since have their defaults.
     results: its results.json.
   """
 
@@ -126,7 +126,7 @@ def read_log(path: Path) -> Iterator[dict[str, float]]:
       yield values
 
 
-def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[ConfigDict, Results]:
+def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Config, Results]:
   """Return the config and the results of a finished run.
 
   Args:
@@ -144,17 +144,10 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
   if 'axes' in recorded:
     raise UserError(f'{directory} is a sweep, not a run: give the folder of one of its members.')
   results = Results.read(directory, ADVICE)
-  host = {**FLAGS, **(host or {})}
+  flags, defaults = {**FLAGS, **(host or {})}, schema.defaults('digits', 'erm')
+  values = {name: defaults[name] for name in HOST_BOUND}
+  values |= {'loader.threads': flags['threads'], 'compilation_cache': flags['compilation-cache']}
   try:
-    config = load.complete(_tuples(recorded), without=HOST_BOUND)
-  except (ValueError, KeyError, TypeError) as error:
+    return schema.complete_config(recorded, values), results
+  except UserError as error:
     raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None
-  config.loader.threads, config.compilation_cache = host['threads'], host['compilation-cache']
-  return config, results
-
-
-def _tuples(value: Any) -> Any:
-  """Turn JSON's lists into the tuples that they were in the config."""
-  if isinstance(value, dict):
-    return {name: _tuples(inner) for name, inner in value.items()}
-  return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -7,19 +7,16 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from ule_jax import data
-from ule_jax.config.check import check
-from ule_jax.config.fields import flatten
-from ule_jax.data import Dataset, Preparation
+from ule_jax.config.schema import Config, validate_config
+from ule_jax.data import Dataset, InputSpec
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate
 from ule_jax.errors import UserError
@@ -47,15 +44,15 @@ class Restored(FinishedRun):
 
   Attributes:
     config: complete, with the fields of HOST_BOUND as they are on this host.
-    preparation: from image files to the uint8 images that `preprocess` takes.
+    input_spec: from image files to the uint8 images that `preprocess` takes.
     model: the network from the preprocessed image on, a frozen encoder included.
     preprocess: uint8 images -> the input of `model`.
     networks: at the deployed step; the last role is deployed.
     mesh: of all devices.
   """
 
-  config: ConfigDict
-  preparation: Preparation
+  config: Config
+  input_spec: InputSpec
   model: nn.Module
   preprocess: Callable[[jax.Array], jax.Array]
   networks: Networks
@@ -69,7 +66,7 @@ class Restored(FinishedRun):
   @property
   def scalar(self) -> str:
     """The scalar whose input gradient the method takes; `margin` where it takes none."""
-    return self.config.method.scalar if 'scalar' in self.config.method else 'margin'
+    return getattr(self.config.method, 'scalar', 'margin')
 
   def variables(self, role: str) -> dict[str, PyTree]:
     """Return the variables of a role's network, as `model.apply` takes them."""
@@ -99,30 +96,30 @@ def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
       or those weights differ from the ones in training.
   """
   config, results = read_run(directory, host)
-  check(config)
+  validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache)
-  preparation = data.preparation(config.data.name, config.data.to_dict())
+  input_spec = data.input_spec(config.data.name, config.data)
   frozen = config.model.encoder == 'frozen'
   statistics = read_features(directory) if frozen else {}
-  shape = (len(statistics['mean']),) if frozen else preparation.image_shape
+  shape = (len(statistics['mean']),) if frozen else input_spec.image_shape
   folder, step = directory / 'checkpoints', results.step
   if not (folder / str(step)).is_dir():
     raise UserError(f'{folder} has no checkpoint of step {step}, of which results.json has the results: restore it.')
-  model = make_model(SimpleNamespace(**config.model), len(results.classes))
+  model = make_model(config.model, len(results.classes))
   mesh = make_mesh()
   networks = replicate(read_networks(directory, model, shape, results.roles, step), mesh)
   if frozen:
-    model, networks = on_encoder(directory, config, preparation, model, networks, statistics, mesh)
+    model, networks = on_encoder(directory, config, input_spec, model, networks, statistics, mesh)
   return Restored(
     name=directory.name,
     directory=directory,
-    fields=flatten(config.to_dict()),
+    fields=config.flat(),
     results=results,
     config=config,
-    preparation=preparation,
+    input_spec=input_spec,
     model=model,
-    preprocess=make_preprocess(*pixel_scale(config, preparation)),
+    preprocess=make_preprocess(*pixel_scale(config, input_spec)),
     networks=networks,
     mesh=mesh,
   )
@@ -174,8 +171,8 @@ def load_data(run: Restored, force: bool = False) -> Dataset:
 
 def on_encoder(
   directory: Path,
-  config: ConfigDict,
-  preparation: Preparation,
+  config: Config,
+  input_spec: InputSpec,
   head: nn.Module,
   heads: Networks,
   statistics: dict[str, Any],
@@ -186,7 +183,7 @@ def on_encoder(
   Args:
     directory: of the run.
     config: of the run.
-    preparation: of its images.
+    input_spec: of its images.
     head: the network that was trained on features.
     heads: its variables by role.
     statistics: `mean` and `std` of the features, by which they were standardised.
@@ -195,7 +192,7 @@ def on_encoder(
   Raises:
     UserError: the encoder's weights are missing, or differ from those in training.
   """
-  encoder, template = network_and_shapes(config, 1, preparation.image_shape)
+  encoder, template = network_and_shapes(config, 1, input_spec.image_shape)
   weights = mapping.load_pretrained(config.model.weights, config.model.name, template)
   if weights.sha256 != files.read_json(directory / 'weights.json', ADVICE).get('sha256'):
     raise UserError(f'{weights.path} are other weights than those that {directory} was trained on: restore them.')

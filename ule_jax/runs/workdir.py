@@ -13,25 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ule_jax.config.fields import ADDED, flatten, total_steps, with_added
+from ule_jax.config.fields import flatten, total_steps
+from ule_jax.config.former import present_names
+from ule_jax.config.schema import options_where, recorded_fields
 from ule_jax.errors import UserError
 from ule_jax.runs import lock
 from ule_jax.runs.files import is_partial, read_json, write_json
 
-# Fields that may differ when a run goes on: they do not change what a step computes. tests/stale_test.py trains with
+# A run may resume with other values of these: they do not change the result of a step. tests/stale_test.py trains with
 # each of them changed half-way.
-MAY_CHANGE = (
-  'train.eval_every',
-  'train.log_every',
-  'loader.threads',
-  'loader.workers',
-  'first.workdir',
-  'model.feature_cache',
-  'checkpoint.keep',
-  'compilation_cache',
-  'parallel',
-  'fsdp',
-)
+MAY_CHANGE = options_where(resume=True)
 
 # These as well under a constant schedule; under another one the learning rate of every step depends on them.
 LENGTH = ('train.steps', 'train.epochs')
@@ -55,19 +46,19 @@ def read_config(directory: Path) -> dict[str, Any]:
   Raises:
     UserError: it cannot be read.
   """
-  return with_added(flatten(read_json(directory / 'config.json')))
+  return recorded_fields(read_json(directory / 'config.json'))
 
 
 def lacks(directory: Path, field: str) -> bool:
-  """Return whether the folder holds a run that has trained and was recorded before a field of ADDED existed.
+  """Return whether the folder holds a run that has trained and was recorded before an option existed.
 
   Raises:
     UserError: its config cannot be read.
   """
   if not (directory / 'config.json').exists() or not holds_training(directory):
     return False
-  fields = flatten(read_json(directory / 'config.json'))
-  return field not in fields and ADDED[field][1] in fields
+  recorded = read_json(directory / 'config.json')
+  return field not in present_names(flatten(recorded)) and field in recorded_fields(recorded)
 
 
 def _free(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path, examples: int) -> tuple[str, ...]:
@@ -104,7 +95,10 @@ def compare(workdir: Path, config: dict[str, Any], force: bool, examples: int = 
       return False
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
     raise UserError(f'{workdir} cannot be read ({error}): choose another --workdir.') from None
-  old, new = read_config(workdir), flatten(json.loads(json.dumps(config)))  # tuples become lists, as in the file
+  old, new = (
+    read_config(workdir),
+    recorded_fields(json.loads(json.dumps(config))),
+  )  # tuples become lists, as in the file
   free = _free(old, new, workdir, examples)
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in free]
   if changed and not force and holds_training(workdir):

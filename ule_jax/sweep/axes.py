@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from ule_jax.config import fields
+from ule_jax.config.former import present_name
+from ule_jax.config.schema import Config, validate_config
 from ule_jax.errors import UserError, unknown
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
-  from ule_jax.config import check
   from ule_jax.sweep import population
 
 OPTIMISER = ('optim.lr', 'optim.weight_decay', 'optim.clip')
@@ -36,13 +35,13 @@ class Member(NamedTuple):
 
   name: str
   setting: dict[str, float]
-  config: Any
+  config: Config
   place: tuple[int, int]
 
 
-def traceable(config: Any) -> list[str]:
+def traceable(config: Config) -> list[str]:
   """Return the fields that may differ inside one graph: the seed, and numbers that a step computes with."""
-  options = [f'method.{name}' for name, value in config.method.items() if isinstance(value, float)]
+  options = [f'method.{name}' for name, value in config.method.to_dict().items() if isinstance(value, float)]
   return ['seed', *OPTIMISER, *options]
 
 
@@ -61,10 +60,12 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   """
   if not texts:
     raise UserError('give at least one axis, for example --axis=seed=0,1,2.')
-  allowed, axes = traceable(config), {}
+  config, axes = validate_config(config), {}
+  allowed, fields = traceable(config), config.flat()
   for text in texts:
     field, _, values = text.partition('=')
-    if field not in fields.flatten(config.to_dict()):
+    field = present_name(field)
+    if field not in fields:
       raise unknown('field of --axis', field, allowed)
     if field not in allowed:
       raise UserError(
@@ -83,7 +84,7 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   return axes
 
 
-def expand(config: Any, axes: Axes) -> list[Member]:
+def expand(config: Config, axes: Axes) -> list[Member]:
   """Return a member for each combination of the axes, with a checked config; the seed changes slowest.
 
   Raises:
@@ -94,9 +95,7 @@ def expand(config: Any, axes: Axes) -> list[Member]:
   members = []
   for s, seed in enumerate(axes.get('seed', [config.seed])):
     for n, setting in enumerate(settings):
-      member_config = copy.deepcopy(config)
-      member_config.update_from_flattened_dict({**setting, 'seed': seed})
-      check.check(member_config)
+      member_config = validate_config(config.flat() | setting | {'seed': seed})
       name = describe(setting | ({'seed': seed} if 'seed' in axes else {}))
       members.append(Member(name, setting, member_config, (s, n)))
   return members

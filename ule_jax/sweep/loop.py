@@ -118,12 +118,12 @@ class Sweep:
         if due and number != self.trained.scored:
           metrics_log.write(number, self.validate(number))
         late = time.monotonic() - saved > SAVE_EVERY
-        if number != saved_step and (signals.asked or late or number == steps):
+        if number != saved_step and (signals.received or late or number == steps):
           checkpoints.save(number, self.trained, {})
           saved, saved_step = time.monotonic(), number
-        if signals.asked:
+        if signals.received:
           checkpoints.wait()
-          raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
+          raise Interrupted(f'{signals.received} at step {number:,} of {steps:,}; resumable by the same command.')
         if not count:
           break
         began = time.monotonic()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset, pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import UserError
@@ -57,7 +58,7 @@ class Graphs(NamedTuple):
   score: Callable[[PyTree, PyTree, Batch], dict[str, Counts]]
 
 
-def compile_members(config: Any, training: Dataset, groups: int, members: Members, train: Batch) -> Graphs:
+def compile_members(config: Config, training: Dataset, groups: int, members: Members, train: Batch) -> Graphs:
   """Return the compiled functions of a population.
 
   Args:
@@ -171,7 +172,7 @@ def read(dataset: Dataset, split: str, block: int, threads: int) -> Batch:
   return jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *batches)
 
 
-def make_order(config: Any, training: Dataset, seeds: Int[np.ndarray, 's']) -> Callable[[int, int, int], Array]:
+def make_order(config: Config, training: Dataset, seeds: Int[np.ndarray, 's']) -> Callable[[int, int, int], Array]:
   """Return `(first step, steps, room) -> int32 [s room b]`: each seed's batches, as a single run draws them.
 
   Args:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ule_jax.config.schema import NO_RULE, Config, validate_config
 from ule_jax.devices import runtime
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path
@@ -28,7 +29,7 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
   """Train and evaluate all members and write their results; go on where an earlier sweep stopped.
 
   Args:
-    config: a ConfigDict of configs/base.py.
+    config: a ConfigDict, as `load_config` returns, or a `Config`.
     axes: as of `parse_axes`.
     directory: of the sweep; a member's is below it.
     force: go on although the config, the axes, the data or the weights differ from those of the folder.
@@ -40,6 +41,7 @@ def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[s
     UserError: bad options, bad data, or no member whose loss is finite.
     Interrupted: a signal was received; the population is saved.
   """
+  config = validate_config(config)
   count = math.prod(map(len, axes.values()))
   remedy = f'give fewer than these {count:,} members at once, or {less_memory(config)}'
   with name_remedy(remedy), Signals() as signals:
@@ -82,14 +84,15 @@ def run_members(members: list[Member], axes: Axes, path: Path, force: bool, sign
   return results
 
 
-def expand_checked(config: Any, axes: Axes) -> list[Member]:
+def expand_checked(config: Config, axes: Axes) -> list[Member]:
   """Return the members of a sweep.
 
   Raises:
     UserError: the config is not one of a sweep, a value is out of its range, or the names of folders would be too long.
   """
-  if config.first.prepare != 'none':
-    raise UserError(f'first.prepare is {config.first.prepare}: a sweep is of one-stage methods; use ule_jax.main.')
+  rule = config.two_stage.rule
+  if rule != NO_RULE:
+    raise UserError(f'two_stage.rule is {rule}: a sweep is of one-stage methods; use ule_jax.main.')
   if config.train.holdout and len(axes.get('seed', [])) > 1:
     raise UserError('train.holdout draws other training data for each seed: make a sweep for each of them.')
   members = expand(config, axes)

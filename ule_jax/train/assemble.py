@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices.mesh import placement
 from ule_jax.methods import METHODS, Method, Sizes
@@ -43,7 +44,7 @@ class Trainer(NamedTuple):
   state: TrainState
 
 
-def assemble(config: Any, training: Dataset, overrides: Mapping[str, Any] = NONE) -> Components:
+def assemble(config: Config, training: Dataset, overrides: Mapping[str, Any] = NONE) -> Components:
   """Build the method, the network and the optimiser of a config.
 
   Args:
@@ -51,10 +52,11 @@ def assemble(config: Any, training: Dataset, overrides: Mapping[str, Any] = NONE
     training: the data set that is trained on.
     overrides: dotted fields of `method` and `optim` -> values in their place, which may be traced.
   """
-  method = make_method(config, sizes_of(config, training), overrides)
-  model = make_model(SimpleNamespace(**config.model), len(training.classes))
+  config = config.replace(overrides)
+  method = make_method(config, sizes_of(config, training))
+  model = make_model(config.model, len(training.classes))
   steps = max(training_data.total_steps(config, training), 1)
-  tx = make_optimizer(_options(config, 'optim', overrides), method.roles, steps)
+  tx = make_optimizer(config.optim, method.roles, steps)
   return Components(method, model, tx, make_preprocess(*pixel_scale(config, training)))
 
 
@@ -63,7 +65,7 @@ def sample_of(training: Dataset, preprocess: Preprocess) -> Array:
   return preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
 
 
-def initialise(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Trainer:
+def initialise(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Trainer:
   """Build the components of a config and their initial state on the devices.
 
   Args:
@@ -83,17 +85,12 @@ def initialise(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Train
   return Trainer(*components, key, state)
 
 
-def sizes_of(config: Any, dataset: Dataset) -> Sizes:
+def sizes_of(config: Config, dataset: Dataset) -> Sizes:
   """Return the facts about the training data and the network that a method may use."""
-  counts, mixing = dataset.group_counts(), config.model.batch_norm == 'batch'
-  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, mixing)
+  counts, couples_examples = dataset.group_counts(), config.model.batch_norm == 'batch'
+  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, couples_examples)
 
 
-def make_method(config: Any, sizes: Sizes, overrides: Mapping[str, Any] = NONE) -> Method:
-  """Build the method of a config; `overrides` as in `assemble`."""
-  return METHODS[config.method.name](_options(config, 'method', overrides), sizes)
-
-
-def _options(config: Any, part: str, overrides: Mapping[str, Any]) -> SimpleNamespace:
-  values = {name.removeprefix(f'{part}.'): v for name, v in overrides.items() if name.startswith(f'{part}.')}
-  return SimpleNamespace(**{**config[part], **values})
+def make_method(config: Config, sizes: Sizes) -> Method:
+  """Build the method of a config."""
+  return METHODS[config.method.name].make(config.method, sizes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ule_jax import selection
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices import processes
 from ule_jax.methods import LABEL_FREE, Method
@@ -56,7 +57,7 @@ def evaluate_checkpoints(task: Task, folder: Folder, evaluator: Evaluator, state
   return arrange(by_step, best, deployed, last, task.dataset)
 
 
-def header(config: Any, dataset: Dataset, method: Method, second: SecondStage) -> dict[str, Any]:
+def header(config: Config, dataset: Dataset, method: Method, second: SecondStage) -> dict[str, Any]:
   """Return the part of results.json that says what was run on what.
 
   Args:
@@ -72,7 +73,7 @@ def header(config: Any, dataset: Dataset, method: Method, second: SecondStage) -
     'select': config.select,
     'sampling': config.train.sampling,
     'needs_groups': needs_groups(config, method, second),
-    'first': {'prepare': config.first.prepare, **second.notes},
+    'first': {'prepare': config.two_stage.rule, **second.notes},
     'data': dict(dataset.notes),
     'model': config.model.name,
     'classes': list(dataset.classes),
@@ -107,13 +108,13 @@ def arrange(
   }
 
 
-def needs_groups(config: Any, method: Method, second: SecondStage) -> dict[str, bool]:
+def needs_groups(config: Config, method: Method, second: SecondStage) -> dict[str, bool]:
   """Return whether group labels were used in `train`, and in `validation`, by the selection rule or the method."""
-  fits_on_train = config.first.prepare == 'dfr' and config.first.dfr.split == 'train'
+  fits_on = config.two_stage.options.split if config.two_stage.rule == 'dfr' else ''
   uses_groups = config.train.sampling.startswith('group') or LABEL_FREE not in method.properties
   return {
-    'train': (uses_groups and second.group is None) or fits_on_train,
-    'validation': selection.needs_group_labels(config.select) or (config.first.prepare == 'dfr' and not fits_on_train),
+    'train': (uses_groups and second.group is None) or fits_on == 'train',
+    'validation': selection.needs_group_labels(config.select) or fits_on not in ('', 'train'),
   }
 
 

@@ -165,7 +165,7 @@ class Evaluator:
       **processes.process_slice(),
     )
     where = f'{name} at step {int(state.step):,}'
-    return evaluate(self._step, state, self._signals.heeded(batches), self._mesh, collect, where)
+    return evaluate(self._step, state, self._signals.until_signal(batches), self._mesh, collect, where)
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Return the scores of a state on the validation splits: rule -> value, of the student as `<role>/<rule>`.

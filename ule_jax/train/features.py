@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from ule_jax import models
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset, Split, decoding, image_files, pipeline, transforms
 from ule_jax.devices import processes, runtime
 from ule_jax.devices.mesh import local_mesh, replicate, shard_batch
@@ -165,7 +165,7 @@ def feature_code() -> str:
   return fingerprint.code(models, decoding, transforms, image_files, sys.modules[__name__], make_preprocess)
 
 
-def encode_dataset(config: Any, current: Fingerprint, weights: mapping.Pretrained) -> Dataset:
+def encode_dataset(config: Config, current: Fingerprint, weights: mapping.Pretrained) -> Dataset:
   """Return a data set with the features of the config's frozen encoder, from the cache where they are in it.
 
   Args:

@@ -13,7 +13,7 @@ from ule_jax import data
 from ule_jax.config import fields
 from ule_jax.devices import processes, runtime
 from ule_jax.errors import UserError
-from ule_jax.methods import CORRECTIONS
+from ule_jax.methods import METHODS
 from ule_jax.runs import files, inputs, workdir
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.environment import describe_environment, recorded_correction
@@ -131,7 +131,7 @@ def record(task: Task, folder: Folder) -> None:
   code = features.feature_code() if task.is_frozen else ''
   inputs.record_inputs(folder.path, task.inputs, differs, code, task.second)
   name = task.config.method.name
-  correction, former = CORRECTIONS.get(name, ''), recorded_correction(folder.path)
+  correction, former = METHODS[name].correction, recorded_correction(folder.path)
   processes.barrier('the former environment is read')
   if processes.is_first():
     environment = describe_environment(runtime.describe()) | {'correction': correction}
@@ -158,7 +158,7 @@ def set_results_aside(task: Task, path: Path, former_steps: int, forced: bool) -
   if not (path / 'done').exists():
     return
   step = last_step(path) or former_steps
-  steps = fields.total_steps(fields.flatten(task.config.to_dict()), task.examples)
+  steps = fields.total_steps(task.config.flat(), task.examples)
   (path / 'done').unlink()
   if forced or step != steps:
     kept = ' and '.join(workdir.set_aside(path, step))

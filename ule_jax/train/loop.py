@@ -92,18 +92,18 @@ class Loop:
       # The initial state is not evaluated, unless its last layer was fitted.
       settled = self.checkpoints.scored(first) if first else self.task.second.head is None
       for number in range(first, steps + 1):
-        signals.asked = signals.asked or processes.preempted()
+        signals.received = signals.received or processes.preempted()
         due = (number % train.eval_every == 0 or number == steps) and not (number == first and settled)
-        if due or (signals.asked and number != first):
+        if due or (signals.received and number != first):
           self.report(pending, metrics_log)
           pending = None
           refuse_non_finite(self.state, self.checkpoints.latest)
           if scores := self.evaluator.validate(self.state) if due else {}:
             metrics_log.write(number, scores)
           self.checkpoints.save(number, self.state, {rule: scores[rule] for rule in self.checkpoints.rules if scores})
-        if signals.asked:
+        if signals.received:
           self.checkpoints.wait()
-          raise Interrupted(f'{signals.asked} at step {number:,} of {steps:,}; resumable by the same command.')
+          raise Interrupted(f'{signals.received} at step {number:,} of {steps:,}; resumable by the same command.')
         if number == steps:
           break
         self.state, metrics = self.step(self.state, Batch(**next(batches)))

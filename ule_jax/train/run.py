@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ule_jax import data
-from ule_jax.config.check import check, check_devices
+from ule_jax.config.check import check_devices
+from ule_jax.config.schema import Config, validate_config
 from ule_jax.devices import processes, runtime
 from ule_jax.errors import UserError, is_out_of_memory, out_of_memory
 from ule_jax.models import make_model
@@ -34,7 +34,7 @@ def run(config: Any, directory: Path, force: bool = False) -> Results:
   """Train, evaluate and write the results of one config; go on where an earlier run stopped.
 
   Args:
-    config: a ConfigDict of configs/base.py.
+    config: a ConfigDict, as `load_config` returns, or a `Config`.
     directory: the workdir.
     force: go on although the workdir's config, data or weights differ.
 
@@ -45,11 +45,14 @@ def run(config: Any, directory: Path, force: bool = False) -> Results:
     UserError: bad options, bad data, a loss that is not finite, or a workdir of another run.
     Interrupted: a signal was received; the state is saved.
   """
+  config = validate_config(config)
   with name_remedy(less_memory(config)), Signals(shared=processes.is_distributed()) as signals:
     return run_config(config, local_path(directory, '--workdir'), force, signals)
 
 
-def run_config(config: Any, path: Path, force: bool, signals: Signals, current: Fingerprint | None = None) -> Results:
+def run_config(
+  config: Config, path: Path, force: bool, signals: Signals, current: Fingerprint | None = None
+) -> Results:
   """Run a config inside a caller's signal handlers, as `run`.
 
   Args:
@@ -59,7 +62,6 @@ def run_config(config: Any, path: Path, force: bool, signals: Signals, current: 
     signals: stop the run.
     current: the data, if another run of this process loaded them.
   """
-  check(config)
   runtime.require_devices()
   check_devices(config)
   runtime.use_cache(config.compilation_cache)
@@ -129,13 +131,13 @@ def run_first(task: Task, folder: Folder, signals: Signals) -> tuple[restore.Net
   config, dataset = task.config, task.dataset
   two_stage.check_first(config, dataset)
   first = two_stage.first_config(config)
-  path = local_path(config.first.workdir or folder.path / 'first', 'first.workdir')
+  path = local_path(config.two_stage.workdir or folder.path / 'first', 'two_stage.workdir')
   log.info(f'first run of {config.method.name}, in {path}:')
   results = run_config(first, path, folder.force, signals, task.inputs)
   step = results.last['step']
   if not (path / 'checkpoints' / str(step)).is_dir():
     raise UserError(f'{path} has no checkpoint of the first run: remove that folder, to run it again.')
-  model = make_model(SimpleNamespace(**first.model), len(dataset.classes))
+  model = make_model(first.model, len(dataset.classes))
   networks = restore.read_networks(path, model, dataset.image_shape, results.roles, step)
   second = two_stage.make_second_stage(config, dataset, path, networks.params['model']['head'])
   for message in second.messages:
@@ -161,7 +163,7 @@ def name_remedy(remedy: str) -> Iterator[None]:
     raise out_of_memory(error, remedy) from None
 
 
-def less_memory(config: Any) -> str:
+def less_memory(config: Config) -> str:
   """Return the clause that says by which options a config takes less memory."""
   train = config.train
   return (

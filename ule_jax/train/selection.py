@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ule_jax import selection
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError, unknown
 from ule_jax.train.assemble import make_method, sizes_of
 
 
-def trains_student(config: Any, dataset: Dataset) -> bool:
+def trains_student(config: Config, dataset: Dataset) -> bool:
   """Return whether a method trains a second network, the student, beside the deployed one."""
   return len(make_method(config, sizes_of(config, dataset)).roles) > 1
 
@@ -53,7 +52,7 @@ def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, 
   return tuple(rules)
 
 
-def refuse_empty_groups(config: Any, dataset: Dataset) -> None:
+def refuse_empty_groups(config: Config, dataset: Dataset) -> None:
   """Refuse to balance over groups where train lacks one that validation has.
 
   Raises:

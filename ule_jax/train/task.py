@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ule_jax.config.schema import NO_RULE, Config
 from ule_jax.data import Dataset
 from ule_jax.runs import inputs
 from ule_jax.runs.fingerprint import Fingerprint
@@ -25,7 +26,7 @@ class Task(NamedTuple):
     second: the result of a first run; empty for methods of one stage.
   """
 
-  config: Any
+  config: Config
   inputs: Fingerprint
   dataset: Dataset
   training: Dataset
@@ -51,18 +52,18 @@ class Task(NamedTuple):
   @property
   def has_first_run(self) -> bool:
     """Whether the method has two stages."""
-    return self.config.first.prepare != 'none'
+    return self.config.two_stage.rule != NO_RULE
 
   def on(self, dataset: Dataset, second: SecondStage) -> Task:
     """Return the task on the features of a frozen encoder, and on the result of a first run."""
     return self._replace(dataset=dataset, second=second, training=training_data.of_stage(self.config, dataset, second))
 
 
-def load_task(config: Any, current: Fingerprint | None = None) -> Task:
+def load_task(config: Config, current: Fingerprint | None = None) -> Task:
   """Load the data of a checked config, and decide what depends on both.
 
   Args:
-    config: the config of a run.
+    config: of the run.
     current: the data, if another run of this process loaded them.
 
   Raises:

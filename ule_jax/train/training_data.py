@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from ule_jax.config import fields
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError
 from ule_jax.two_stage import REFITS
 from ule_jax.two_stage.contract import SecondStage
 
 
-def held_out(config: Any, dataset: Dataset) -> Bool[np.ndarray, 'n']:
+def held_out(config: Config, dataset: Dataset) -> Bool[np.ndarray, 'n']:
   """Return a mask of the training examples that are not trained on: a share `train.holdout`, drawn by the seed."""
   count = dataset.splits['train'].count
   mask = np.zeros(count, bool)
@@ -24,7 +24,7 @@ def held_out(config: Any, dataset: Dataset) -> Bool[np.ndarray, 'n']:
   return mask
 
 
-def of_stage(config: Any, dataset: Dataset, second: SecondStage) -> Dataset:
+def of_stage(config: Config, dataset: Dataset, second: SecondStage) -> Dataset:
   """Return the data set that one of the stages of a method trains on.
 
   Args:
@@ -39,8 +39,8 @@ def of_stage(config: Any, dataset: Dataset, second: SecondStage) -> Dataset:
   if second.group is not None:
     train = train._replace(group=np.asarray(second.group, np.int32))
     dataset = dataset._replace(groups=second.groups)
-  if second.chance is not None:
-    train = train._replace(chance=np.asarray(second.chance, np.float64))
+  if second.sampling_weight is not None:
+    train = train._replace(sampling_weight=np.asarray(second.sampling_weight, np.float64))
   if config.train.holdout:
     train = train.take(np.flatnonzero(~held_out(config, dataset)))
     if not train.count:
@@ -48,12 +48,12 @@ def of_stage(config: Any, dataset: Dataset, second: SecondStage) -> Dataset:
   return dataset._replace(splits={**dataset.splits, 'train': train})
 
 
-def is_fit(config: Any) -> bool:
+def is_fit(config: Config) -> bool:
   """Return whether the method fits the last layer of its first run, without steps of its own."""
-  return config.first.prepare in REFITS
+  return config.two_stage.rule in REFITS
 
 
-def total_steps(config: Any, dataset: Dataset) -> int:
+def total_steps(config: Config, dataset: Dataset) -> int:
   """Return the number of steps of a run, from `train.steps` or else `train.epochs`; 0 where a last layer is fitted.
 
   Args:
@@ -62,4 +62,4 @@ def total_steps(config: Any, dataset: Dataset) -> int:
   """
   if is_fit(config):
     return 0
-  return fields.total_steps(fields.flatten(config.to_dict()), dataset.splits['train'].count)
+  return fields.total_steps(config.flat(), dataset.splits['train'].count)

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices import processes
 from ule_jax.models.build import network_and_shapes
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 Begin = Callable[[TrainState], TrainState]  # initial state -> the state that training starts from
 
 
-def start_from_weights(config: Any, directory: Path, current: Fingerprint, force: bool) -> tuple[Dataset, Begin, str]:
+def start_from_weights(
+  config: Config, directory: Path, current: Fingerprint, force: bool
+) -> tuple[Dataset, Begin, str]:
   """Read `model.weights`, unless it is `none`.
 
   Args:
@@ -58,7 +60,7 @@ def start_from_weights(config: Any, directory: Path, current: Fingerprint, force
   return dataset, lambda state: state, differs
 
 
-def load_weights(config: Any, dataset: Dataset, directory: Path, force: bool) -> tuple[mapping.Pretrained, str]:
+def load_weights(config: Config, dataset: Dataset, directory: Path, force: bool) -> tuple[mapping.Pretrained, str]:
   """Read `model.weights` for the config's network, and write weights.json: each tensor with its parameter.
 
   Args:

@@ -16,18 +16,31 @@ and the last step instead of the one that is best on validation groups: no group
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from etils import epy
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import optax
 
 CLIP = 1.0  # largest norm of a gradient
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Afr(Options):
+  """Options of AFR."""
+
+  gamma: float = option(10.0, 'factor in the weights exp(-gamma p); afr', ge=0)
+  strength: float = option(0.0, "pull towards the first run's last layer; afr", ge=0)
+  steps: int = option(500, 'steps of gradient descent; afr', ge=1)
+  lr: float = option(0.01, 'learning rate of these steps; afr', ge=0)
+
+
+def prepare(options: Afr, first: FirstRun) -> SecondStage:
   """Fit the last layer.
 
   Raises:

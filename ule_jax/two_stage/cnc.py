@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Cnc(Options):
+  """Options of CnC's groups: none; those of its loss are in methods/cnc.py."""
+
+
+def prepare(_: Cnc, first: FirstRun) -> SecondStage:
   """Make groups of label and first prediction.
 
   Raises:
     UserError: the first run makes no mistake on train.
   """
-  del options
   train = first.labelled('train')
   prediction = train['logits'].argmax(1)
   if (prediction == train['label']).all():

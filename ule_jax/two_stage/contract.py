@@ -42,7 +42,7 @@ class SecondStage(NamedTuple):
   """What the second run is given; None leaves it as it is.
 
   group: a group for every training example, in place of the labelled one; `groups` names them.
-  chance: how often each training example is drawn, relative to the others.
+  sampling_weight: how often each training example is drawn, relative to the others.
   head: kernel and bias of the last layer of the first run's network, which is then not trained further.
   notes: for the results.
   messages: sentences for who started the run.
@@ -50,7 +50,7 @@ class SecondStage(NamedTuple):
 
   group: Int[np.ndarray, 'n'] | None = None
   groups: tuple[str, ...] = ()
-  chance: Float[np.ndarray, 'n'] | None = None
+  sampling_weight: Float[np.ndarray, 'n'] | None = None
   head: tuple[Float[np.ndarray, 'd k'], Float[np.ndarray, 'k']] | None = None
   notes: Mapping[str, object] = {}
   messages: tuple[str, ...] = ()

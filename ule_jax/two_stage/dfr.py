@@ -22,9 +22,11 @@ import re
 import warnings
 
 import numpy as np
+import pydantic
 from jaxtyping import Bool, Float, Int
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.streams import Stream, generator
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
@@ -32,7 +34,24 @@ ITERATIONS = {'liblinear': 100, 'saga': 20_000}  # at most; the authors' 100 are
 OLDEST = (1, 8)  # scikit-learn: earlier ones fit l2 for an `l1_ratio` without a `penalty`, and say nothing
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Dfr(Options):
+  """Options of DFR."""
+
+  split: str = option('val', "split of the fit's data, which need group labels")
+  strengths: tuple[float, ...] = option(
+    (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), 'inverse l1 strengths to choose from, above 0; DFR'
+  )
+  fits: int = option(20, 'balanced subsets whose fits are averaged; DFR', ge=1)
+
+  @pydantic.field_validator('strengths')
+  @classmethod
+  def _positive(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
+    if not strengths or min(strengths) <= 0:
+      raise ValueError(f'two_stage.dfr.strengths is {strengths}: give numbers above 0, as (1.0, 0.1).')
+    return strengths
+
+
+def prepare(options: Dfr, first: FirstRun) -> SecondStage:
   """Fit the last layer.
 
   Raises:
@@ -65,7 +84,7 @@ def prepare(options, first: FirstRun) -> SecondStage:
   return SecondStage(head=(kernel, bias), notes=notes, messages=_say(short, len(converged), k) if short else ())
 
 
-def check(options, splits, classes: tuple[str, ...]) -> None:
+def check(options: Dfr, splits, classes: tuple[str, ...]) -> None:
   """Check what can be checked before a first run: the split, its groups and its classes.
 
   Args:

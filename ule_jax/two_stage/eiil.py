@@ -17,15 +17,26 @@ Whac-A-Mole adds up the objectives of the classes, each over its own examples, w
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from etils import epy
 
+from ule_jax.options import Options, option
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
 
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import optax
 
-def prepare(options, first: FirstRun) -> SecondStage:
+
+class Eiil(Options):
+  """Options of EIIL."""
+
+  steps: int = option(10_000, 'Adam steps on the assignment to environments; Whac-A-Mole', ge=1)
+  lr: float = option(1e-3, 'learning rate of these steps; Whac-A-Mole', ge=0)
+
+
+def prepare(options: Eiil, first: FirstRun) -> SecondStage:
   """Infer two environments, and groups of them and the label."""
   train = first.labelled('train')
   logits, label = train['logits'].astype(np.float64), train['label']

@@ -10,7 +10,7 @@ Paper: Liu et al. 2021, arXiv 2107.09044.
 Departs from the official code, anniesch/jtt 0af2430: E is of the network after the first run, in evaluation mode.
 Theirs is of the predictions that are made while the next epoch trains (train.py writes them batch by batch, in training
 mode, before each step; process_training.py's `--final_epoch 60` is the 61st, as they count from 0).
-Draws follow `chance` with replacement, and an epoch has as many examples as the training
+Draws follow `sampling_weight` with replacement, and an epoch has as many examples as the training
 set; the authors go through the enlarged set, of n + up_weight |E| examples, in epochs.
 The mixture is the same, the number of steps is not: raise `train.epochs` to match theirs.
 """
@@ -18,10 +18,19 @@ The mixture is the same, the number of steps is not: raise `train.epochs` to mat
 from __future__ import annotations
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Jtt(Options):
+  """Options of JTT."""
+
+  up_weight: float = option(
+    50.0, 'times that a mistake of the first run is added to the training set; jtt, CelebA', ge=0
+  )
+
+
+def prepare(options: Jtt, first: FirstRun) -> SecondStage:
   """Find the error set.
 
   Raises:
@@ -34,4 +43,4 @@ def prepare(options, first: FirstRun) -> SecondStage:
       f'the error set of JTT has {int(wrong.sum())} of {len(wrong)} training examples: make the first run '
       f'{"shorter or weaker (first.steps, first.epochs, a smaller first.lr)" if not wrong.any() else "longer"}.'
     )
-  return SecondStage(chance=1.0 + options.up_weight * wrong, notes={'error_set': int(wrong.sum())})
+  return SecondStage(sampling_weight=1.0 + options.up_weight * wrong, notes={'error_set': int(wrong.sum())})

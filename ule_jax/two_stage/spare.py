@@ -19,22 +19,42 @@ network before training, all classes together, which is left out.
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.streams import Stream, generator
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
 
 SAMPLE = 5000  # of a class, for the silhouette, which is quadratic
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
+class Spare(Options):
+  """Options of SPARE."""
+
+  clusters: int = option(0, 'clusters of a class; 0: by silhouette', ge=0, added=True)
+  max_clusters: int = option(5, 'the most clusters that the silhouette chooses from', ge=2)
+  threshold: float = option(0.9, 'silhouette from which clusters are clear; SpuCo')
+  high_power: int = option(2, "power of the clusters' sizes in sampling where they are not clear; SpuCo", ge=0)
+
+  @pydantic.field_validator('clusters')
+  @classmethod
+  def _divide(cls, clusters: int) -> int:
+    if clusters == 1:
+      raise ValueError(
+        'two_stage.spare.clusters is 1, which divides nothing: give 2 or more, or 0 to let SPARE choose.'
+      )
+    return clusters
+
+
+def prepare(options: Spare, first: FirstRun) -> SecondStage:
   """Cluster each class."""
   from sklearn.cluster import KMeans
   from sklearn.metrics import silhouette_score
 
   train = first.labelled('train')
   outputs, label = probabilities(train['logits'].astype(np.float64)), train['label']
-  group, chance, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
+  group, sampling_weight, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
   for k, title in enumerate(first.classes):
     members = np.flatnonzero(label == k)
     found = {}
@@ -56,9 +76,9 @@ def prepare(options, first: FirstRun) -> SecondStage:
     sizes = np.bincount(parts)
     power = 1 if score >= options.threshold else options.high_power
     weight = sizes[parts] ** -float(power)
-    chance[members] = weight / weight.sum()
+    sampling_weight[members] = weight / weight.sum()
     group[members] = len(names) + parts
     names += [f'{title}, cluster {c}' for c in range(len(sizes))]
     clear.append(round(float(score), 4))
   notes = {'clusters': np.bincount(group).tolist(), 'silhouettes': clear}
-  return SecondStage(group=group, groups=tuple(names), chance=chance, notes=notes)
+  return SecondStage(group=group, groups=tuple(names), sampling_weight=sampling_weight, notes=notes)
