@@ -47,7 +47,7 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Put a copy of every array on every device."""
+  """Copy every array to every device."""
   return jax.device_put(tree, replicated_sharding(mesh))
 
 

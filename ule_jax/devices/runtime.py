@@ -75,7 +75,7 @@ def use_cache(choice: str) -> None:
 def require_devices() -> None:
   """Refuse to compute on a CPU if another platform was asked for, or a GPU exists that jax cannot use.
 
-  jax itself goes on without the first of several platforms, and without a GPU that its plugin cannot use.
+  jax itself continues without the first of several platforms, and without a GPU that its plugin cannot use.
 
   Raises:
     UserError: names the platform or the plugin.
@@ -87,10 +87,10 @@ def require_devices() -> None:
     reason = no_backend(error) or reason
   if not platform or (platform == 'cpu' and asked.split(',')[0] not in ('', 'cpu')):
     what = f'the device that JAX_PLATFORMS={asked} asks for' if asked else 'a device for which jax has a plugin'
-    raise UserError(f'{what} is not here or does not work ({reason}): mend that, or set JAX_PLATFORMS=cpu.')
+    raise UserError(f'{what} is not here or does not work ({reason}): fix that, or set JAX_PLATFORMS=cpu.')
   if not asked and platform == 'cpu' and (plugin := unused_plugin()):
     raise UserError(
-      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and mend that, '
+      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and fix that, '
       'or set JAX_PLATFORMS=cpu to compute on the CPU.'
     )
 
@@ -111,9 +111,9 @@ def unused_plugin() -> str:
 
 
 def keep_memory() -> bool:
-  """Let a process that computes on the CPU keep freed memory for the next step instead of returning it to the system.
+  """Make a process that computes on the CPU keep freed memory for the next step instead of returning it to the system.
 
-  XLA allocates the temporary memory of a step anew at each step, and glibc maps blocks of that size and unmaps them at
+  XLA allocates the temporary memory of a step again at each step, and glibc maps blocks of that size and unmaps them at
   once: clearing the pages takes an eighth of a small network's step. The settings (see mallopt(3)) are: no mapped
   blocks, no trimming, one arena for all threads. Threads keep the arena that they started with, so this has to be
   called before jax starts its own.

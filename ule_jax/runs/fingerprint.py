@@ -47,7 +47,7 @@ class Fingerprint:
   """The fingerprint of a loaded data set; digests that read every image are computed on first use."""
 
   def __init__(self, dataset: Dataset):
-    """Take the data set; nothing is read yet."""
+    """Keep the data set; nothing is read yet."""
     self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
 

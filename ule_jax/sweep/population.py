@@ -138,7 +138,7 @@ def keep_better(better: Bool[Array, 's n'], new: PyTree, old: PyTree) -> PyTree:
 
 
 def load(dataset: Dataset, block: int, threads: int) -> dict[str, Batch]:
-  """Put all splits on the device in blocks [m b ...]; padding in the last block has weight 0.
+  """Copy all splits to the device in blocks [m b ...]; padding in the last block has weight 0.
 
   Args:
     dataset: with all of its splits.
@@ -158,14 +158,14 @@ def load(dataset: Dataset, block: int, threads: int) -> dict[str, Batch]:
   if size > LIMIT:
     raise UserError(
       f'a sweep keeps its images on the device, up to {LIMIT:,} bytes, and these take {size:,}: lower data.size, set '
-      'model.encoder=frozen with model.weights, or train one after the other with ule_jax.main.'
+      'model.encoder=frozen with model.weights, or train sequentially with ule_jax.main.'
     )
 
   return {split: read(dataset, split, block, threads) for split in dataset.splits}
 
 
 def read(dataset: Dataset, split: str, block: int, threads: int) -> Batch:
-  """Put one split on the device in blocks, as `load`."""
+  """Copy one split to the device in blocks, as `load`."""
   transform = dataset.train_transform if split == 'train' else dataset.eval_transform
   dataset = dataset._replace(eval_transform=transform)
   batches = [Batch(**b) for b in pipeline.eval_batches(dataset, split, batch_size=block, threads=threads)]
