@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epy
 
-from ule_jax.models import pretrained
 from ule_jax.models.pretrained import layouts, mapping
+from ule_jax.models.pretrained.weight_files import Tensors
 
 if TYPE_CHECKING:
   from jaxtyping import PyTree
@@ -45,7 +45,7 @@ def stablehlo(run: Restored, variables: PyTree) -> bytes:
   return bytes(exported.serialize())
 
 
-def weights(run: Restored, variables: PyTree) -> tuple[pretrained.Tensors, str]:
+def weights(run: Restored, variables: PyTree) -> tuple[Tensors, str]:
   """Return the tensors under the names of torchvision or timm, or ours where neither has the network, and the layout.
 
   A linear head on a frozen encoder becomes that network's last layer.
@@ -69,18 +69,18 @@ def fold(variables: PyTree, mean: Sequence[float], std: Sequence[float]) -> PyTr
   (f - mean) / std @ W + b = f @ (W / std) + (b - mean / std @ W)
   """
   head = variables['params']['head']['head']
-  mean, std, kernel = (np.asarray(v, np.float64) for v in (mean, std, head['kernel']))
-  last = {'kernel': kernel / std[:, None], 'bias': head['bias'] - (mean / std) @ kernel}
+  offset, scale, kernel = (np.asarray(v, np.float64) for v in (mean, std, head['kernel']))
+  last = {'kernel': kernel / scale[:, None], 'bias': head['bias'] - (offset / scale) @ kernel}
   last = {name: value.astype(np.float32) for name, value in last.items()}
   encoder = {part: trees['encoder'] for part, trees in variables.items()}
   return encoder | {'params': encoder['params'] | {'head': last}}
 
 
-def _ours(variables: PyTree) -> pretrained.Tensors:
+def _ours(variables: PyTree) -> Tensors:
   return {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep='/').items()}
 
 
-def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
+def to_safetensors(tensors: Tensors, about: dict[str, Any]) -> bytes:
   """Encode tensors as a safetensors file.
 
   Args:

@@ -77,21 +77,6 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
     parts = assemble(config, training, overrides)
     return create_state(parts.method, parts.model, parts.tx, sample, jax.random.key(seed))
 
-  def advance(state: TrainState, seed: Array, overrides: dict[str, Array], order: Array, count: Array, train: Batch):
-    parts = assemble(config, training, overrides)
-    settings = config.train.accumulate, config.optim.trainable
-    step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, *settings)
-    image, label, group = (flat(values) for values in (train.image, train.label, train.group))
-
-    def turn(i, carry):
-      ids = order[i]
-      return step(carry[0], Batch(image[ids], label[ids], group[ids], ids, jnp.ones(ids.shape)))
-
-    # A loop of any length, so that pieces of all lengths are one graph.
-    metrics = jax.eval_shape(lambda: turn(0, (state, None))[1])
-    zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
-    return jax.lax.fori_loop(0, count, turn, (state, zeros))
-
   score_batch = make_score(model, preprocess, method.roles, groups)
 
   def score(params: PyTree, batch_stats: PyTree, block: Batch) -> dict[str, Counts]:
@@ -109,7 +94,9 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
     return jax.vmap(inner, of_seed, axis_size=len(seeds))
 
   create = jax.jit(over_members(create, (0, None), (None, 0)))
-  advance = over_members(advance, (0, 0, None, 0, None, None), (0, None, 0, None, None, None))
+  advance = over_members(
+    partial(advance_member, config, training), (0, 0, None, 0, None, None), (0, None, 0, None, None, None)
+  )
   advance = jax.jit(advance, donate_argnums=0, compiler_options=options)
   score = jax.jit(over_members(score, (0, 0, None), (0, 0, None)))
 
@@ -124,6 +111,43 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
     advance=lambda state, order, count: advance(state, seeds, overrides, order, count, train),
     score=score_all,
   )
+
+
+def advance_member(
+  config: Config,
+  training: Dataset,
+  state: TrainState,
+  seed: Array,
+  overrides: dict[str, Array],
+  order: Array,
+  count: Array,
+  train: Batch,
+) -> tuple[TrainState, dict[str, Array]]:
+  """Train one member for some steps; return its state and the metrics of the last step.
+
+  Args:
+    config: of any member.
+    training: the data set that is trained on.
+    state: before the first of these steps.
+    seed: of the member.
+    overrides: its values of the axes.
+    order: int32 [c b], the examples of each step.
+    count: number of steps, at most c.
+    train: the training split in blocks.
+  """
+  parts = assemble(config, training, overrides)
+  settings = config.train.accumulate, config.optim.trainable
+  step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, *settings)
+  image, label, group = (flat(values) for values in (train.image, train.label, train.group))
+
+  def turn(i, carry):
+    ids = order[i]
+    return step(carry[0], Batch(image[ids], label[ids], group[ids], ids, jnp.ones(ids.shape)))
+
+  # A loop of any length, so that pieces of all lengths are one graph.
+  metrics = jax.eval_shape(lambda: turn(0, (state, None))[1])
+  zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+  return jax.lax.fori_loop(0, count, turn, (state, zeros))
 
 
 def flat(blocks: Array) -> Array:

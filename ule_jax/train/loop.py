@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -124,8 +124,8 @@ class Loop:
       f'{self.folder.path}' + (f', from step {self.first:,}' if self.first else '')
     )
 
-  def batches(self) -> Iterator[pipeline.Arrays]:
-    """Return this process's part of the training batches from the first step on."""
+  def batches(self) -> Any:
+    """Return an iterator over this process's part of the training batches from the first step on, to be closed."""
     config = self.task.config
     return pipeline.train_batches(
       self.task.training,
