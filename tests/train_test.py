@@ -14,14 +14,13 @@ import pytest
 from common import damage, leaves_equal
 from writers import write_folder
 
-from ule_jax import data
+from ule_jax import data, selection
 from ule_jax.cli.flags import parse
 from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.metrics import SELECTABLE
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.workdir import owned
-from ule_jax.train import loop
+from ule_jax.train import evaluate, loop
 from ule_jax.train import run as run_module
 from ule_jax.train.run import run as train_run
 
@@ -75,7 +74,7 @@ def test_a_run_leaves_what_the_interface_names(finished):
       assert set(found['groups']) == set(results['groups'])
       assert sum(g['count'] for g in found['groups'].values()) == {'val': 297, 'test': 1000}[split]
   assert results['roles']['teacher'] == {k: results[k] for k in results['roles']['teacher']}
-  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in SELECTABLE}
+  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in selection.METRICS}
   assert results['last']['step'] == 12
 
 
@@ -178,7 +177,7 @@ def signal_at(monkeypatch, place, name, after=1):
     (data, 'load', 1, None),
     (loop, 'Batch', 6, 6),
     (loop, 'Batch', 8, 8),
-    (loop, 'summary', 2, 4),
+    (evaluate, 'summary', 2, 4),
     (loop, 'evaluate_checkpoints', 1, 12),
   ],
 )
@@ -190,7 +189,7 @@ def test_a_terminated_run_ends_bitwise_as_the_other(place, name, after, saved, f
       run(tmp_path / 'w')
   if saved:
     checkpoints = Checkpoints(tmp_path / 'w' / 'checkpoints', ('val/accuracy',))
-    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'conclude')
+    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'evaluate_checkpoints')
     checkpoints.close()
   assert not (tmp_path / 'w' / 'done').exists()
   assert not (tmp_path / 'w' / 'lock').exists()

@@ -38,13 +38,6 @@ class Clusters(NamedTuple):
     return number - self.label.index(self.label[number])
 
 
-def standardise(features: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
-  """Scale every feature to mean 0 and standard deviation 1; a constant one becomes 0."""
-  centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
-  std = centred.std(0)
-  return centred / np.where(std > 1e-6, std, 1)
-
-
 def find_clusters(
   label: Int[np.ndarray, 'n'], wrong: Bool[np.ndarray, 'n'], features: Float[np.ndarray, 'n d'], count: int = 2
 ) -> Clusters:
@@ -62,11 +55,13 @@ def find_clusters(
     UserError: an example has no label (-1).
   """
   from sklearn.decomposition import PCA
+  from sklearn.preprocessing import StandardScaler
 
   if missing := int((label < 0).sum()):
     raise UserError(f'{missing} examples have no label, which the clustering needs: choose another --split.')
 
-  x = PCA(min(COMPONENTS, *features.shape), svd_solver='full').fit_transform(standardise(features))
+  standardised = StandardScaler().fit_transform(features.astype(np.float64))
+  x = PCA(min(COMPONENTS, *features.shape), svd_solver='full').fit_transform(standardised)
   cluster, distance, labels = np.zeros(len(label), np.int32), np.zeros(len(label)), []
   for k in np.unique(label).tolist():
     members = np.flatnonzero(label == k)
@@ -94,7 +89,7 @@ def part(
   if wrong.all() or not wrong.any():
     start[:] = 0
   elif (more := min(count - 1, len(np.unique(x[wrong], axis=0)))) > 1:
-    start[wrong] = 1 + KMeans(more, n_init=10, random_state=0).fit_predict(x[wrong])
+    start[wrong] = 1 + KMeans(more, n_init=10, random_state=0).fit_predict(x[wrong])  # type: ignore[arg-type]
   shares = np.bincount(start) / len(start)
   centres = np.stack([x[start == c].mean(0) for c in range(len(shares))])
   if len(shares) == 1:
@@ -110,7 +105,7 @@ def part(
     reg_covar=RIDGE,
     max_iter=500,
   ).fit(x)
-  return fit.predict(x).astype(np.int32), fit.means_
+  return fit.predict(x).astype(np.int32), np.asarray(fit.means_)
 
 
 OWN = 'clusters'
@@ -195,7 +190,7 @@ class Summary(NamedTuple):
   number: int
   place: int
   label: int
-  count: int
+  count: int  # type: ignore[assignment]
   accuracy: dict[str, float]
   disagree: int
   groups: dict[str, int]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ import numpy as np
 from ule_jax.data import Dataset, Split
 from ule_jax.errors import UserError
 from ule_jax.runs.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 NAME = 'fingerprint.json'
 VERSION = 1
@@ -43,13 +46,9 @@ ELSEWHERE = 'Restore the data, choose another --workdir, or continue with --forc
 class Fingerprint:
   """The fingerprint of a loaded data set; digests that read every image are computed on first use."""
 
-  def __init__(self, dataset: Dataset, say: Callable[[str], None] = lambda text: None):
-    """Store the data set; nothing is read yet.
-
-    Args:
-      say: receives a line of progress every `EVERY` seconds.
-    """
-    self.dataset, self._say = dataset, say
+  def __init__(self, dataset: Dataset):
+    """Keep the data set; nothing is read yet."""
+    self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
 
   @functools.cached_property
@@ -60,7 +59,7 @@ class Fingerprint:
   def content(self, name: str) -> dict[str, str]:
     """Return the digests of a split's images and masks; all files are read on the first call."""
     if name not in self._content:
-      self._content[name] = _content(name, self.dataset.splits[name], self._say)
+      self._content[name] = _content(name, self.dataset.splits[name])
     return self._content[name]
 
   def trust(self, recorded: Mapping[str, Any]) -> None:
@@ -182,7 +181,7 @@ def code(*parts: ModuleType | Callable) -> str:
   hasher = hashlib.sha256()
   for part in parts:
     if isinstance(part, ModuleType):
-      path = Path(part.__file__)
+      path = Path(str(part.__file__))
       for file in sorted(path.parent.glob('*.py*')) if hasattr(part, '__path__') else [path]:
         hasher.update(f'{file.name}\n'.encode() + file.read_bytes())
     else:
@@ -200,9 +199,9 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
   """Compute the counts and digests of a split that need no image."""
   names = '\0'.join(split.name(i) for i in range(split.count))
   state = None
-  if split.version:
+  if version := split.version:
     hasher = hashlib.sha256()
-    for part in _in_chunks(split.count, lambda ids: '\0'.join(split.version(i) for i in ids)):
+    for part in _in_chunks(split.count, lambda ids: '\0'.join(version(i) for i in ids)):
       hasher.update(f'{part}\n'.encode())
     state = hasher.hexdigest()
   return {
@@ -215,7 +214,7 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
   }
 
 
-def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, str]:
+def _content(name: str, split: Split) -> dict[str, str]:
   """Compute the SHA-256 of the images and of the masks of a split: each over the files' digests, in order."""
   images, masks = hashlib.sha256(), hashlib.sha256()
   count, done, began = split.count, 0, time.monotonic()
@@ -227,7 +226,7 @@ def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, s
     done += len(chunk)
     if (now := time.monotonic()) - logged > EVERY:
       logged, rate = now, done / (now - began)
-      say(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
+      log.info(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
   return {'content': images.hexdigest()} | ({'masks': masks.hexdigest()} if split.masks else {})
 
 
@@ -237,7 +236,7 @@ def _digests(split: Split, i: int) -> list[bytes]:
     parts = split.files(i)
   else:
     masks = split.masks(i) if split.masks else {}
-    parts = [np.ascontiguousarray(pixels) for pixels in (split.load(i), *masks.values())]
+    parts = [np.ascontiguousarray(pixels).data for pixels in (split.load(i), *masks.values())]
   return [hashlib.sha256(part).digest() for part in parts]
 
 

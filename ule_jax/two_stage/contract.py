@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float, Int
 
 from ule_jax.errors import UserError
+
+with epy.lazy_imports():
+  from scipy import special
 
 
 class FirstRun(NamedTuple):
@@ -65,5 +69,4 @@ class SecondStage(NamedTuple):
 
 def probabilities(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n k']:
   """Return the softmax over classes."""
-  shifted = np.exp(logits - logits.max(1, keepdims=True))
-  return shifted / shifted.sum(1, keepdims=True)
+  return special.softmax(logits, axis=1)

@@ -25,6 +25,7 @@ import pydantic
 
 from ule_jax.errors import UserError
 from ule_jax.options import Options, option
+from ule_jax.streams import Stream, generator
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
 
 SAMPLE = 5000  # of a class, for the silhouette, which is quadratic
@@ -69,7 +70,7 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
         break
       means = KMeans(clusters, n_init=cast(Any, 10), random_state=first.seed)  # typed as str in scikit-learn
       parts = means.fit_predict(outputs[members])
-      some = np.random.default_rng((first.seed, k, 0, 4)).permutation(len(members))[:SAMPLE]
+      some = generator(Stream.SPARE_SAMPLE, first.seed, k).permutation(len(members))[:SAMPLE]
       # The sample may lack a small cluster: one example of each is added.
       some = np.union1d(some, np.unique(parts, return_index=True)[1])
       partitions[clusters] = (silhouette_score(outputs[members][some], parts[some]), parts)
