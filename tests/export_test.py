@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import from_flags
 
 from ule_jax.cli import export
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import layouts, mapping
@@ -42,7 +42,7 @@ def untrained(tmp_path_factory):
   def make(name):
     root = tmp_path_factory.mktemp(name)
     flags = [f'--config.model.name={name}', '--config.model.weights=none', '--config.data.dir=gone', *SHAPES[name]]
-    config = parse(['--config=folder:erm', *flags], '', {}).config
+    config = from_flags('folder:erm', *flags)
     results = {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
     network = make_network(SimpleNamespace(**config.model), 3)
     sample = jnp.zeros((1, config.data.size, config.data.size, 3))

@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from common import from_flags
 from PIL import Image
 from writers import write_csv
 
 from ule_jax.cli import data, predict, prepare
 from ule_jax.cli import evaluate as evaluate_verb
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.runs import workdir
 from ule_jax.train.run import run as train_run
@@ -51,7 +51,7 @@ def flags(root, *changes):
 
 
 def run(place, root, *changes, force=False):
-  return train_run(parse(flags(root, *changes), '', {}).config, place, force)
+  return train_run(from_flags(*flags(root, *changes)), place, force)
 
 
 def warnings_of(capsys) -> list[str]:

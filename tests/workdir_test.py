@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from common import from_flags
 
 from ule_jax.config import fields
 from ule_jax.devices import runtime
@@ -62,9 +63,9 @@ def test_a_run_recorded_before_a_field_existed_had_its_value_of_then(tmp_path):
   files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
   assert workdir.compare(tmp_path, now, False)
-  assert fields.with_added({'first.steps': 0}) == {'first.steps': 0}  # a first run has no first run of its own
+  assert fields.with_added({'two_stage.steps': 0}) == {'two_stage.steps': 0}  # a first run has no first run of its own
   now['first']['spare']['clusters'] = 4
-  with pytest.raises(UserError, match=r'first.spare.clusters \(0 there, 4 here\)'):
+  with pytest.raises(UserError, match=r'two_stage.spare.clusters \(0 there, 4 here\)'):
     workdir.compare(tmp_path, now, False)
 
 
@@ -144,10 +145,9 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
 
 
 def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did(tmp_path):
-  from ule_jax.cli import flags
   from ule_jax.config import load
 
-  config = flags.parse(['--config=digits:erm'], '', {}).config.to_dict()
+  config = from_flags('digits:erm').to_dict()
   recorded = json.loads(json.dumps(config))
   for field in ('head_init', 'fast_variance'):
     del recorded['model'][field]
