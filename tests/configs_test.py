@@ -126,10 +126,10 @@ def test_every_default_that_names_a_source_is_in_the_table():
   rows = {('base', name): (row, 'method.{}') for name, row in METHODS.items()}
   rows |= {('base', f'two_stage.{name}'): (row, f'two_stage.{name}.{{}}') for name, row in TWO_STAGE.items()}
   claims = {
-    (row.options, option): [
+    (option, field.description): [
       dotted.format(option)
       for place, (other, dotted) in rows.items()
-      if other.options is row.options
+      if getattr(other.options.model_fields.get(option), 'description', '') == field.description
       for _, fields in SOURCES.get(place, ())
       if dotted.format(option) in fields
     ]
@@ -138,8 +138,8 @@ def test_every_default_that_names_a_source_is_in_the_table():
     if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description)
   }
   assert len(claims) > 20
-  for (kind, option), sources in claims.items():
-    assert sources, f'{kind.__name__}.{option} claims a source that tests/sources.py lacks'
+  for (option, meaning), sources in claims.items():
+    assert sources, f'{option} ({meaning}) claims a source that tests/sources.py lacks'
 
 
 def test_every_repository_that_a_config_names_is_in_the_table(root):
