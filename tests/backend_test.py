@@ -23,13 +23,16 @@ def cache(monkeypatch):
   runtime.compilation_cache.reset_cache()
 
 
-def used(choice):
-  said = []
-  runtime.use_cache(choice, said.append)
-  return jax.config.jax_compilation_cache_dir, said
+@pytest.fixture
+def used(capsys):
+  def use(choice):
+    runtime.use_cache(choice)
+    return jax.config.jax_compilation_cache_dir, capsys.readouterr().err.splitlines()
+
+  return use
 
 
-def test_where_it_is(cache, tmp_path, monkeypatch):
+def test_where_it_is(cache, tmp_path, monkeypatch, used):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'x'))
   assert used('default') == (f'{tmp_path}/x/ule_jax/xla', [])
   monkeypatch.delenv('XDG_CACHE_HOME')
@@ -41,14 +44,14 @@ def test_where_it_is(cache, tmp_path, monkeypatch):
   assert used('default') == (f'{tmp_path}/j', [])
 
 
-def test_one_that_cannot_be_written_ends_nothing(cache, tmp_path):
+def test_one_that_cannot_be_written_ends_nothing(cache, tmp_path, used):
   (tmp_path / 'file').touch()
   folder, (said,) = used(str(tmp_path / 'file' / 'below'))
   assert folder is None
   assert 'nothing compiled is kept' in said
 
 
-def test_it_is_for_tests_to_leave_alone(tmp_path):
+def test_it_is_for_tests_to_leave_alone(tmp_path, used):
   assert used(str(tmp_path / 'd')) == (None, [])
   assert not (tmp_path / 'd').exists()
 

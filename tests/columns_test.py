@@ -59,8 +59,8 @@ def refused(root, message, **changes):
 def test_a_word_for_missing_is_an_unknown_group_and_is_said(word, column, own, capsys):
   changed(own, ('attribute', column))
   changed(own, ('train,indoors', f'train,{word}'), count=3)
-  said = []
-  dataset = load('folder', own, say=said.append)
+  dataset = load('folder', own)
+  said = capsys.readouterr().err.splitlines()
   assert dataset.splits['train'].group.tolist()[:3] == [-1] * 3
   assert (dataset.splits['train'].group[3:] >= 0).all()
   assert len(dataset.groups) == (4 if column == 'attribute' else 2)
@@ -105,10 +105,10 @@ def test_the_list_of_classes_is_checked(classes, own):
   refused(own, 'data.classes', classes=classes)
 
 
-def test_names_that_often_mean_nothing_are_said_to_be_names(own):
+def test_names_that_often_mean_nothing_are_said_to_be_names(own, capsys):
   changed(own, ('indoors', 'none'))
-  said = []
-  assert 'cat, none' in load('folder', own, say=said.append).groups
+  assert 'cat, none' in load('folder', own).groups
+  said = capsys.readouterr().err.splitlines()
   assert [text for text in said if "'none' is read as a name in the column attribute" in text]
 
 
@@ -359,9 +359,11 @@ FOLDER = {
     (also(identity=lambda f: np.int64), lambda i: {'label': i % 2, 'identity': 2**40}, ('a', 'b'), (), -1),
   ],
 )  # fmt: skip
-def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups, first, tmp_path):
-  said = []
-  dataset = load('folder', write_records(tmp_path, features, lambda part, i: example(i)), say=said.append)
+def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups, first, tmp_path, capsys):
+  root = write_records(tmp_path, features, lambda part, i: example(i))
+  capsys.readouterr()
+  dataset = load('folder', root)
+  said = capsys.readouterr().err.splitlines()
   assert (dataset.classes, dataset.groups) == (classes, groups)
   assert dataset.splits['train'].group[0] == first
   assert dataset.splits['train'].label.dtype == np.int32

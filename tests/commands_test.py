@@ -9,6 +9,7 @@ from common import from_flags
 from PIL import Image
 
 from ule_jax.cli import app
+from ule_jax.runs.results import REQUIRED
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
 RUN = """
@@ -99,7 +100,7 @@ def place(tmp_path_factory):
   """What the command lines name: a run as far as it is read before jax, and what is wrong with others."""
   root = tmp_path_factory.mktemp('place')
   config = from_flags('digits').to_dict()
-  results = {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
+  results = dict.fromkeys(REQUIRED) | {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
   for name in ('run', 'cut', 'torn', 'other', 'bare', 'in', 'bad'):
     (root / name).mkdir()
   for name in ('run', 'cut', 'torn', 'other'):

@@ -18,6 +18,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)
 install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
 
+from ule_jax.runs.progress import to_terminal  # noqa: E402
+
+to_terminal()  # as the command line does, so that tests see its lines on stderr
+
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get('ULE_TEST_DATA', ROOT.parent / 'shared' / 'data'))
 

@@ -166,7 +166,7 @@ def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
     ('scores', r'/20 cannot be used \(its scores do not have the checksum'),
     ('metadata', r'/20 cannot be used'),
     ('field', r'is a run of another version of ule_jax \(there is no optim.speed\)'),
-    ('results', r'results.json lacks classes, roles: the folder of the run is damaged'),
+    ('results', r'results.json lacks method, .*, classes, .*, roles: the folder of the run is damaged'),
     ('weights', r'net.safetensors are other weights than those that'),
     ('features', r'features.json cannot be read'),
   ],

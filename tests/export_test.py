@@ -14,6 +14,7 @@ from ule_jax.errors import UserError
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import layouts, mapping
 from ule_jax.runs.restore import restore
+from ule_jax.runs.results import REQUIRED
 
 SHAPES = {
   'resnet18': ('--config.data.size=33',),
@@ -43,7 +44,7 @@ def untrained(tmp_path_factory):
     root = tmp_path_factory.mktemp(name)
     flags = [f'--config.model.name={name}', '--config.model.weights=none', '--config.data.dir=gone', *SHAPES[name]]
     config = from_flags('folder:erm', *flags)
-    results = {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
+    results = dict.fromkeys(REQUIRED) | {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
     network = make_network(SimpleNamespace(**config.model), 3)
     sample = jnp.zeros((1, config.data.size, config.data.size, 3))
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))

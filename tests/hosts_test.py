@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 from common import assert_close, batch_of, from_flags, method_of, network, train
-from sharding_test import KINDS, config_of
+from sharding_test import KINDS, config_of, stop_after
 from writers import write_folder
 
 from ule_jax.devices import processes
@@ -66,10 +66,10 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
   expected = run(config_of(), tmp_path / 'one')
   workdir = tmp_path / 'turns'
   with monkeypatch.context() as patch:
-    patch.setattr('ule_jax.devices.processes.preempted', lambda step: 'SIGTERM' if step == 2 else '')
+    patch.setattr('ule_jax.devices.processes.preempted', stop_after(2))
     with pytest.raises(Interrupted):
       run(config_of(), workdir)
-  work(4, tmp_path / '4.npz', workdir, 4)
+  work(4, tmp_path / '4.npz', workdir, 2)
   assert not (workdir / 'done').exists()
   work(2, tmp_path / '2.npz', workdir, 0)
 
@@ -252,5 +252,5 @@ def test_one_host_waits_for_nobody():
   barrier('nobody')
   with first_process_first('nobody'):
     pass
-  assert preempted(1) == ''
+  assert preempted() == ''
   assert process_slice() == {'host': 0, 'hosts': 1}

@@ -1,5 +1,7 @@
 """Devices: a step has the numbers of one device on any number of them, whichever way it is compiled."""
 
+import itertools
+
 import jax
 import numpy as np
 import optax
@@ -15,6 +17,12 @@ from ule_jax.train.run import run
 
 # A mean over examples, gradients at the input, sums over groups, and a table over the data set.
 KINDS = ('erm', 'ule', 'group_dro', 'lff')
+
+
+def stop_after(steps):
+  """A stand-in for `processes.preempted`: a SIGTERM when so many steps are done."""
+  calls = itertools.count()
+  return lambda: 'SIGTERM' if next(calls) == steps else ''
 
 
 @pytest.mark.parametrize('name', KINDS)
@@ -84,7 +92,7 @@ def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_p
   plain = run(config_of(), tmp_path / 'jit')
   assert run(config_of('--config.fsdp=True'), tmp_path / 'fsdp') == plain
   with monkeypatch.context() as patch:
-    patch.setattr('ule_jax.devices.processes.preempted', lambda step: 'SIGTERM' if step == 4 else '')
+    patch.setattr('ule_jax.devices.processes.preempted', stop_after(4))
     with pytest.raises(KeyboardInterrupt, match='step 4 of 6'):
       run(config_of('--config.fsdp=True'), tmp_path / 'turns')
   assert run(config_of('--config.parallel=pmap'), tmp_path / 'turns') == plain

@@ -13,7 +13,7 @@ from common import from_flags
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
-from ule_jax.train import evaluate, loop, task, two_stage
+from ule_jax.train import conclude, loop, training_data, two_stage
 from ule_jax.train.run import run
 from ule_jax.two_stage import TWO_STAGE, dfr
 from ule_jax.two_stage.contract import FirstRun
@@ -453,13 +453,13 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
   whole = run(config_of(method), tmp_path / 'a')
   shared = f'--config.two_stage.workdir={tmp_path}/a/first'
   before = (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns
-  conclude, broken = evaluate.evaluate_checkpoints, []
+  evaluate, broken = conclude.evaluate_checkpoints, []
 
-  def interrupt(config, *args):
-    if config.method.name == method and not broken:
+  def interrupt(task, *args):
+    if task.config.method.name == method and not broken:
       broken.append(True)
       raise KeyboardInterrupt
-    return conclude(config, *args)
+    return evaluate(task, *args)
 
   monkeypatch.setattr(loop, 'evaluate_checkpoints', interrupt)
   with pytest.raises(KeyboardInterrupt):
@@ -554,7 +554,7 @@ def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
   (tmp_path / 'w' / 'first' / 'predictions' / 'train.npz').write_bytes(b'x')
   shutil.rmtree(tmp_path / 'w' / 'checkpoints')
   (tmp_path / 'w' / 'done').unlink()
-  with pytest.raises(UserError, match=r'train.npz of the first run cannot be read'):
+  with pytest.raises(UserError, match=r"train.npz cannot be read .*: remove the first run's folder"):
     run(config_of('jtt'), tmp_path / 'w')
 
 
@@ -565,9 +565,9 @@ def test_held_out_examples_are_not_trained_on():
 
   data = dict(config.data)
   dataset = load(data.pop('name'), data)
-  mask = task.held_out(config, dataset)
+  mask = training_data.held_out(config, dataset)
   assert mask.mean() == pytest.approx(0.2, abs=0.01)
-  kept = task.training_data(config, dataset, SecondStage()).splits['train']
+  kept = training_data.of_stage(config, dataset, SecondStage()).splits['train']
   names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask)]
   assert [kept.name(i) for i in range(kept.count)] == names
 
@@ -622,7 +622,7 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
     ('afr', ['--config.train.holdout=1'], 'train.holdout is 1'),
     ('dfr', ['--config.two_stage.dfr.split=test'], 'test is for testing'),
     ('dfr', ['--config.two_stage.dfr.strengths=abc'], 'give numbers above 0'),
-    ('eiil', ['--config.first.method.name=ule'], 'a first run is erm'),
+    ('eiil', ['--config.two_stage.method.name=ule'], 'a first run is erm'),
     ('spare', ['--config.two_stage.spare.clusters=1'], 'clusters is 1, which divides nothing'),
     ('spare', ['--config.two_stage.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
   ],

@@ -148,8 +148,7 @@ def test_gradient_penalty_with_a_student(tmp_path):
 
 
 def test_heads_on_frozen_features(frozen_run, tmp_path):
-  config, _ = read_run(frozen_run)
-  config.model.feature_cache = str(frozen_run.parent / 'cache')
+  config = read_run(frozen_run)[0].replace({'model.feature_cache': str(frozen_run.parent / 'cache')})
   go(config, tmp_path / 's', f'method.weight={config.method.weight},100', 'seed=0,1')
   same_run(tmp_path / 's' / f'{describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
 

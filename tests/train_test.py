@@ -14,10 +14,9 @@ import pytest
 from common import damage, from_flags, leaves_equal
 from writers import write_folder
 
-from ule_jax import data
+from ule_jax import data, selection
 from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.metrics import SELECTABLE
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.workdir import owned
 from ule_jax.train import loop
@@ -74,7 +73,7 @@ def test_a_run_leaves_what_the_interface_names(finished):
       assert set(found['groups']) == set(results['groups'])
       assert sum(g['count'] for g in found['groups'].values()) == {'val': 297, 'test': 1000}[split]
   assert results['roles']['teacher'] == {k: results[k] for k in results['roles']['teacher']}
-  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in SELECTABLE}
+  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in selection.METRICS}
   assert results['last']['step'] == 12
 
 

@@ -190,7 +190,3 @@ def summarize(
   if reasons:
     values['reasons'] = reasons
   return values
-
-
-# Metrics that can select a checkpoint; the third needs group labels, the last a student.
-SELECTABLE = ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy', 'mistake_balanced_accuracy')

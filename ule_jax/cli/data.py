@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from ule_jax.cli.flags import parse
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
   scans: dict[str, Scan] = {}
   if flags.values['images']:
     for split, content in dataset.splits.items():
-      scans[split] = scan_images(content, lambda text: print(text, file=sys.stderr, flush=True))
+      scans[split] = scan_images(content)
     problems = [text for scan in scans.values() for text in scan.bad.values()]
     print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
     if problems and on_bad_image == 'fail':

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
+from ule_jax.data.checks import (
+  differences,
+  look_at_images,
+  refuse_unlabelled,
+  warn_of_changed_pixels,
+  without_bad_images,
+)
 from ule_jax.data.dataset import Dataset, InputSpec, Split
 from ule_jax.data.options import ON_BAD_IMAGE
 from ule_jax.errors import UserError
 from ule_jax.options import Options, validate
+
+log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -35,13 +44,12 @@ DATASETS = {
 }
 
 
-def load(name: str, options: Options | Mapping[str, Any], say=lambda text: None) -> Dataset:
+def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   """Load a data set and check it.
 
   Args:
     name: a key of DATASETS.
     options: of the data set; those that a mapping lacks have their defaults.
-    say: receives warnings and progress, a line each.
 
   Raises:
     UserError: a file is missing, malformed or differs from the release, or an option is unknown.
@@ -49,15 +57,15 @@ def load(name: str, options: Options | Mapping[str, Any], say=lambda text: None)
   chosen = _options(name, options)
   dataset = read(name, chosen)
   for remark in dataset.remarks:
-    say(f'note: {remark}')
+    log.info(f'note: {remark}')
   if differing := differences(dataset):
     more = f' and {len(differing) - 3} more (python -m ule_jax.data lists them)' if len(differing) > 3 else ''
     text = f'{getattr(chosen, "dir", name)} differs from the release of {name}: {"; ".join(differing[:3])}{more}'
     if getattr(chosen, 'official', True):
       raise UserError(f'{text}. Restore it, or, if it is meant to, set --config.data.official=False.')
-    say(f'warning: {text}')
+    log.warning(text)
   if getattr(chosen, 'on_bad_image', 'fail') == 'skip':
-    dataset = without_bad_images(dataset, say)
+    dataset = without_bad_images(dataset)
   return dataset
 
 
@@ -99,21 +107,20 @@ def input_spec(name: str, options: Options | Mapping[str, Any]) -> InputSpec:
   return DATASETS[name].input_spec(_options(name, options))
 
 
-def check_images(dataset: Dataset, options: Any, say=lambda text: None, sampled: bool = False) -> None:
+def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
   """Decode all validation and test images before training starts, so that a corrupt file fails now.
 
   Also warns of images that are transparent, hold several frames, or use less than a quarter of the pixel range. Of
   array_record data, which were decoded when they were written, only a sample is decoded.
 
   Args:
-    say: receives warnings and progress, a line each.
     sampled: decode a sample only, because the caller reads all images anyway.
 
   Raises:
     UserError: an image cannot be decoded.
   """
   if dataset.table is not None and options.on_bad_image == 'fail':
-    look_at_images(dataset, say, sampled or dataset.table.is_array_record)
+    look_at_images(dataset, sampled or dataset.table.is_array_record)
 
 
 __all__ = [
@@ -127,5 +134,5 @@ __all__ = [
   'input_spec',
   'load',
   'read',
-  'say_changed',
+  'warn_of_changed_pixels',
 ]

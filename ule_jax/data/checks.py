@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,8 @@ from ule_jax.data.dataset import Dataset, Split
 from ule_jax.data.decoding import Decoded, Decoding, decode, has_changed, may_have_changed
 from ule_jax.data.tables import Rows
 from ule_jax.errors import UserError, brief
+
+log = logging.getLogger(__name__)
 
 EVERY = 10.0  # seconds between lines of progress
 QUARTER = 64  # a quarter of the levels of a uint8 pixel
@@ -91,12 +94,8 @@ def scan_of(image: Decoded) -> Scan:
   return Scan(1, {}, image.transparent, image.several, image.changed, low, high)
 
 
-def scan_images(split: Split, say: Callable[[str], None]) -> Scan:
-  """Decode every image of a split, with its masks.
-
-  Args:
-    say: receives a line of progress every `EVERY` seconds.
-  """
+def scan_images(split: Split) -> Scan:
+  """Decode every image of a split, with its masks, and log progress every `EVERY` seconds."""
 
   def attempt(i: int) -> Scan:
     try:
@@ -107,7 +106,7 @@ def scan_images(split: Split, say: Callable[[str], None]) -> Scan:
       return Scan(1, {i: str(error)})
     return scan_of(image)
 
-  return together(_each(attempt, split.count, say))
+  return together(_each(attempt, split.count))
 
 
 def together(scans: Iterable[Scan]) -> Scan:
@@ -126,7 +125,7 @@ def together(scans: Iterable[Scan]) -> Scan:
   return total
 
 
-def _each(attempt: Callable[[int], T], count: int, say: Callable[[str], None]) -> Iterator[T]:
+def _each(attempt: Callable[[int], T], count: int) -> Iterator[T]:
   """Map `attempt` over the indices of a split's images in threads, yield the results in order, and log progress."""
   began = logged = time.monotonic()
   with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -134,7 +133,7 @@ def _each(attempt: Callable[[int], T], count: int, say: Callable[[str], None]) -
       yield result
       if (now := time.monotonic()) - logged > EVERY:
         rate = (i + 1) / (now - began)
-        say(f'{i + 1:,} of {count:,} images read, {rate:,.0f} a second, {(count - i) / rate:.0f} s left')
+        log.info(f'{i + 1:,} of {count:,} images read, {rate:,.0f} a second, {(count - i) / rate:.0f} s left')
         logged = now
 
 
@@ -164,11 +163,10 @@ def remarks(scans: Iterable[Scan], decoding: Decoding) -> list[str]:
   return sentences
 
 
-def look_at_images(dataset: Dataset, say: Callable[[str], None], sampled: bool) -> None:
+def look_at_images(dataset: Dataset, sampled: bool) -> None:
   """Decode all images except those of train, which a run reads only at its end, and a sample of train.
 
   Args:
-    say: receives warnings and progress, a line each.
     sampled: decode only a sample of the other splits, too.
 
   Raises:
@@ -178,45 +176,38 @@ def look_at_images(dataset: Dataset, say: Callable[[str], None], sampled: bool) 
   for name, split in sorted(dataset.splits.items(), key=lambda item: item[0] == 'train'):
     if sampled or name == 'train':
       split = split.take(np.unique(np.linspace(0, split.count - 1, SAMPLE).astype(int)))
-    scans.append(scan_images(split, say))
+    scans.append(scan_images(split))
     if bad := scans[-1].bad:
       more = f' {len(bad) - 1} more of {name} cannot.' if len(bad) > 1 else ''
       raise UserError(f'{next(iter(bad.values()))}{more}')
   for text in remarks(scans, dataset.decoding):
-    say(f'warning: {text}')
+    log.warning(text)
 
 
-def without_bad_images(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
+def without_bad_images(dataset: Dataset) -> Dataset:
   """Return the data set without the images that cannot be decoded; `notes['skipped_images']` lists them.
-
-  Args:
-    say: receives warnings and progress, a line each.
 
   Raises:
     UserError: no image of a split can be decoded.
   """
   splits, skipped, scans = {}, {}, []
   for name, split in dataset.splits.items():
-    scans.append(scan_images(split, say))
+    scans.append(scan_images(split))
     bad = scans[-1].bad
     splits[name] = split.take(np.setdiff1d(np.arange(split.count), list(bad))) if bad else split
     if bad:
       skipped[name] = [split.name(i) for i in bad]
       first = next(iter(bad.values()))
-      say(f'warning: {len(bad)} of {split.count:,} images of {name} are left out, the first: {first}')
+      log.warning(f'{len(bad)} of {split.count:,} images of {name} are left out, the first: {first}')
     if not splits[name].count:
       raise UserError(f'no image of {name} can be decoded: {next(iter(bad.values()))}')
   for text in remarks(scans, dataset.decoding):
-    say(f'warning: {text}')
+    log.warning(text)
   return dataset._replace(splits=splits, notes={**dataset.notes, 'skipped_images': skipped})
 
 
-def say_changed(dataset: Dataset, say: Callable[[str], None]) -> None:
-  """Log the number of images whose pixels differ from those of runs recorded before there was `data.white`.
-
-  Args:
-    say: receives warnings and progress, a line each.
-  """
+def warn_of_changed_pixels(dataset: Dataset) -> None:
+  """Warn of images whose pixels differ from those of runs recorded before there was `data.white`."""
   scans = []
   for rows in dataset.table.parts.values() if dataset.table else ():
 
@@ -230,6 +221,6 @@ def say_changed(dataset: Dataset, say: Callable[[str], None]) -> None:
         pass
       return Scan(1, {})
 
-    scans.append(together(_each(attempt, len(rows.names), say)))
+    scans.append(together(_each(attempt, len(rows.names))))
   for text in remarks(scans, dataset.decoding):
-    say(f'warning: {text}')
+    log.warning(text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +17,8 @@ from ule_jax.data.decoding import BY_TYPE, Decoding
 from ule_jax.data.image_files import split_of
 from ule_jax.data.tables import COLUMNS, Rows, Table
 from ule_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY_TYPE) -> int:
@@ -55,7 +57,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
 def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
   """Decode every image once; return the rows whose images can be decoded."""
   count, unknown = len(rows.names), np.full(len(rows.names), -1)
-  scan = scan_images(split_of(rows, unknown, unknown, decoding), _say)
+  scan = scan_images(split_of(rows, unknown, unknown, decoding))
   bad = scan.bad
   first = next(iter(bad.values()), '')
   if bad and not skip:
@@ -63,9 +65,9 @@ def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
   if len(bad) == count:
     raise UserError(f'no image of {part} can be decoded: {first}')
   if bad:
-    _say(f'warning: {len(bad)} of {count:,} images of {part} are left out, the first: {first}')
+    log.warning(f'{len(bad)} of {count:,} images of {part} are left out, the first: {first}')
   for text in remarks([scan], decoding):
-    _say(f'warning: {part}: {text}')
+    log.warning(f'{part}: {text}')
   return rows.take(np.setdiff1d(np.arange(count), list(bad)))
 
 
@@ -114,7 +116,3 @@ def _feature(column: str, values: np.ndarray, names: Mapping[str, tuple[str, ...
   if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
     return values.dtype
   return tfds.features.Text()
-
-
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from jaxtyping import Int
 
 from ule_jax.data.dataset import Dataset, Split, Transform
 from ule_jax.errors import UserError
+from ule_jax.streams import Stream, generator
 
 SAMPLINGS = ('uniform', 'class_balanced', 'group_balanced', 'class_subsampled', 'group_subsampled')
 
@@ -53,7 +54,7 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
   if sampling == 'uniform' and split.sampling_weight is not None:
     share = np.cumsum(split.sampling_weight)
     share /= share[-1]
-    return lambda step: share.searchsorted(np.random.default_rng((seed, step, 0, 1)).random(batch_size), side='right')
+    return lambda step: share.searchsorted(generator(Stream.DRAW, seed, step).random(batch_size), side='right')
   if sampling == 'uniform':
     members = [indices]
   elif sampling.startswith('class'):
@@ -69,7 +70,7 @@ def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callabl
   if sampling.endswith('subsampled'):
     least = min(len(m) for m in members)
     members = [
-      np.concatenate([np.random.default_rng((seed, i, 0, 2)).permutation(m)[:least] for i, m in enumerate(members)])
+      np.concatenate([generator(Stream.SUBSAMPLE, seed, i).permutation(m)[:least] for i, m in enumerate(members)])
     ]
 
   permutation = Permutations(seed, tuple(len(m) for m in members))

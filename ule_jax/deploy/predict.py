@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import io
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epy
@@ -18,7 +19,7 @@ from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
 from ule_jax.data.listing import SUFFIXES, walk
 from ule_jax.errors import UserError
-from ule_jax.runs import progress
+from ule_jax.runs.files import write_atomic
 
 if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
@@ -30,6 +31,8 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.devices import mesh
   from ule_jax.explain import saliency
   from ule_jax.report import pictures
+
+log = logging.getLogger(__name__)
 
 SIDE = 192  # pixels, about, of a picture of saliency
 
@@ -113,10 +116,10 @@ def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, s
   Raises:
     UserError: an image cannot be decoded, or, if such are skipped, none can.
   """
-  seen = scan_images(split_of_files(look, listing.names), progress.say)
+  seen = scan_images(split_of_files(look, listing.names))
   bad = seen.bad
   for text in remarks([seen], decoding):
-    progress.say(f'warning: {text}')
+    log.warning(text)
   if not bad:
     return set()
   first, count = next(iter(bad.values())), len(listing.names)
@@ -124,7 +127,7 @@ def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, s
     raise UserError(first + (f' {len(bad) - 1:,} more of {count:,} cannot.' if len(bad) > 1 else ''))
   if len(bad) == count:
     raise UserError(f'no image of the input can be decoded: {first}')
-  progress.say(f'warning: {len(bad):,} of {count:,} images have no prediction, the first: {first}')
+  log.warning(f'{len(bad):,} of {count:,} images have no prediction, the first: {first}')
   return {listing.names[i] for i in bad}
 
 
@@ -195,22 +198,19 @@ def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) ->
 
 
 @contextmanager
-def writing(path: Path) -> Iterator:
-  """Open a file for text that is there in the end only if all of it is.
+def writing(path: Path) -> Iterator[IO[str]]:
+  """Open a text file that replaces `path`, whose folders are created, when the block ends without an error.
 
   Raises:
     UserError: it cannot be written.
   """
-  partial = path.with_name(f'{path.name}.partial')
   try:
-    if path.is_dir():
-      raise IsADirectoryError(None, 'it is a folder')
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files may be any bytes.
-    with partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-      yield file
-    os.replace(partial, path)
+    with (
+      write_atomic(path) as file,
+      # Names of files may be any bytes.
+      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # type: ignore[arg-type]
+    ):
+      yield text
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
-  finally:
-    partial.unlink(missing_ok=True)

@@ -38,13 +38,6 @@ class Clusters(NamedTuple):
     return number - self.label.index(self.label[number])
 
 
-def standardise(features: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
-  """Scale every feature to mean 0 and standard deviation 1; a constant one becomes 0."""
-  centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
-  std = centred.std(0)
-  return centred / np.where(std > 1e-6, std, 1)
-
-
 def find_clusters(
   label: Int[np.ndarray, 'n'], wrong: Bool[np.ndarray, 'n'], features: Float[np.ndarray, 'n d'], count: int = 2
 ) -> Clusters:
@@ -62,11 +55,13 @@ def find_clusters(
     UserError: an example has no label (-1).
   """
   from sklearn.decomposition import PCA
+  from sklearn.preprocessing import StandardScaler
 
   if missing := int((label < 0).sum()):
     raise UserError(f'{missing} examples have no label, which the clustering needs: choose another --split.')
 
-  x = PCA(min(COMPONENTS, *features.shape), svd_solver='full').fit_transform(standardise(features))
+  standardised = StandardScaler().fit_transform(features.astype(np.float64))
+  x = PCA(min(COMPONENTS, *features.shape), svd_solver='full').fit_transform(standardised)
   cluster, distance, labels = np.zeros(len(label), np.int32), np.zeros(len(label)), []
   for k in np.unique(label).tolist():
     members = np.flatnonzero(label == k)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.special import log_softmax, softmax
 
 from ule_jax import losses
 from ule_jax.data import Dataset, Split
@@ -48,7 +49,7 @@ def choose(
   label, group, logits = label[labelled], group[labelled], {role: values[labelled] for role, values in logits.items()}
   ids = np.arange(len(label))
   deployed = list(logits)[-1]
-  loss = -_log_softmax(logits[deployed])[ids, label]
+  loss = -log_softmax(logits[deployed], axis=1)[ids, label]
   chosen = {
     'hardest': [np.argsort(-loss, kind='stable')],
     'typical': [np.argsort(np.abs(loss - np.median(loss)), kind='stable')],
@@ -130,7 +131,7 @@ def collect(
     largest = np.abs(gradient).max(axis=(1, 2, 3), keepdims=True, initial=np.finfo(np.float32).tiny)
     arrays[f'gradient_{role}'] = np.rint(gradient / largest * 127).astype(np.int8)
     arrays[f'prediction_{role}'] = values[rows].argmax(1).astype(np.int32)
-    arrays[f'probability_{role}'] = np.exp(_log_softmax(values[rows]))
+    arrays[f'probability_{role}'] = softmax(values[rows], axis=1)
   if parts[0][2] is not None:
     arrays['cosine'] = np.concatenate([cosine for _, _, cosine in parts])
   return arrays
@@ -153,8 +154,3 @@ def _shown(dataset: Dataset, split: Split, i: int) -> tuple[np.ndarray, dict[str
   # A transform takes colour images; a grey one of three equal channels goes the same way.
   moved = {name: transform(np.repeat(mask[..., None], 3, axis=-1))[..., 0] for name, mask in masks.items()}
   return transform(split.load(i)), moved
-
-
-def _log_softmax(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n k']:
-  shifted = logits - logits.max(1, keepdims=True)
-  return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -52,7 +51,7 @@ def pixel_scale(config: Any, dataset: Dataset | InputSpec) -> tuple[tuple[float,
 
 def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
   """Make the network from the image on, and the shapes of its parameters and statistics."""
-  network = make_network(SimpleNamespace(**config.model), classes)
+  network = make_network(config.model, classes)
   sample = jnp.zeros((1, *image_shape))
   return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epy
 
+from ule_jax import selection
 from ule_jax.data import DATASETS
 from ule_jax.errors import UserError
 from ule_jax.report import numbers
@@ -80,7 +81,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
 
 def restricted(series: Sequence[Series]) -> list[str]:
   """Return the reason for each data set whose images may not be published."""
-  names = dict.fromkeys(member.runs[0].results['dataset'] for member in series)
+  names = dict.fromkeys(member.runs[0].results.dataset for member in series)
   return [DATASETS[name].licence for name in names if name in DATASETS and DATASETS[name].licence]
 
 
@@ -93,7 +94,7 @@ def draw(series: Sequence[Series]) -> dict[str, list[figures.Drawing]]:
   """Draw the charts of each data set."""
   drawings = {}
   for name, members in datasets(series).items():
-    bars = figures.group_bars(name, members, numbers.default_rule(numbers.rules(members)))
+    bars = figures.group_bars(name, members, selection.default_rule(numbers.rules(members)))
     drawings[name] = [*([bars] if bars else []), *figures.curves(name, members)]
   return drawings
 
@@ -129,7 +130,7 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
   sections = []
   for name, members in datasets(series).items():
     names, metric = numbers.rules(members), numbers.headline(members)
-    main = [rule for rule in (numbers.default_rule(names), numbers.oracle_rule(names)) if rule]
+    main = [rule for rule in (selection.default_rule(names), selection.oracle_rule(names)) if rule]
     splits = {member: panels.splits(member.runs[0]) for member in members}
     looks = {member: panels.look(member, names[0]) for member, names in splits.items() if names}
     sections.append(
@@ -166,7 +167,7 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
     'has_panels': bool(saliency),
     'restricted': restricted(series),
     'cell': numbers.cell,
-    'label_free': numbers.label_free,
+    'label_free': selection.is_label_free,
     'needs_groups': numbers.needs_groups,
     'categories': CATEGORIES,
     'hidden': HIDDEN,
@@ -181,7 +182,7 @@ def caption(series: Sequence[Series]) -> str:
     values = list(dict.fromkeys(str(run.fields.get(field)) for run in runs))
     return values[0] if len(values) == 1 else 'several'
 
-  steps = list(dict.fromkeys(str(run.results['last']['step']) for run in runs))
+  steps = list(dict.fromkeys(str(run.results.last['step']) for run in runs))
   return (
     f'Model {common("model.name")}, {steps[0] if len(steps) == 1 else "several"} steps of '
     f'{common("train.batch_size")}, {common("optim.name")} at {common("optim.lr")}; '

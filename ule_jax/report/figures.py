@@ -11,7 +11,6 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from ule_jax.report import numbers
 from ule_jax.report.colors import Style, style
 from ule_jax.report.series import Series
 
@@ -80,7 +79,7 @@ def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | N
   Returns:
     None if no run has a group with examples under the rule.
   """
-  tests = {s: [e['test']['groups'] for run in s.runs if (e := numbers.entry(run, rule))] for s in series}
+  tests = {s: [e['test']['groups'] for run in s.runs if (e := run.results.by_rule(rule))] for s in series}
   tests = {s: results for s, results in tests.items() if results}
   groups = {name: g['count'] for results in tests.values() for run in results for name, g in run.items() if g['count']}
   if not groups:

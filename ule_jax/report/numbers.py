@@ -8,10 +8,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ule_jax.report.runs import Run
+from ule_jax import selection
 from ule_jax.report.series import Series
+from ule_jax.runs.recorded import FinishedRun
+from ule_jax.selection import LAST
 
-LAST = 'last'
 NO_METRIC = ('classes', 'groups', 'reasons', 'step')
 
 
@@ -48,39 +49,14 @@ def average(values: Sequence[float | None], reason: str = 'no run') -> Cell:
   return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known), '')
 
 
-def label_free(rule: str) -> bool:
-  """Return whether a selection rule needs neither group labels nor a split that was balanced by them.
-
-  >>> label_free('last'), label_free('val/accuracy'), label_free('val_balanced/accuracy')
-  (True, True, False)
-  """
-  return rule == LAST or (rule.startswith('val/') and 'group' not in rule)
-
-
 def rules(series: Iterable[Series]) -> list[str]:
   """List the selection rules of some runs: the label-free default first, oracle rules last."""
-  names = {rule for member in series for run in member.runs for rule in run.results['selected']}
-  return sorted({*names, LAST}, key=lambda r: (not label_free(r), 'worst_class' not in r, r == LAST, r))
-
-
-def default_rule(names: Sequence[str]) -> str:
-  """Return the label-free rule under which numbers are compared: the first of `rules`."""
-  return names[0]
-
-
-def oracle_rule(names: Sequence[str]) -> str | None:
-  """Return the oracle rule, worst-group accuracy, on a balanced validation split if there is one; None without it."""
-  return max((rule for rule in names if rule.endswith('/worst_group_accuracy')), default=None)
-
-
-def entry(run: Run, rule: str) -> dict[str, Any] | None:
-  """Return the results of a run's deployed network under a rule; None if the run has none."""
-  return run.results['last'] if rule == LAST else run.results['selected'].get(rule)
+  return selection.ranked(rule for member in series for run in member.runs for rule in run.results.selected)
 
 
 def cell(series: Series | None, rule: str, metric: str) -> Cell:
   """Average a test metric under a rule over the seeds of a series."""
-  entries = [entry(run, rule) for run in series.runs] if series else []
+  entries = [run.results.by_rule(rule) for run in series.runs] if series else []
   tests = [results['test'] for results in entries if results]
   reasons = [test['reasons'][metric] for test in tests if metric in test.get('reasons', {})]
   missing = 'this rule is not possible here' if series else 'no run'
@@ -89,7 +65,7 @@ def cell(series: Series | None, rule: str, metric: str) -> Cell:
 
 def metrics(series: Sequence[Series]) -> list[str]:
   """List the test metrics of a data set, in the order of results.json."""
-  tests = [run.results['last']['test'] for member in series for run in member.runs]
+  tests = [run.results.last['test'] for member in series for run in member.runs]
   return list(dict.fromkeys(m for test in tests for m in test if m not in NO_METRIC))
 
 
@@ -101,14 +77,14 @@ def headline(series: Sequence[Series]) -> str:
 
 def title(series: Sequence[Series], metric: str) -> str:
   """Return the name of a metric in the data set's field."""
-  return series[0].runs[0].results.get('titles', {}).get(metric, metric.replace('_', ' '))
+  return series[0].runs[0].results.titles.get(metric, metric.replace('_', ' '))
 
 
 def needs_groups(series: Series, rule: str) -> str:
   """Format the splits whose group labels are used: train, and validation by the rule or by a fit on it."""
   run = series.runs[0]
   fitted = run.fields.get('two_stage.rule') == 'dfr' and run.fields.get('two_stage.dfr.split') != 'train'
-  uses = ['train'] * run.results['needs_groups']['train'] + ['validation'] * (fitted or not label_free(rule))
+  uses = ['train'] * run.results.needs_groups['train'] + ['validation'] * (fitted or not selection.is_label_free(rule))
   return ' and '.join(uses) or 'no'
 
 
@@ -127,7 +103,7 @@ class Changes(NamedTuple):
     return self.both + self.only_first + self.only_last + self.neither
 
 
-def changes(run: Run, split: str = 'test') -> list[Changes]:
+def changes(run: FinishedRun, split: str = 'test') -> list[Changes]:
   """Count the examples that both, one or none of two roles got right, for each group and for all labelled examples.
 
   The list is empty for a method of one role, and without predictions of the split.
@@ -142,7 +118,7 @@ def changes(run: Run, split: str = 'test') -> list[Changes]:
     cells = (first & last, first & ~last, ~first & last, ~first & ~last)
     return Changes(name, *(int((members & cell).sum()) for cell in cells))
 
-  groups = run.results['groups']
+  groups = run.results.groups
   rows = [count(name, labelled & (arrays['group'] == i)) for i, name in enumerate(groups)]
   return [row for row in rows if row.count] + [count('all', labelled)]
 
@@ -157,9 +133,9 @@ def result_rows(series: Iterable[Series]) -> Iterator[tuple]:
   """Yield a row for every number of every run; the columns are RESULTS."""
   for member in series:
     for run in member.runs:
-      entries = [(run.roles[-1], rule, results) for rule, results in run.results['selected'].items()]
-      entries += [(run.roles[-1], LAST, run.results['last'])]
-      entries += [(role, run.results['select'], results) for role, results in list(run.results['roles'].items())[:-1]]
+      entries = [(run.roles[-1], rule, results) for rule, results in run.results.selected.items()]
+      entries += [(run.roles[-1], LAST, run.results.last)]
+      entries += [(role, run.results.select, results) for role, results in list(run.results.by_role.items())[:-1]]
       for role, rule, results in entries:
         key = (member.dataset, member.label, run.seed, run.name, run.commit, role, rule, results['step'])
         for split in (name for name in results if name != 'step'):

@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 from ule_jax.errors import UserError
 from ule_jax.report.numbers import Cell, average
 from ule_jax.report.pictures import GAP, beside, colored, scaled, signed, stack, to_png
-from ule_jax.report.runs import Run
 from ule_jax.report.series import Series
+from ule_jax.runs.recorded import FinishedRun
 
 RANDOM = ('group', 'class')  # the categories of randomly drawn examples, over which numbers are averaged
 
@@ -54,13 +54,13 @@ class Look(NamedTuple):
   area: dict[str, Cell]
 
 
-def splits(run: Run) -> list[str]:
+def splits(run: FinishedRun) -> list[str]:
   """List the splits of a run that have saliency, test first."""
   names = (path.stem for path in (run.directory / 'saliency').glob('*.npz'))
   return sorted(names, key=lambda split: (split != 'test', split))
 
 
-def read(run: Run, split: str) -> dict[str, np.ndarray] | None:
+def read(run: FinishedRun, split: str) -> dict[str, np.ndarray] | None:
   """Read the saliency arrays of a run; None without the file.
 
   Raises:
@@ -71,8 +71,8 @@ def read(run: Run, split: str) -> dict[str, np.ndarray] | None:
     return None
   wanted = ['step', 'category', 'image', *(f'{kind}_{role}' for kind in ('saliency', 'gradient') for role in run.roles)]
   lacking = [name for name in wanted if name not in arrays]
-  if lacking or arrays['step'] != run.results['step']:
-    fault = f'has no {lacking[0]}' if lacking else f'is of step {arrays["step"]}, the results of {run.results["step"]}'
+  if lacking or arrays['step'] != run.results.step:
+    fault = f'has no {lacking[0]}' if lacking else f'is of step {arrays["step"]}, the results of {run.results.step}'
     path = run.directory / 'saliency' / f'{split}.npz'
     raise UserError(f'{path} {fault}: write it again with ule_jax.evaluate --saliency, or remove it.')
   return arrays
@@ -136,7 +136,7 @@ def look(series: Series, split: str) -> Look | None:
   )
 
 
-def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
+def panels(run: FinishedRun, split: str, side: int, count: int) -> Iterator[Panel]:
   """Draw the panels of a run.
 
   Args:
@@ -144,7 +144,7 @@ def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
     count: examples of a category, and of each group.
   """
   arrays = read(run, split)
-  classes, groups, counts = run.results['classes'], run.results['groups'], {}
+  classes, groups, counts = run.results.classes, run.results.groups, {}
   for i, category in enumerate(arrays['category'].tolist()):
     label, group = int(arrays['label'][i]), int(arrays['group'][i])
     key = (category, (group, label) if category in RANDOM else None)

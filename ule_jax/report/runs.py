@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,77 +13,13 @@ import numpy as np
 from ule_jax import data
 from ule_jax.config.schema import complete_config, recorded_fields
 from ule_jax.errors import UserError
-from ule_jax.runs import fingerprint
 from ule_jax.runs.files import read_json
 from ule_jax.runs.fingerprint import Fingerprint
+from ule_jax.runs.recorded import FinishedRun, read_log
+from ule_jax.runs.results import Results
 from ule_jax.runs.workdir import LOCK, holds_training
 
 ADVICE = 'restore it, or keep the folder out of the report'
-
-NEEDED = (
-  'method',
-  'dataset',
-  'seed',
-  'select',
-  'needs_groups',
-  'classes',
-  'groups',
-  'test',
-  'selected',
-  'last',
-  'roles',
-)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
-class Run:
-  """One finished run.
-
-  Attributes:
-    name: path below the given folder, unique on the page.
-    directory: its workdir.
-    fields: dotted name -> value, of its config.
-    results: content of results.json.
-    commit: of ule_jax, or unknown.
-    data: content of fingerprint.json (None: recorded without one).
-  """
-
-  name: str
-  directory: Path
-  fields: dict[str, Any]
-  results: dict[str, Any]
-  commit: str
-  data: dict[str, Any] | None = None
-
-  @property
-  def seed(self) -> int:
-    return self.results['seed']
-
-  @property
-  def roles(self) -> tuple[str, ...]:
-    return tuple(self.results['roles'])
-
-  def metrics(self) -> list[dict[str, float]]:
-    """Read the lines of metrics.jsonl; a half-written line is skipped."""
-    return list(_lines(self.directory / 'metrics.jsonl'))
-
-  def arrays(self, kind: str, split: str, *names: str) -> dict[str, np.ndarray] | None:
-    """Read the arrays of `<kind>/<split>.npz` whose names begin with one of `names`; None without the file.
-
-    Args:
-      kind: predictions or saliency.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    path = self.directory / kind / f'{split}.npz'
-    if not path.is_file():
-      return None
-    try:
-      with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name.startswith(names)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-      raise UserError(f'{path} cannot be read ({error}): {ADVICE}.') from None
 
 
 class Found(NamedTuple):
@@ -98,7 +31,7 @@ class Found(NamedTuple):
     changed: a clause for each run whose data have changed since, or that resumed with changed data by `--force`.
   """
 
-  runs: list[Run]
+  runs: list[FinishedRun]
   unfinished: list[str]
   changed: list[str]
 
@@ -132,7 +65,7 @@ def find(paths: Sequence[Path]) -> Found:
     if folder in shared or ((folder / 'done').exists() and axes):  # of a sweep, its members are the runs
       continue
     if (folder / 'done').exists():
-      runs.append(_read(folder, name, configs[folder]))
+      runs.append(FinishedRun(name, folder, configs[folder], Results.read(folder, ADVICE)))
     elif _began(folder):
       unfinished.append(_unfinished(folder, name, configs[folder]))
   if not runs:
@@ -151,7 +84,7 @@ def _began(folder: Path) -> bool:
 def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
   """Format the state of an unfinished run: its method, the reason of a failure, its last logged step."""
   results = read_json(folder / 'results.json', ADVICE) if (folder / 'results.json').exists() else {}
-  steps = [line['step'] for line in _lines(folder / 'metrics.jsonl')]
+  steps = [line['step'] for line in read_log(folder / 'metrics.jsonl')]
   at = f'its last logged step is {max(steps):,}' if steps else 'it has logged no step'
   axes = ', '.join(field.removeprefix('axes.') for field in config if field.startswith('axes.'))
   kind = f'sweep of {axes}, ' if axes else ''
@@ -159,16 +92,16 @@ def _unfinished(folder: Path, name: str, config: dict[str, Any]) -> str:
   return f'{name} ({kind}{config["method.name"]} on {config["data.name"]}): {reason}{at}'
 
 
-def _changed(runs: Sequence[Run]) -> list[str]:
+def _changed(runs: Sequence[FinishedRun]) -> list[str]:
   """Compare the data of runs, where they exist, with their fingerprints; return a clause for each difference."""
   known: dict[str, Fingerprint | str | None] = {}
   clauses = []
   for run in runs:
-    for change in run.results.get('changed', []):
+    for change in run.results.changed:
       clauses.append(f'{run.name} resumed with --force at step {change["step"]:,}, although {change["what"]}')
     if run.data is None:
       continue
-    skipped = run.results.get('data', {}).get('skipped_images', {})
+    skipped = run.results.skipped_images
     key = json.dumps([{f: v for f, v in run.fields.items() if f.startswith('data.')}, skipped], sort_keys=True)
     if key not in known:
       known[key] = _load(run, skipped)
@@ -179,7 +112,7 @@ def _changed(runs: Sequence[Run]) -> list[str]:
   return clauses
 
 
-def _load(run: Run, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
+def _load(run: FinishedRun, skipped: dict[str, list[str]]) -> Fingerprint | str | None:
   """Load the data of a run.
 
   Args:
@@ -227,23 +160,3 @@ def _config(folder: Path) -> dict[str, Any]:
 def _is_run(content: Any) -> bool:
   """Return whether a config.json is of a run or sweep, as many other programs use that file name."""
   return all(isinstance(content.get(part), dict) for part in ('method', 'data', 'train'))
-
-
-def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
-  results = read_json(folder / 'results.json', ADVICE)
-  missing = [key for key in NEEDED if key not in results]
-  if missing:
-    raise UserError(f'{folder / "results.json"} has no {missing[0]!r}: {ADVICE}.')
-  environment = read_json(folder / 'env.json', ADVICE) if (folder / 'env.json').exists() else {}
-  return Run(name, folder, config, results, environment.get('commit') or 'unknown', fingerprint.read(folder))
-
-
-def _lines(path: Path) -> Iterator[dict[str, float]]:
-  if path.is_file():
-    for line in path.read_text(encoding='utf-8').splitlines():
-      try:
-        values = json.loads(line)
-      except ValueError:
-        continue
-      if isinstance(values, dict) and 'step' in values:
-        yield values

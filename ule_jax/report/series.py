@@ -9,8 +9,8 @@ from typing import Any
 
 from ule_jax.config.schema import options_where
 from ule_jax.report.colors import METHODS
-from ule_jax.report.runs import Run
 from ule_jax.runs import fingerprint
+from ule_jax.runs.recorded import FinishedRun
 
 # Fields in which the runs of a series may differ. `select` is one, as each run has the numbers of all selection rules.
 FREE = options_where(identity=False)
@@ -35,10 +35,10 @@ class Series:
   method: str
   label: str
   variant: int
-  runs: tuple[Run, ...]
+  runs: tuple[FinishedRun, ...]
 
 
-def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
+def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   """Group runs into series, in the order of the page.
 
   Returns:
@@ -51,16 +51,16 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   for run in runs:
     dataset = datasets[run.name]
     kept = {f: v for f, v in run.fields.items() if f not in FREE and f not in _identity(run)}
-    families[run.name] = ((dataset, run.results['method']), kept)
+    families[run.name] = ((dataset, run.results.method), kept)
     key = json.dumps([dataset, kept, run.seed], sort_keys=True)
     if key in members:
       left_out.append(f'{run.name} has the config and the seed of {members[key].name}')
     else:
       members[key] = run
   labels = _labels(families, 'method.')
-  series: dict[tuple[str, str, str], list[Run]] = {}
+  series: dict[tuple[str, str, str], list[FinishedRun]] = {}
   for run in members.values():
-    series.setdefault((datasets[run.name], run.results['method'], labels[run.name]), []).append(run)
+    series.setdefault((datasets[run.name], run.results.method, labels[run.name]), []).append(run)
   order, variants, gathered = list(METHODS), {}, []
   for dataset, method, label in sorted(
     series, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else len(order), k[1], k[2])
@@ -71,19 +71,19 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
   return gathered, left_out
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: FinishedRun) -> dict[str, Any]:
   """Return the fields that identify a run's data set, so that two folders of images are different ones."""
   fields = {f: v for f, v in run.fields.items() if f.startswith('data.')}
   fields = {f: v for f, v in fields.items() if f not in TREATMENT}
   classes = run.results['test']['classes']
   return fields | {
     'data.classes': '/'.join(classes),
-    'data.groups': len(run.results['groups']),
+    'data.groups': len(run.results.groups),
     'data.test_examples': sum(metrics['count'] for metrics in classes.values()),
   }
 
 
-def _named(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _named(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
   """Return `_identity` of each run, with the fingerprint where one folder held several data sets over time."""
   known: dict[str, set[str]] = {}
   for run in runs:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ import numpy as np
 from ule_jax.data import Dataset, Split
 from ule_jax.errors import UserError
 from ule_jax.runs.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 NAME = 'fingerprint.json'
 VERSION = 1
@@ -43,13 +46,9 @@ ELSEWHERE = 'Restore the data, choose another --workdir, or continue with --forc
 class Fingerprint:
   """The fingerprint of a loaded data set; digests that read every image are computed on first use."""
 
-  def __init__(self, dataset: Dataset, say: Callable[[str], None] = lambda text: None):
-    """Store the data set; nothing is read yet.
-
-    Args:
-      say: receives a line of progress every `EVERY` seconds.
-    """
-    self.dataset, self._say = dataset, say
+  def __init__(self, dataset: Dataset):
+    """Take the data set; nothing is read yet."""
+    self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
 
   @functools.cached_property
@@ -60,7 +59,7 @@ class Fingerprint:
   def content(self, name: str) -> dict[str, str]:
     """Return the digests of a split's images and masks; all files are read on the first call."""
     if name not in self._content:
-      self._content[name] = _content(name, self.dataset.splits[name], self._say)
+      self._content[name] = _content(name, self.dataset.splits[name])
     return self._content[name]
 
   def trust(self, recorded: Mapping[str, Any]) -> None:
@@ -215,7 +214,7 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
   }
 
 
-def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, str]:
+def _content(name: str, split: Split) -> dict[str, str]:
   """Compute the SHA-256 of the images and of the masks of a split: each over the files' digests, in order."""
   images, masks = hashlib.sha256(), hashlib.sha256()
   count, done, began = split.count, 0, time.monotonic()
@@ -227,7 +226,7 @@ def _content(name: str, split: Split, say: Callable[[str], None]) -> dict[str, s
     done += len(chunk)
     if (now := time.monotonic()) - logged > EVERY:
       logged, rate = now, done / (now - began)
-      say(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
+      log.info(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
   return {'content': images.hexdigest()} | ({'masks': masks.hexdigest()} if split.masks else {})
 
 

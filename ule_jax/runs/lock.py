@@ -14,16 +14,19 @@ import datetime
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ule_jax.errors import RESUMABLE, UserError
+
+log = logging.getLogger(__name__)
 
 BEAT = 10.0  # seconds between two heartbeats
 LEASE = 120.0  # seconds without a heartbeat after which a lock is taken over
@@ -32,12 +35,11 @@ NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def held(path: Path) -> Iterator[None]:
   """Hold the lock of a folder.
 
   Args:
     path: of the lock file, which is created and removed.
-    say: receives a line when another host's lock is waited for or taken over, and for a file system without flock.
 
   Raises:
     UserError: another process holds the lock.
@@ -45,10 +47,10 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
   """
   while True:
     with path.open('a+', encoding='utf-8') as file:
-      seen = _flocked(file, path, say)
+      seen = _flocked(file, path)
       owner = _read(path)
       if owner and not (seen and owner['host'] == platform.node()):
-        _outlive(path, owner, say)
+        _outlive(path, owner)
       # The last owner may have removed the file between our opening and locking it.
       if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
         continue
@@ -61,7 +63,7 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
       return
 
 
-def _flocked(file: IO[str], path: Path, say: Callable[[str], None]) -> bool:
+def _flocked(file: IO[str], path: Path) -> bool:
   """Acquire the kernel's lock without waiting; return False on a file system without flock.
 
   Raises:
@@ -74,15 +76,15 @@ def _flocked(file: IO[str], path: Path, say: Callable[[str], None]) -> bool:
   except OSError as error:
     if error.errno not in NO_FLOCK:
       raise UserError(f'{path} cannot be locked ({error.strerror}): choose another --workdir.') from None
-    say(
-      f'warning: the file system of {path.parent} has no locks (flock: {error.strerror}): another process there is '
+    log.warning(
+      f'the file system of {path.parent} has no locks (flock: {error.strerror}): another process there is '
       f'recognised by its heartbeat in {path.name} every {BEAT:.0f} s.'
     )
     return False
   return True
 
 
-def _outlive(path: Path, owner: dict[str, Any], say: Callable[[str], None]) -> None:
+def _outlive(path: Path, owner: dict[str, Any]) -> None:
   """Wait until another host's lock has had no heartbeat for `LEASE` seconds, or is removed.
 
   Raises:
@@ -93,7 +95,7 @@ def _outlive(path: Path, owner: dict[str, Any], say: Callable[[str], None]) -> N
       f'{path.parent} was taken by {_name(owner)}, and {platform.node()} cannot see whether that still runs: '
       f'if it does not, remove {path}.'
     )
-  say(
+  log.info(
     f'{path.parent} was taken by {_name(owner)}: it is taken over if there is no heartbeat for {LEASE:.0f} s '
     f'(or remove {path} if you know that it does not run)'
   )
@@ -105,7 +107,7 @@ def _outlive(path: Path, owner: dict[str, Any], say: Callable[[str], None]) -> N
       raise _in_use(path, now)
     if not path.exists():  # the owner ended meanwhile
       return
-  say(f'{path.parent}: no heartbeat from {_name(owner)} for {LEASE:.0f} s; taken over')
+  log.info(f'{path.parent}: no heartbeat from {_name(owner)} for {LEASE:.0f} s; taken over')
 
 
 class Lease:

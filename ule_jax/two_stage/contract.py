@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import softmax
 
 from ule_jax.errors import UserError
 
@@ -56,6 +57,5 @@ class SecondStage(NamedTuple):
 
 
 def probabilities(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n k']:
-  """Compute the softmax."""
-  shifted = np.exp(logits - logits.max(1, keepdims=True))
-  return shifted / shifted.sum(1, keepdims=True)
+  """Return the softmax over classes."""
+  return softmax(logits, axis=1)

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 
 from ule_jax.errors import UserError
 from ule_jax.options import Options, option
+from ule_jax.streams import Stream, generator
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 ITERATIONS = {'liblinear': 100, 'saga': 20_000}  # at most; the authors' 100 are scikit-learn's default
@@ -59,7 +60,7 @@ def prepare(options: Dfr, first: FirstRun) -> SecondStage:
   check(options, {name: (data['label'], data['group']) for name, data in first.splits.items()}, first.classes)
   data, train = first.labelled(options.split), first.labelled('train')
   x, y, group = data['features'].astype(np.float64), data['label'], data['group']
-  rng = np.random.default_rng((first.seed, 0, 0, 3))
+  rng = generator(Stream.DFR_HALVES, first.seed)
   half = np.zeros(len(y), bool)
   half[rng.permutation(len(y))[: len(y) - len(y) // 2]] = True
   k = len(first.classes)

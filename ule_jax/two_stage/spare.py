@@ -23,6 +23,7 @@ import pydantic
 
 from ule_jax.errors import UserError
 from ule_jax.options import Options, option
+from ule_jax.streams import Stream, generator
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
 
 SAMPLE = 5000  # of a class, for the silhouette, which is quadratic
@@ -62,7 +63,7 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
       if different <= clusters:
         break
       parts = KMeans(clusters, n_init=10, random_state=first.seed).fit_predict(outputs[members])
-      some = np.random.default_rng((first.seed, k, 0, 4)).permutation(len(members))[:SAMPLE]
+      some = generator(Stream.SPARE_SAMPLE, first.seed, k).permutation(len(members))[:SAMPLE]
       # A small cluster may not be in the sample: one of each is put there.
       some = np.union1d(some, np.unique(parts, return_index=True)[1])
       found[clusters] = (silhouette_score(outputs[members][some], parts[some]), parts)
