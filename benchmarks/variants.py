@@ -102,9 +102,9 @@ def ule_shifted(options, sizes: Sizes) -> Method:
 def around(method: Method, change: Callable) -> Method:
   """Replace a method's loss by what `(loss, aux, params, step)` becomes."""
 
-  def loss(params, forward, state, batch, step, key):
-    total, aux = method.loss(params, forward, state, batch, step, key)
-    return change(total, aux, params, step), aux
+  def loss(step):
+    total, aux = method.loss(step)
+    return change(total, aux, step.params, step.number), aux
 
   return method._replace(loss=loss)
 
@@ -112,14 +112,14 @@ def around(method: Method, change: Callable) -> Method:
 def seeing(method: Method, see: Callable[[Array, Array], Array], copies: int) -> Method:
   """Let the student's output be the mean over what `see` makes of an input with several keys."""
 
-  def loss(params, forward, state, batch, step, key):
+  def loss(step):
     def run(role: str, x: Array, train: bool = True) -> Output:
       if role != STUDENT:
-        return forward(role, x, train)
-      outputs = [forward(role, see(x, jax.random.fold_in(key, i)), train) for i in range(copies)]
+        return step.forward(role, x, train)
+      outputs = [step.forward(role, see(x, jax.random.fold_in(step.key, i)), train) for i in range(copies)]
       mean = jax.tree.map(lambda *each: sum(each) / copies, *[one[:2] for one in outputs])
       return Output(*mean, outputs[-1].batch_stats)
 
-    return method.loss(params, run, state, batch, step, key)
+    return method.loss(step._replace(forward=run))
 
   return method._replace(loss=loss)

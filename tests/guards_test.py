@@ -45,8 +45,8 @@ def scaled(factor):
   """ERM whose loss, and so its gradient, is multiplied; the loss that it reports is not."""
   erm = method_of('erm')
 
-  def loss(*args):
-    value, aux = erm.loss(*args)
+  def loss(step):
+    value, aux = erm.loss(step)
     return factor * value, aux
 
   return erm._replace(loss=loss)

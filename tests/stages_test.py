@@ -177,9 +177,10 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
 
 
 def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
+  import jax
   import jax.numpy as jnp
 
-  from ule_jax.methods import Batch, Output, Sizes
+  from ule_jax.methods import Batch, Output, Sizes, Step
 
   first = first_of(k=3, n=90)
   data = first.splits['train']
@@ -189,7 +190,8 @@ def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
   z, f, y = RNG.normal(size=(90, 3)), RNG.normal(size=(90, 4)), data['label']
   batch = Batch(jnp.zeros((90, 1, 1, 1)), *(jnp.asarray(v) for v in (y, made.group, np.arange(90), np.ones(90))))
   method = METHODS['cnc'].make(METHODS['cnc'].options(), Sizes(90, 3, 9, np.full(9, 10)))
-  value, _ = method.loss({}, lambda role, x: Output(jnp.asarray(z), jnp.asarray(f), {}), {}, batch, 0, None)
+  output = Output(jnp.asarray(z), jnp.asarray(f), {})
+  value, _ = method.loss(Step({}, {}, batch, jnp.asarray(0), jax.random.key(0), lambda role, x: output))
   entropy = -np.log(softmax(z)[np.arange(90), y]).mean()
   assert float(value) == pytest.approx(0.25 * entropy + 0.75 * two_sided(f, y, p, range(90), 0.1), rel=1e-9)
 
