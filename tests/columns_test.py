@@ -273,7 +273,7 @@ PARTS = ('train', 'validation', 'test')
 
 
 def write_records(root, features, example, parts=PARTS):
-  """Let TFDS write a set of 8 images a part, as others do; `example(part, i)` gives what is beside the image."""
+  """Write a data set of 8 images a part with TFDS; `example(part, i)` returns the other features of an image."""
   import tensorflow_datasets as tfds
 
   made = {'image': tfds.features.Image(shape=(None, None, 3)), **features(tfds.features)}
@@ -418,7 +418,7 @@ BESIDE = ('._{}', '.{}', '__MACOSX/{}', '@eaDir/{}/SYNOPHOTO_THUMB_M.jpg', '.ipy
 
 
 def litter(root):
-  """Put what other systems write beside every image, and a link to the root."""
+  """Write the companion files of other systems beside every image, and a link to the root."""
   images = listing.list_images(root)
   for name in images:
     folder, _, file = name.rpartition('/')

@@ -35,7 +35,7 @@ def real(ule_run, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """Leave out the drawings, which take most of a report's time."""
+  """Omit the charts, which take most of a report's time."""
   monkeypatch.setattr(build_module, 'draw', lambda series: {name: [] for name in build_module.datasets(series)})
 
 
@@ -61,7 +61,7 @@ def change(source, target, values=(), **new):
 
 
 class Page(HTMLParser):
-  """What a page is made of; fails where tags do not match."""
+  """The elements of a page; fails where tags do not match."""
 
   VOID = ('meta', 'img', 'br', 'link', 'input', 'hr')
 

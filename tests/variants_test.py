@@ -68,7 +68,7 @@ def test_the_students_weights_are_kept_small(variants):
 
 @pytest.fixture
 def seen(variants, monkeypatch):
-  """What the student's network is given, for each of the copies, of a method that runs both on the image as it is."""
+  """The input of the student's network, for each of the copies, of a method that runs both on the original image."""
 
   def run(name, x, **changes):
     found = {'student': [], 'teacher': []}
