@@ -1,6 +1,6 @@
 """One of several processes of one run, started by hosts_test: `hosts_worker.py HOST HOSTS PORT OUT WORKDIR STOP`.
 
-Trains small networks over all processes and writes their parameters; then resumes with a run, until step STOP if that
+Trains small networks over all processes and writes their parameters; then continues with a run, until step STOP if that
 is not 0.
 """
 
