@@ -263,7 +263,7 @@ def test_columns_of_other_data_sets_are_read_by_the_same_rules(tmp_path):
     load('waterbirds', birds)
   faces = write_celeba(tmp_path / 'faces', form='txt')
   rewrite('list_attr_celeba.txt', '000003.jpg  -1', '000003.jpg  NA')(faces)
-  with pytest.raises(UserError, match=r"list_attr_celeba\.txt, line 5: 000003.jpg has Bald 'NA' where one of"):
+  with pytest.raises(UserError, match=r"list_attr_celeba\.txt, line 5: 000003.jpg has Bald 'NA' instead of one of"):
     load('celeba', faces)
 
 
