@@ -97,7 +97,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """What the command lines name: a run as far as it is read before jax, and what is wrong with others."""
+  """The folders of the command lines: a run as far as it is read before jax is imported, and defective ones."""
   root = tmp_path_factory.mktemp('place')
   config = from_flags('digits').to_dict()
   results = dict.fromkeys(REQUIRED) | {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}

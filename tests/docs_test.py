@@ -60,6 +60,17 @@ def test_links_lead_somewhere(root):
       assert '://' in target or (path.parent / target).exists(), f'{path.name}: {target}'
 
 
+def test_the_pages_for_developers_are_of_the_tree_that_is_there(root):
+  """Files in backticks exist, and the table of floors has every room."""
+  package, pages = root / 'ule_jax', [root / 'docs' / f'{page}.md' for page in DEVELOP]
+  for page in pages:
+    for path in re.findall(r'`([a-z_/]+\.(?:py|txt))`', page.read_text()):
+      assert (root / path).exists() or (package / path).exists(), f'{page.name}: {path}'
+  floors = re.findall(r'^\| (`.*?) \|', pages[0].read_text(), re.M)
+  rooms = [path.stem for path in package.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()]
+  assert sorted(re.findall(r'`(\w+)`', ' '.join(floors))) == sorted({*rooms} - {'__init__'})
+
+
 def test_the_tables_of_the_plan_are_those_of_its_formulas(root):
   made = subprocess.run([sys.executable, root / 'benchmarks' / 'scale.py'], capture_output=True, text=True, check=True)
   parts = made.stdout.strip().split('\n\n')

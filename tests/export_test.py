@@ -1,4 +1,4 @@
-"""What is exported says what the run says: the artifact on any batch, the weights in PyTorch and in ours."""
+"""Exports give the run's predictions: the artifact on any batch, the weights in PyTorch and in ours."""
 
 import json
 from types import SimpleNamespace

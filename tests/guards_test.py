@@ -1,4 +1,4 @@
-"""What a step and an evaluation refuse: a network that is no longer finite is never scored, saved or done."""
+"""Guards of a step and an evaluation: a network that is no longer finite is never scored, saved or done."""
 
 import json
 from types import SimpleNamespace

@@ -103,7 +103,7 @@ def until(found, processes) -> None:
 
 
 def training_in(workdir):
-  """Tell whether a run has logged its first step."""
+  """Return a function that returns whether a run has logged its first step."""
   return lambda: (
     '"step": 100,' in (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else False
   )

@@ -1,4 +1,4 @@
-"""Runs below folders of any name go on, are read and shown; what is no folder of this machine is refused at once."""
+"""Runs below folders of any name resume, are read and shown; URLs and unusable paths are refused at once."""
 
 import contextlib
 import csv
@@ -67,7 +67,7 @@ def test_checkpoints_are_found_again(name, relative, tmp_path, monkeypatch, caps
 
 
 def test_a_pattern_does_not_reach_the_neighbours(tmp_path):
-  """What an interrupted save of another run left must not be merged into this one's."""
+  """The remains of another run's interrupted save must not be merged into this one's."""
   for name in ('run-a', 'run-*'):
     with contextlib.closing(Checkpoints(tmp_path / name / 'checkpoints', ())) as checkpoints:
       checkpoints.save(1, state_of(1 if name == 'run-a' else 7), {})

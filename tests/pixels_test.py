@@ -1,4 +1,4 @@
-"""What is said of pixels that are not what a file shows: by data, prepare, a run, and a run that goes on."""
+"""Warnings of pixels that differ from the file's appearance: by data, prepare, a run, and a run that resumes."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def test_prepared_data_are_looked_at_too(tmp_path, capsys):
 
 
 def older(place) -> None:
-  """Take from a run what it would lack, had it been recorded before."""
+  """Remove the fields that a run recorded by an older version lacks."""
   path = place / 'config.json'
   config = json.loads(path.read_text())
   del config['data']['white'], config['data']['background']

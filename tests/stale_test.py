@@ -450,7 +450,7 @@ def test_runs_of_one_folder_with_two_data_sets_in_its_time_are_no_series(place, 
   assert all('fingerprint=' in one.dataset for one in series)
 
 
-# --- What may change while a run goes on -------------------------------------------------------------
+# --- Fields that may change on resume -----------------------------------------------------------------
 
 # field -> another value than SMALL's and the default
 OTHER = {
@@ -553,7 +553,7 @@ def test_a_finished_run_goes_on_and_keeps_its_results(place, capsys):
 
 
 def test_anneal_and_warm_up_count_steps_of_their_own(tmp_path):
-  """What a method does at a step does not depend on how long the run is."""
+  """The computation of a method at a step does not depend on the length of the run."""
   data, flags = write_data(tmp_path / 'data'), ['--config.method.anneal_steps=3', '--config.optim.warmup_steps=3']
   run(tmp_path / 'turns', data, *flags, '--config.train.steps=2', method='irm')
   run(tmp_path / 'turns', data, *flags, method='irm')
@@ -561,7 +561,7 @@ def test_anneal_and_warm_up_count_steps_of_their_own(tmp_path):
   assert leaves_equal(final_state(tmp_path / 'turns'), final_state(tmp_path / 'whole'))
 
 
-# --- Starts that come to nothing ---------------------------------------------------------------------
+# --- Failed starts ------------------------------------------------------------------------------------
 
 
 def test_a_start_that_comes_to_nothing_leaves_nothing(tmp_path):
