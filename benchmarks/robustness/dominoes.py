@@ -1,6 +1,6 @@
 """Dominoes: a digit of MNIST beside a garment of Fashion-MNIST that gives its class away.
 
-  python benchmarks/dominoes.py --data=DIR --out=FOLDER [--sides=random] [--rate=1]
+  python -m benchmarks.robustness.dominoes --data=DIR --out=FOLDER [--sides=random] [--rate=1]
 
 The task is four or nine; a trouser stands beside the fours and a boot beside the nines in 98 % (`--rate`) of `train`
 and `val`, and with no relation to the digit in `val_balanced` and `test`. With `--sides=random` a coin decides for each

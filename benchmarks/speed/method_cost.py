@@ -1,0 +1,57 @@
+"""What a step of each method costs on the network of `digits`, relative to ERM: time, and FLOPs of the compiled graph.
+
+  python -m benchmarks.speed.method_cost --out=NEW.jsonl
+
+All steps are compiled in one process and take turns; the rows' keys are those of benchmarks/robustness/rows.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import jax
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.robustness import plan
+from ule_jax import sharding, train
+from ule_jax.methods import Batch
+
+BATCH, TURNS, LEAST = 128, 30, 0.01  # LEAST: seconds of a turn
+
+
+def measure(methods: dict[str, str], turns: int) -> list[dict[str, object]]:
+  """Return the rows of methods (key -> name); the first one is what the others are compared with."""
+  steps, flops, rng = {}, {}, np.random.default_rng(0)
+  mesh = sharding.make_mesh()
+  for key, method in methods.items():
+    config = harness.load_config(f'digits:{method}')
+    dataset = harness.load_dataset(config)
+    built = train.build(config, dataset, mesh)
+    group = rng.integers(0, 4, BATCH).astype(np.int32)
+    image = rng.integers(0, 255, (BATCH, *dataset.image_shape)).astype(np.uint8)
+    batch = Batch(image, group // 2, group, np.arange(BATCH, dtype=np.int32), np.ones(BATCH, np.float32))
+    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+    compiled = jax.jit(step).lower(built.state, batch).compile()
+    flops[key] = compiled.cost_analysis()['flops']
+
+    def call(compiled=compiled, state=built.state, batch=batch) -> None:
+      jax.block_until_ready(compiled(state, batch))
+
+    steps[key] = harness.timed(call, least=LEAST)
+  seconds, first = harness.in_turns(steps, turns), next(iter(methods))
+  times = {key: statistics.median(harness.ratios(values, seconds[first])) for key, values in seconds.items()}
+  return [{'row': key, 'time': round(times[key], 3), 'flops': round(flops[key] / flops[first], 3)} for key in methods]
+
+
+def main() -> None:
+  args = harness.command_parser(__doc__).parse_args()
+  methods = {row.id: row.method for row in plan.load_rows().values() if 'methods' in row.grid}
+  rows = [row | harness.provenance() for row in measure(methods, TURNS)]
+  print('\n'.join(map(json.dumps, rows)))
+  harness.append_rows(args.out, rows)
+
+
+if __name__ == '__main__':
+  main()
