@@ -30,10 +30,10 @@ RESULTS = Path(__file__).parent / 'results'
 
 def load_config(name: str, fields: Mapping[str, Any] | None = None) -> Any:
   """Return a config as `--config=NAME --config.FIELD=VALUE` makes it: the one place where benchmarks build one."""
-  from ule_jax import cli
+  from ule_jax.cli import flags
 
   argv = [f'--config={name}', *(f'--config.{field}={value}' for field, value in (fields or {}).items())]
-  return cli.parse(argv, '', {}).config
+  return flags.parse(argv, '', {}).config
 
 
 def load_dataset(config: Any) -> Any:
@@ -46,9 +46,9 @@ def load_dataset(config: Any) -> Any:
 
 def reuse_memory() -> None:
   """Keep the memory of a step for the next one, as `ule_jax.main` does; before anything is computed."""
-  from ule_jax import backend
+  from ule_jax.devices import runtime
 
-  backend.keep_memory()
+  runtime.keep_memory()
 
 
 def command_parser(text: str | None) -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ def test_what_is_in_the_wheel(wheel, root):
   for path in (root / 'ule_jax').rglob('*'):
     if path.is_file() and '__pycache__' not in path.parts:
       assert path.relative_to(root).as_posix() in names
-  assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/diagnose/page.html'} <= names
+  assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/explain/page.html'} <= names
   assert {f'ule_jax/configs/{p.name}' for p in (root / 'configs').glob('*.py')} <= names
   assert not [n for n in names if not n.startswith(('ule_jax/', 'ule_jax-'))]  # no tests, no benchmarks
   assert set(about.get_all('Provides-Extra')) == {'cuda', 'tpu', 'torch', 'bench', 'dev'}

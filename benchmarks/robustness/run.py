@@ -25,9 +25,10 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.robustness import dominoes, plan
 from benchmarks.robustness.plan import Row, Setting
-from ule_jax import sweep
-from ule_jax import train as trainer
 from ule_jax.errors import UserError
+from ule_jax.sweep.axes import expand
+from ule_jax.sweep.run import run as run_sweep
+from ule_jax.train.run import run as run_single
 
 
 class Trained(NamedTuple):
@@ -63,15 +64,15 @@ def train(
   """Train all values of a grid with some seeds: as one population, or as single runs."""
   shutil.rmtree(folder, ignore_errors=True)
   axes = grid | {'seed': list(seeds)}
-  members, results = sweep.expand(config, axes), {}
+  members, results = expand(config, axes), {}
   if not setting.single_runs:
-    sweep.run(config, axes, folder)
+    run_sweep(config, axes, folder)
   for member in members:
     if not setting.single_runs and (folder / member.name / 'done').exists():
       results[member.name] = json.loads((folder / member.name / 'results.json').read_text())
     elif setting.single_runs:
       try:
-        results[member.name] = trainer.run(member.config, folder / member.name)
+        results[member.name] = run_single(member.config, folder / member.name)
       except UserError as error:
         if 'finite' not in str(error):
           raise

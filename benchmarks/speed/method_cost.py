@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.robustness import plan
-from ule_jax import sharding, train
-from ule_jax.methods import Batch
+from ule_jax import Batch, make_train_step
+from ule_jax.devices.mesh import make_mesh
+from ule_jax.train.assemble import initialise
 
 BATCH, TURNS, LEAST = 128, 30, 0.01  # LEAST: seconds of a turn
 
@@ -24,15 +25,15 @@ BATCH, TURNS, LEAST = 128, 30, 0.01  # LEAST: seconds of a turn
 def measure(methods: dict[str, str], turns: int) -> list[dict[str, object]]:
   """Return the rows of methods (key -> name); the first one is what the others are compared with."""
   steps, flops, rng = {}, {}, np.random.default_rng(0)
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   for key, method in methods.items():
     config = harness.load_config(f'digits:{method}')
     dataset = harness.load_dataset(config)
-    built = train.build(config, dataset, mesh)
+    built = initialise(config, dataset, mesh)
     group = rng.integers(0, 4, BATCH).astype(np.int32)
     image = rng.integers(0, 255, (BATCH, *dataset.image_shape)).astype(np.uint8)
     batch = Batch(image, group // 2, group, np.arange(BATCH, dtype=np.int32), np.ones(BATCH, np.float32))
-    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
     compiled = jax.jit(step).lower(built.state, batch).compile()
     flops[key] = compiled.cost_analysis()['flops']
 

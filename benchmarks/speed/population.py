@@ -26,9 +26,15 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from ule_jax import population, sharding, sweep, train
+from ule_jax import Batch, make_train_step
 from ule_jax.data import pipeline
-from ule_jax.methods import Batch
+from ule_jax.devices.mesh import compile_step, make_mesh
+from ule_jax.sweep import population
+from ule_jax.sweep.axes import expand, numbers_of
+from ule_jax.sweep.loop import STEPS as MOST
+from ule_jax.train.assemble import initialise
+from ule_jax.train.features import encode_dataset
+from ule_jax.train.weights import load_weights
 
 CASES = {
   'linear': {'model.head_depth': 0},
@@ -49,23 +55,22 @@ def load(args: argparse.Namespace, case: str) -> tuple[Any, Any]:
   config = harness.load_config('celeba:ule,frozen', fields | CASES[case])
   dataset = harness.load_dataset(config)
   args.work.mkdir(parents=True, exist_ok=True)
-  return config, train.encode(config, dataset, train.load_weights(config, dataset, args.work))
+  return config, encode_dataset(config, dataset, load_weights(config, dataset, args.work))
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:
   """Return a function that trains all members at once and returns seconds."""
-  members = sweep.numbers_of(sweep.expand(config, AXES))
+  members = numbers_of(expand(config, AXES))
   examples = population.read(dataset, 'train', config.train.eval_batch_size, 0)
   graphs = population.compile_members(config, dataset, len(dataset.groups), members, examples)
-  room = sweep.STEPS
 
   def run(steps: int = STEPS) -> float:
     state = jax.block_until_ready(graphs.create())
     began = time.perf_counter()
     order = population.make_order(config, dataset, members.seeds)
-    for first in range(0, steps, room):
-      count = min(room, steps - first)
-      state, _ = graphs.advance(state, order(first, count, room), count)
+    for first in range(0, steps, MOST):
+      count = min(MOST, steps - first)
+      state, _ = graphs.advance(state, order(first, count, MOST), count)
     jax.block_until_ready(state.params)
     return time.perf_counter() - began
 
@@ -81,14 +86,14 @@ def batches_of(config: Any, dataset: Any) -> Iterator[dict[str, np.ndarray]]:
 
 def of_singles(config: Any, dataset: Any) -> Callable[[], float]:
   """Return a function that trains the members one after the other, as `ule_jax.main` does, and returns seconds."""
-  mesh = sharding.make_mesh()
-  built = train.build(config, dataset, mesh)
-  step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-  step = sharding.compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
+  mesh = make_mesh()
+  built = initialise(config, dataset, mesh)
+  step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+  step = compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
 
   def run(steps: int = STEPS) -> float:
     seconds = 0.0
-    for member in sweep.expand(config, AXES):
+    for member in expand(config, AXES):
       state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), built.state))
       began = time.perf_counter()
       batches = batches_of(member.config, dataset)
@@ -139,7 +144,7 @@ class TorchRuns:
     """Train all members, one after the other; return seconds."""
     torch.set_num_threads(threads)
     options, seconds = self.config.train, 0.0
-    for member in sweep.expand(self.config, AXES):
+    for member in expand(self.config, AXES):
       seed, weight = member.config.seed, member.config.method.weight
       torch.manual_seed(seed)
       student, teacher = self.network(), self.network()
@@ -158,9 +163,9 @@ class TorchRuns:
   def difference(self) -> float:
     """Return the largest difference of the first losses, PyTorch's and ours, on the same parameters."""
     config = self.config
-    built = train.build(config, self.dataset, sharding.make_mesh())
+    built = initialise(config, self.dataset, make_mesh())
     batch = next(batches_of(config, self.dataset))
-    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
     _, metrics = jax.jit(step)(built.state, Batch(**batch))
     networks = []
     for role in built.method.roles:

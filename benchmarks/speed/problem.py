@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from ule_jax import create_state, make_train_step, sharding
-from ule_jax.methods import METHODS, Batch, Sizes
+from ule_jax import METHODS, Batch, Sizes, create_state, make_train_step
+from ule_jax.devices import runtime
 from ule_jax.models import make_model
+from ule_jax.models.build import make_preprocess
 from ule_jax.optim import make_optimizer
-from ule_jax.train import make_preprocess
 
 
 class Case(NamedTuple):
@@ -109,7 +109,7 @@ def make_step(problem: Problem) -> Callable:
 def compile_ahead(function: Callable, *arguments: Any, **settings: Any) -> tuple[Callable, dict[str, float]]:
   """Return the compiled function, and what the compiler reports of it: seconds, GFLOP and temporary GiB."""
   began = time.perf_counter()
-  jitted = jax.jit(function, compiler_options=sharding.compiler_options(), **settings)
+  jitted = jax.jit(function, compiler_options=runtime.compiler_options(), **settings)
   compiled = jitted.lower(*arguments).compile()
   columns = {
     'compile_s': round(time.perf_counter() - began, 1),

@@ -34,8 +34,8 @@ import optax
 
 from benchmarks import harness
 from benchmarks.speed.problem import CASES, Contestant, Problem, absent, compile_ahead, make_problem, make_step
-from ule_jax import losses, sharding
-from ule_jax.methods import Output
+from ule_jax import Output, losses
+from ule_jax.devices.mesh import make_mesh, replicated_sharding, shard_batch
 
 CONTESTANTS = ('erm', 'ule', 'ule_devices', 'separate', 'torch_eager', 'torch_compiled')
 LEAST = 0.5  # seconds of a turn
@@ -51,9 +51,9 @@ def losses_of(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def fused(problem: Problem, devices: int = 1) -> Contestant:
   """Return our step as `ule_jax.train` runs it; the compiler's columns are of one of the devices."""
-  mesh = sharding.make_mesh(jax.devices()[:devices])
-  everywhere = sharding.everywhere(mesh)
-  batch = sharding.shard_batch(problem.batch, mesh)
+  mesh = make_mesh(jax.devices()[:devices])
+  everywhere = replicated_sharding(mesh)
+  batch = shard_batch(problem.batch, mesh)
   state = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=everywhere)(problem.state)
   step, columns = compile_ahead(make_step(problem), state, batch, donate_argnums=0, out_shardings=everywhere)
 

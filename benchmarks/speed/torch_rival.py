@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks import harness
 from benchmarks.speed.problem import Contestant, Problem
-from ule_jax.models import pretrained
+from ule_jax.models.pretrained import layouts, mapping
 
 
 class Block(nn.Module):
@@ -85,7 +85,7 @@ def with_parameters(network: Any, name: str, batch_norm: str, params: Any, batch
     for layer, arrays in params.items():
       tensors[f'{layer}.weight'] = arrays['kernel'].T if layer == 'head' else arrays['kernel'].transpose(3, 2, 0, 1)
   else:
-    tensors = pretrained.export(params, batch_stats, pretrained.layout_of(name, batch_norm))
+    tensors = mapping.export_tensors(params, batch_stats, layouts.layout_of(name, batch_norm))
   if params['head']['kernel'].dtype == np.float64:
     network = network.double()
   missing, extra = network.load_state_dict({k: torch.tensor(v.copy()) for k, v in tensors.items()}, strict=False)
