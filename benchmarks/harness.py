@@ -1,7 +1,5 @@
 """Shared by all benchmarks: provenance of a row, paired turns and their statistics, and tables spliced into pages."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json
@@ -15,12 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from scipy import stats
 from tabulate import tabulate
+
+from ule_jax import data
+from ule_jax.cli import flags
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -30,16 +31,12 @@ RESULTS = Path(__file__).parent / 'results'
 
 def load_config(name: str, fields: Mapping[str, Any] | None = None) -> Any:
   """Return a config as `--config=NAME --config.FIELD=VALUE` makes it: the one place where benchmarks build one."""
-  from ule_jax.cli import flags
-
   argv = [f'--config={name}', *(f'--config.{field}={value}' for field, value in (fields or {}).items())]
   return flags.parse(argv, '', {}).config
 
 
 def load_dataset(config: Any) -> Any:
   """Return the data set of a config."""
-  from ule_jax import data
-
   options = dict(config.data)
   return data.load(options.pop('name'), options)
 
@@ -54,7 +51,7 @@ def reuse_memory() -> None:
 def command_parser(text: str | None) -> argparse.ArgumentParser:
   """Return a parser whose help is a module's docstring, with the option `--out`."""
   parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, help='a file (of robustness.run a folder) that rows are appended to')
+  parser.add_argument('--out', type=Path, help='where rows go: a file, or the folder of robustness.run')
   return parser
 
 
@@ -111,14 +108,6 @@ def append_rows(path: Path | None, rows: Iterable[Mapping[str, Any]]) -> None:
 # --- Paired turns ------------------------------------------------------------------------------------
 
 
-class Interval(NamedTuple):
-  """A middle value between two limits."""
-
-  low: float
-  middle: float
-  high: float
-
-
 def in_turns(contestants: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
   """Return the measurements of each contestant, turn by turn; every other turn goes backwards.
 
@@ -157,35 +146,28 @@ def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
   return [a / b for a, b in zip(values, reference, strict=True)]
 
 
-def quartiles(values: Sequence[float]) -> Interval:
-  """Return the median between the quartiles."""
-  return Interval(*statistics.quantiles(values, n=4))
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+  """Return the lower quartile, the median and the upper quartile."""
+  low, middle, high = statistics.quantiles(values, n=4)
+  return low, middle, high
 
 
-def bootstrap(values: Sequence[float]) -> Interval:
-  """Return the mean in its 95 % bootstrap interval (percentiles, 9,999 resamples, seed 0)."""
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+  """Return the 95 % bootstrap interval of the mean (percentiles, 9,999 resamples, seed 0)."""
   limits = stats.bootstrap((np.asarray(values),), np.mean, method='percentile', rng=0).confidence_interval
-  return Interval(float(limits.low), float(np.mean(values)), float(limits.high))
+  return float(limits.low), float(limits.high)
 
 
 # --- Tables ------------------------------------------------------------------------------------------
 
 
 def mean_sd(values: Sequence[float], digits: int = 1) -> str:
-  """Return mean and standard deviation (n - 1) as text.
-
-  >>> mean_sd([1.0, 2.0, 3.0])
-  '2.0 ± 1.0'
-  """
+  """Return mean and standard deviation (n - 1) as text."""
   return f'{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}'
 
 
 def median_range(values: Sequence[float], digits: int = 2) -> str:
-  """Return median and range as text.
-
-  >>> median_range([3.0, 1.0, 2.0], 1)
-  '2.0 (1.0-3.0)'
-  """
+  """Return median and range as text."""
   middle, low, high = (f'{v:,.{digits}f}' for v in (statistics.median(values), min(values), max(values)))
   return f'{middle} ({low}-{high})'
 
@@ -196,11 +178,6 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 SLOT = re.compile(r'(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
-
-
-def slots(text: str) -> dict[str, str]:
-  """Return the tables between the marks of a page: name -> text."""
-  return {name: table.strip('\n') for _, name, table, _ in SLOT.findall(text)}
 
 
 def splice(text: str, tables: Mapping[str, Callable[[], str]]) -> str:

@@ -7,8 +7,6 @@
 A page that has the lines `<!-- table: NAME -->` and `<!-- end -->` gets the table between them, wherever it is.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

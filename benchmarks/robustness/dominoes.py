@@ -13,9 +13,6 @@ was chosen, among six, as one in which plain training fails (worst group 41 to 5
 not (77 to 86 %).
 """
 
-from __future__ import annotations
-
-import argparse
 import csv
 import gzip
 from pathlib import Path
@@ -23,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from benchmarks import harness
 
 DIGITS, GARMENTS = {'four': 4, 'nine': 9}, {'trouser': 1, 'boot': 9}
 RATE, SIZES = 0.98, {'train': 6000, 'val': 2000, 'val_balanced': 2000, 'test': 4000}
@@ -79,15 +78,13 @@ def build(data: Path, out: Path, sides: str, rate: float = RATE, seed: int = 0) 
         rows.writerow((f'{split}/{i}.png', list(DIGITS)[y], split, list(GARMENTS)[a]))
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+  parser = harness.command_parser(__doc__)
   parser.add_argument('--data', type=Path, required=True)
-  parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--sides', choices=('fixed', 'random'), default='fixed')
   parser.add_argument('--rate', type=float, default=RATE)
-  flags = parser.parse_args()
-  build(flags.data, flags.out, flags.sides, flags.rate)
-  print(f'{sum(SIZES.values()):,} images in {flags.out}')
+  args = parser.parse_args()
+  build(args.data, args.out, args.sides, args.rate)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,5 @@
 """The settings and rows of settings.toml and rows.toml as types."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,11 +45,7 @@ class Setting(NamedTuple):
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Return nested tables as fields of a config.
-
-  >>> flatten({'method': {'q': 0.7}, 'seed': 1})
-  {'method.q': 0.7, 'seed': 1}
-  """
+  """Return nested tables as fields of a config: {'method': {'q': 0.7}} as {'method.q': 0.7}."""
   fields: dict[str, Any] = {}
   for key, value in tree.items():
     fields |= flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}

@@ -2,14 +2,11 @@
 
   python -m benchmarks.robustness.run --out=NEW [--data=DIR] [--setting=digits] [--row=ule_default] [--raw=FILE]
 
-For each row of each setting all values of its grid are trained with the tuning seeds, the rules pick a value by mean
-validation score, and the picked ones are trained with the fresh seeds, whose test is recorded: a line for each seed in
-NEW/seeds.jsonl, one for the row in NEW/rows.jsonl, and with --raw the score of everything that was tried. Rows that NEW
-has are left out, so that a stopped run goes on. DIR has mnist/, fashion_mnist/ and weights/ as their files are
-published, and celeba/ with a CelebA folder; only `digits` needs none of it.
+A line for each fresh seed goes to NEW/seeds.jsonl, one for the row to NEW/rows.jsonl, and with --raw the scores of
+everything that was tried to a file. Rows that NEW has are left out, so that a stopped run goes on. DIR has mnist/,
+fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only `digits` needs none of
+it. METHODOLOGY.md has the protocol.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -32,10 +29,7 @@ from ule_jax.train.run import run as run_single
 
 
 class Trained(NamedTuple):
-  """A value of a grid, trained with some seeds.
-
-  results: results.json of each seed; of a run whose loss became infinite there is none.
-  """
+  """A value of a grid with results.json of each seed; `is_whole` unless the loss of one became infinite."""
 
   value: dict[str, Any]
   results: list[dict[str, Any]]
@@ -68,7 +62,7 @@ def train(
   if not setting.single_runs:
     run_sweep(config, axes, folder)
   for member in members:
-    if not setting.single_runs and (folder / member.name / 'done').exists():
+    if (folder / member.name / 'done').exists():  # of a sweep
       results[member.name] = json.loads((folder / member.name / 'results.json').read_text())
     elif setting.single_runs:
       try:
@@ -171,7 +165,10 @@ def main() -> None:
         continue
       for row, grid in plan.rows_of(setting, rows):
         if args.row in (None, row.id) and (setting.id, row.id) not in done and not row.archived:
-          print(measure(setting, row, grid, args, Path(work)), flush=True)
+          try:
+            print(measure(setting, row, grid, args, Path(work)), flush=True)
+          except UserError as error:
+            raise SystemExit(f'{setting.id}, {row.id}: {error}') from None
 
 
 if __name__ == '__main__':

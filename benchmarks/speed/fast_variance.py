@@ -6,8 +6,6 @@ An ERM step with BatchNorm on batch statistics, which takes the variance in one 
 once and take turns.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 
@@ -32,8 +30,6 @@ def make_timer(fast: bool) -> Callable[[], float]:
 
 def worst_error(fast: bool, ratio: float) -> float:
   """Return the largest relative error of a channel's variance where its mean is `ratio` deviations."""
-  import jax
-
   values = np.random.default_rng(0).normal(size=(VALUES, CHANNELS)).astype(np.float32) + np.float32(ratio)
   norm = make_norm('batch', True, fast_variance=fast)(None)
   start = norm.init(jax.random.key(0), jnp.asarray(values))

@@ -3,15 +3,9 @@
   pip install '.[bench]'
   python -m benchmarks.speed.input_pipeline [--threads=2] [--turns=5] [--out=NEW.jsonl]
 
-Work of every row: a JPEG of 256 x 256 (crops of scikit-learn's photographs, quality 90, about 20 kB) -> random
-crop of 0.7 to 1 of the area -> 224 x 224 -> random flip -> uint8 batch of 64. Every rival gets the same number of
-cores: threads (ours, tf.data), processes (DataLoader, which has no threads). Rows take turns, each measurement in a
-process of its own. Files are in the page cache.
-
-tf.data's resize does not antialias: `linear` is the row to compare with it; `antialias` that for PIL.
+Work of every row: a JPEG of 256 x 256 (crops of scikit-learn's photographs, quality 90, about 20 kB) -> random crop of
+0.7 to 1 of the area -> 224 x 224 -> random flip -> uint8 batch of 64. METHODOLOGY.md has the protocol.
 """
-
-from __future__ import annotations
 
 import contextlib
 import os

@@ -1,13 +1,9 @@
 """How much memory a fused ULE step needs, with and without remat, in float32 and bfloat16.
 
   python -m benchmarks.speed.memory [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
-  python -m benchmarks.speed.memory --network=vit_s16,vit_b16    those of some networks
 
-A row is one process: the compiled step's temporary memory (beside parameters, optimiser and batch) and FLOPs as the
-compiler reports them; with --run, the peak memory of the process and the seconds of a second step.
+A row is one process; METHODOLOGY.md has the protocol.
 """
-
-from __future__ import annotations
 
 import json
 import resource
@@ -52,15 +48,13 @@ def measure(network: str, batch: int, remat: bool, precision: str, run: bool) ->
 
 def main() -> None:
   parser = harness.command_parser(__doc__)
-  parser.add_argument('--network', default='resnet50,vit_s16,vit_b16', help='of these, with commas between')
   parser.add_argument('--run', action='store_true')
   args = parser.parse_args()
   for case in [(*c, False) for c in COMPILED] + [(*c, True) for c in RUN if args.run]:
-    if case[0] in args.network.split(','):
-      with harness.worker() as pool:
-        row = pool.submit(measure, *case).result() | harness.provenance()
-      print(json.dumps(row), flush=True)
-      harness.append_rows(args.out, [row])
+    with harness.worker() as pool:
+      row = pool.submit(measure, *case).result() | harness.provenance()
+    print(json.dumps(row), flush=True)
+    harness.append_rows(args.out, [row])
 
 
 if __name__ == '__main__':

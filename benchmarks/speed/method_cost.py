@@ -5,8 +5,7 @@
 All steps are compiled in one process and take turns; the rows' keys are those of benchmarks/robustness/rows.toml.
 """
 
-from __future__ import annotations
-
+import functools
 import json
 import statistics
 
@@ -15,7 +14,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.robustness import plan
-from ule_jax import Batch, make_train_step
+from benchmarks.speed.problem import compile_ahead, make_step
+from ule_jax import Batch
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.train.assemble import initialise
 
@@ -29,18 +29,14 @@ def measure(methods: dict[str, str], turns: int) -> list[dict[str, object]]:
   for key, method in methods.items():
     config = harness.load_config(f'digits:{method}')
     dataset = harness.load_dataset(config)
-    built = initialise(config, dataset, mesh)
+    trainer = initialise(config, dataset, mesh)
     group = rng.integers(0, 4, BATCH).astype(np.int32)
     image = rng.integers(0, 255, (BATCH, *dataset.image_shape)).astype(np.uint8)
     batch = Batch(image, group // 2, group, np.arange(BATCH, dtype=np.int32), np.ones(BATCH, np.float32))
-    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-    compiled = jax.jit(step).lower(built.state, batch).compile()
-    flops[key] = compiled.cost_analysis()['flops']
-
-    def call(compiled=compiled, state=built.state, batch=batch) -> None:
-      jax.block_until_ready(compiled(state, batch))
-
-    steps[key] = harness.timed(call, least=LEAST)
+    step, columns = compile_ahead(make_step(trainer), trainer.state, batch)
+    call = functools.partial(step, trainer.state, batch)
+    steps[key] = harness.timed(lambda call=call: jax.block_until_ready(call()), least=LEAST)
+    flops[key] = columns['gflop']
   seconds, first = harness.in_turns(steps, turns), next(iter(methods))
   times = {key: statistics.median(harness.ratios(values, seconds[first])) for key, values in seconds.items()}
   return [{'row': key, 'time': round(times[key], 3), 'flops': round(flops[key] / flops[first], 3)} for key in methods]

@@ -2,20 +2,13 @@
 
   python -m benchmarks.speed.population --data=DIR --weights=FILE [--out=NEW.jsonl]   CelebA's folder, a CIFAR ResNet-20
 
-Each of the three trains the same members (four seeds, eight weights of the term) on the same batches: frozen features
-of the faces at 32 x 32, `project`, no mistake weights, Adam, batches of 128. Only the loops of training are timed, from
-the first batch to the last parameter: the population draws the order on the host and the rest in `ule_jax.sweep`'s
-graph; a single run makes the steps of `ule_jax.main` with its loader (one compiled step serves all of them here);
-PyTorch is eager, in this process, with the features as one tensor, at the better of one and two threads. What is left
-out for all: start-up, compilation, evaluation, saving. The three take turns; ratios are paired by turn. Before that,
-PyTorch's losses are compared with ours.
+Each trains the same members (four seeds, eight weights of the term) on the same batches of frozen features. Only the
+loops are timed, from the first batch to the last parameter; METHODOLOGY.md has the protocol.
 """
 
-from __future__ import annotations
-
-import argparse
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,12 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from ule_jax import Batch, make_train_step
+from benchmarks.speed.problem import make_step
+from ule_jax import Batch
 from ule_jax.data import pipeline
 from ule_jax.devices.mesh import compile_step, make_mesh
-from ule_jax.sweep import population
+from ule_jax.sweep import loop, population
 from ule_jax.sweep.axes import expand, numbers_of
-from ule_jax.sweep.loop import STEPS as MOST
 from ule_jax.train.assemble import initialise
 from ule_jax.train.features import encode_dataset
 from ule_jax.train.weights import load_weights
@@ -45,17 +38,17 @@ AXES = {'method.weight': [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0], 'seed': [
 STEPS = 100
 
 
-def load(args: argparse.Namespace, case: str) -> tuple[Any, Any]:
+def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   """Return the config and the features of a case."""
   fields = {
-    'data.dir': args.data, 'data.official': False, 'data.size': 32, 'model.name': 'resnet20',
-    'model.weights': args.weights, 'model.batch_norm': 'frozen', 'train.steps': STEPS, 'method.mistakes': 'none',
-    'method.term': 'project', 'method.student_noise': 0, 'method.hold_back': 0,
+    'data.dir': data, 'data.official': False, 'data.size': 32, 'model.name': 'resnet20', 'model.weights': weights,
+    'model.batch_norm': 'frozen', 'train.steps': STEPS, 'method.mistakes': 'none', 'method.term': 'project',
+    'method.student_noise': 0, 'method.hold_back': 0,
   }  # fmt: skip
   config = harness.load_config('celeba:ule,frozen', fields | CASES[case])
   dataset = harness.load_dataset(config)
-  args.work.mkdir(parents=True, exist_ok=True)
-  return config, encode_dataset(config, dataset, load_weights(config, dataset, args.work))
+  with tempfile.TemporaryDirectory() as folder:
+    return config, encode_dataset(config, dataset, load_weights(config, dataset, Path(folder)))
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:
@@ -68,9 +61,9 @@ def of_population(config: Any, dataset: Any) -> Callable[[], float]:
     state = jax.block_until_ready(graphs.create())
     began = time.perf_counter()
     order = population.make_order(config, dataset, members.seeds)
-    for first in range(0, steps, MOST):
-      count = min(MOST, steps - first)
-      state, _ = graphs.advance(state, order(first, count, MOST), count)
+    for first in range(0, steps, loop.STEPS):
+      count = min(loop.STEPS, steps - first)
+      state, _ = graphs.advance(state, order(first, count, loop.STEPS), count)
     jax.block_until_ready(state.params)
     return time.perf_counter() - began
 
@@ -87,14 +80,14 @@ def batches_of(config: Any, dataset: Any) -> Iterator[dict[str, np.ndarray]]:
 def of_singles(config: Any, dataset: Any) -> Callable[[], float]:
   """Return a function that trains the members one after the other, as `ule_jax.main` does, and returns seconds."""
   mesh = make_mesh()
-  built = initialise(config, dataset, mesh)
-  step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-  step = compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
+  trainer = initialise(config, dataset, mesh)
+  places = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
+  step = compile_step(make_step(trainer), mesh, 'jit', places)
 
   def run(steps: int = STEPS) -> float:
     seconds = 0.0
     for member in expand(config, AXES):
-      state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), built.state))
+      state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), trainer.state))
       began = time.perf_counter()
       batches = batches_of(member.config, dataset)
       for _ in range(steps):
@@ -112,33 +105,30 @@ class TorchRuns:
   """The same runs in PyTorch, written as one would there."""
 
   def __init__(self, config: Any, dataset: Any):
-    self.config, self.dataset = config, dataset
-    split = dataset.splits['train']
-    features = np.stack([split.load(i) for i in range(split.count)])
+    self.config, self.dataset, self.split = config, dataset, dataset.splits['train']
+    features = np.stack([self.split.load(i) for i in range(self.split.count)])
     self.features = torch.from_numpy((features - np.float32(dataset.mean)) / np.float32(dataset.std))
-    self.label = torch.from_numpy(split.label.astype(np.int64))
+    self.label = torch.from_numpy(self.split.label.astype(np.int64))
 
-  def network(self):
+  def network(self) -> torch.nn.Sequential:
     model = self.config.model
     sizes = [self.features.shape[1], *[model.head_width] * model.head_depth]
     layers = [layer for a, b in itertools.pairwise(sizes) for layer in (torch.nn.Linear(a, b), torch.nn.ReLU())]
     return torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], len(self.dataset.classes)))
 
-  def loss(self, student, teacher, x, y, weight: float):
+  def losses(self, student, teacher, ids, weight: float):
     """Return both losses: GCE for the student, cross entropy and `project` of the margins for the teacher."""
-    q, rows = self.config.method.q, torch.arange(len(y))
+    x, y, q, rows = self.features[ids].requires_grad_(), self.label[ids], self.config.method.q, torch.arange(len(ids))
 
     def margin(z):
       return z[rows, y] - z[rows, 1 - y]  # of two classes
 
-    x = x.requires_grad_()
     z_s, z_t = student(x), teacher(x)
     (g_s,) = torch.autograd.grad(margin(z_s).sum(), x, retain_graph=True)
     (g_t,) = torch.autograd.grad(margin(z_t).sum(), x, create_graph=True)
-    fitted = ((1 - torch.softmax(z_s, 1)[rows, y] ** q) / q).mean()
     along = (g_s * g_t).sum(1) / g_s.norm(dim=1)
     learned = torch.nn.functional.cross_entropy(z_t, y) + weight * (along**2).mean()
-    return fitted, learned
+    return ((1 - torch.softmax(z_s, 1)[rows, y] ** q) / q).mean(), learned
 
   def run(self, threads: int, steps: int = STEPS) -> float:
     """Train all members, one after the other; return seconds."""
@@ -150,47 +140,40 @@ class TorchRuns:
       student, teacher = self.network(), self.network()
       adam = torch.optim.Adam([*student.parameters(), *teacher.parameters()], lr=self.config.optim.lr)
       began = time.perf_counter()
-      split = self.dataset.splits['train']
-      block = pipeline.order(split, seed=seed, sampling=options.sampling, batch_size=options.batch_size)
+      order = pipeline.order(self.split, seed=seed, sampling=options.sampling, batch_size=options.batch_size)
       for i in range(steps):
-        ids = torch.from_numpy(block(i))
         adam.zero_grad()
-        sum(self.loss(student, teacher, self.features[ids], self.label[ids], weight)).backward()
+        sum(self.losses(student, teacher, torch.from_numpy(order(i)), weight)).backward()
         adam.step()
       seconds += time.perf_counter() - began
     return seconds
 
   def difference(self) -> float:
     """Return the largest difference of the first losses, PyTorch's and ours, on the same parameters."""
-    config = self.config
-    built = initialise(config, self.dataset, make_mesh())
-    batch = next(batches_of(config, self.dataset))
-    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-    _, metrics = jax.jit(step)(built.state, Batch(**batch))
+    trainer, batch = initialise(self.config, self.dataset, make_mesh()), next(batches_of(self.config, self.dataset))
+    _, metrics = jax.jit(make_step(trainer))(trainer.state, Batch(**batch))
     networks = []
-    for role in built.method.roles:
-      network, params = self.network(), built.state.params[role]
-      names = [*(f'hidden{i}' for i in range(config.model.head_depth)), 'head']
-      for layer, name in zip([m for m in network if isinstance(m, torch.nn.Linear)], names, strict=True):
+    for role in trainer.method.roles:
+      network, params = self.network(), trainer.state.params[role]
+      names = [*(f'hidden{i}' for i in range(self.config.model.head_depth)), 'head']
+      for layer, name in zip(network[::2], names, strict=True):  # each second one is a ReLU
         layer.weight.data = torch.tensor(np.asarray(params[name]['kernel']).T.copy())
         layer.bias.data = torch.tensor(np.asarray(params[name]['bias']))
       networks.append(network)
-    ids = torch.from_numpy(batch['index'].astype(np.int64))
-    losses = self.loss(*networks, self.features[ids], self.label[ids], config.method.weight)
-    pairs = zip(losses, built.method.roles, strict=True)
+    losses = self.losses(*networks, torch.from_numpy(batch['index'].astype(np.int64)), self.config.method.weight)
+    pairs = zip(losses, trainer.method.roles, strict=True)
     return max(abs(loss.item() - float(metrics[f'loss/{role}'])) for loss, role in pairs)
 
 
-def measure(args: argparse.Namespace, case: str) -> dict[str, Any]:
+def measure(case: str, data: str, weights: str, turns: int) -> dict[str, Any]:
   """Return the row of a case: the seconds of the three in each turn."""
-  config, dataset = load(args, case)
+  config, dataset = load(data, weights, case)
   rival = TorchRuns(config, dataset)
   difference = rival.difference()
   assert difference < 1e-5, difference
   threads = min((1, 2), key=lambda n: rival.run(n, steps=20))
   contestants = {'population_s': of_population(config, dataset), 'singles_s': of_singles(config, dataset)}
-  contestants['torch_s'] = lambda: rival.run(threads)
-  seconds = harness.in_turns(contestants, args.turns)
+  seconds = harness.in_turns(contestants | {'torch_s': lambda: rival.run(threads)}, turns)
   return {'case': case} | {name: [round(s, 4) for s in values] for name, values in seconds.items()}
 
 
@@ -198,12 +181,11 @@ def main() -> None:
   parser = harness.command_parser(__doc__)
   parser.add_argument('--data', required=True)
   parser.add_argument('--weights', required=True)
-  parser.add_argument('--work', type=Path, default=Path('runs/population'), help='a folder for what is written beside')
   parser.add_argument('--case', choices=CASES, help='only this one')
   parser.add_argument('--turns', type=int, default=3)
   args = parser.parse_args()
   for case in [args.case] if args.case else CASES:
-    row = measure(args, case) | harness.provenance('torch')
+    row = measure(case, args.data, args.weights, args.turns) | harness.provenance('torch')
     print(json.dumps(row), flush=True)
     harness.append_rows(args.out, [row])
 

@@ -1,7 +1,5 @@
 """A network's training step as all contestants are given it: same parameters, batch, options and optimiser."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -113,7 +111,7 @@ def compile_ahead(function: Callable, *arguments: Any, **settings: Any) -> tuple
   compiled = jitted.lower(*arguments).compile()
   columns = {
     'compile_s': round(time.perf_counter() - began, 1),
-    'gflop': round(compiled.cost_analysis()['flops'] / 1e9, 3),
+    'gflop': round(compiled.cost_analysis()['flops'] / 1e9, 6),
     'temporary_gib': round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 5),
   }
   return compiled, columns

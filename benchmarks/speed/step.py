@@ -4,23 +4,9 @@
   python -m benchmarks.speed.step --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
   python -m benchmarks.speed.step --network=resnet20 --batch_norm=frozen --out=NEW.jsonl   running statistics that stay
 
-Contestants, all with Adam and the same parameters at the beginning:
-
-  erm             one network, our step
-  ule             two networks, our one fused step
-  ule_devices     the same over virtual devices (JAX_NUM_CPU_DEVICES), as many as cores or twice as many: the faster;
-                  in a process of its own, as each process has one number of devices
-  separate        the same numbers from three compiled calls: the student's gradients, the teacher's, the update
-  torch_eager     torch.autograd.grad(create_graph=True), contiguous or channels_last and one thread or all: the fastest
-  torch_compiled  torch.func.grad and functional_call under torch.compile (images channels_last), PyTorch's fused Adam
-
-Before anything is timed, the losses of the first step of all ULE contestants are compared. They then take turns; a
-row's `ms` are its milliseconds per step in each turn, so that ratios are paired. FLOPs are those that XLA counts in the
-optimised step, the peak is that of a product of matrices in the same process. A row is a contestant. On a GPU the same
-code runs there; without PyTorch its rows say why they are empty.
+A row is a contestant; its `ms` are its milliseconds per step in each turn. METHODOLOGY.md has the protocol. On a GPU
+the same code runs there; without PyTorch its rows say why they are empty.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -37,6 +23,8 @@ from benchmarks.speed.problem import CASES, Contestant, Problem, absent, compile
 from ule_jax import Output, losses
 from ule_jax.devices.mesh import make_mesh, replicated_sharding, shard_batch
 
+# ule_devices: over virtual devices (JAX_NUM_CPU_DEVICES); torch_eager: autograd with create_graph; torch_compiled:
+# torch.func under torch.compile
 CONTESTANTS = ('erm', 'ule', 'ule_devices', 'separate', 'torch_eager', 'torch_compiled')
 LEAST = 0.5  # seconds of a turn
 COPIED = 1 << 30  # bytes of a state that virtual devices may each have a copy of
@@ -266,12 +254,10 @@ def main() -> None:
   parser.add_argument('--network', default=','.join(CASES), help='of these, with commas between')
   parser.add_argument('--precision', default='float32', help='float32, bfloat16 or both, with a comma between')
   parser.add_argument('--contestants', default=','.join(CONTESTANTS), help='of these, with commas between')
-  parser.add_argument('--batch', type=int, help='another batch size')
-  parser.add_argument('--size', type=int, help='another image size')
   parser.add_argument('--batch_norm', help="another than the network's: none, batch or frozen")
   parser.add_argument('--turns', type=int, default=20)
   args = parser.parse_args()
-  changes = {name: vars(args)[name] for name in ('batch', 'size', 'batch_norm') if vars(args)[name]}
+  changes = {'batch_norm': args.batch_norm} if args.batch_norm else {}
   environment = {
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # PyTorch needs some of a GPU, too
     'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile anew

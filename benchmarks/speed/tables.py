@@ -1,24 +1,18 @@
 """Tables of speed and memory, from benchmarks/results."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from benchmarks import harness
 
 Row = dict[str, Any]
 PIPELINES = {
-  'linear_folder': 'ours, linear, folder',
-  'linear_array_record': 'ours, linear, array_record',
-  'antialias_folder': 'ours, antialias, folder',
-  'antialias_array_record': 'ours, antialias, array_record',
+  'linear_folder': 'ours, linear, folder', 'linear_array_record': 'ours, linear, array_record',
+  'antialias_folder': 'ours, antialias, folder', 'antialias_array_record': 'ours, antialias, array_record',
   'antialias_folder_processes': 'ours, antialias, folder, processes',
-  'tf_data': 'tf.data decode_and_crop, no antialias',
-  'torch_dataloader': 'PIL + torch DataLoader, antialias',
-}
+  'tf_data': 'tf.data decode_and_crop, no antialias', 'torch_dataloader': 'PIL + torch DataLoader, antialias',
+}  # fmt: skip
 
 
 def last_cases(rows: Sequence[Row]) -> dict[tuple, dict[str, Row]]:
@@ -30,12 +24,6 @@ def last_cases(rows: Sequence[Row]) -> dict[tuple, dict[str, Row]]:
       del cases[key]
     cases.setdefault(key, {})[row['contestant']] = row
   return cases
-
-
-@cache
-def recorded_steps() -> dict[tuple, dict[str, Row]]:
-  """Return the recorded cases of the step benchmark."""
-  return last_cases(harness.read_rows(harness.RESULTS / 'step'))
 
 
 def case_heading(key: tuple) -> str:
@@ -116,9 +104,10 @@ def images() -> str:
   return harness.markdown(['', 'images/s, median (range)', '/ tf.data', '/ DataLoader'], lines)
 
 
+STEPS = harness.read_rows(harness.RESULTS / 'step')
 TABLES = {
-  'step': lambda: our_step(recorded_steps()),
-  'step_rivals': lambda: rival_steps(recorded_steps()),
+  'step': lambda: our_step(last_cases(STEPS)),
+  'step_rivals': lambda: rival_steps(last_cases(STEPS)),
   'memory': memory,
   'population': population,
   'input_pipeline': images,

@@ -1,7 +1,5 @@
 """The ULE step in PyTorch, as one would write it there: eager, and with torch.func under torch.compile."""
 
-from __future__ import annotations
-
 import os
 import time
 import warnings
@@ -100,13 +98,11 @@ class TorchStep:
   def __init__(self, problem: Problem, name: str, precision: str):
     self.options, self.half = problem.config.method, precision != 'float32'
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    self.networks = {
-      role: with_parameters(
-        make_network(name, problem.batch.image.shape[1]), name, problem.config.model.batch_norm,
-        problem.state.params[role], problem.state.batch_stats[role],
-      ).to(self.device)
-      for role in ('student', 'teacher')
-    }  # fmt: skip
+    self.networks, state = {}, problem.state
+    for role in ('student', 'teacher'):
+      network, batch_norm = make_network(name, problem.batch.image.shape[1]), problem.config.model.batch_norm
+      network = with_parameters(network, name, batch_norm, state.params[role], state.batch_stats[role])
+      self.networks[role] = network.to(self.device)
     self.image = torch.tensor(np.asarray(problem.batch.image)).permute(0, 3, 1, 2).to(self.device)
     self.label = torch.tensor(np.asarray(problem.batch.label)).long().to(self.device)
     self.kinds = ('contiguous_format',) if name.startswith('vit') else ('contiguous_format', 'channels_last')

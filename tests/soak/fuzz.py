@@ -1,37 +1,30 @@
 """Random edits of command lines, configs and inputs: each ends with 0, 2 or 75, in time, without a traceback.
 
-  python benchmarks/fuzz.py --commands=1000 --data=200 --inputs=2000
+  python -m tests.soak.fuzz --cases=3200 [--seed=0] [--kinds=command,data] [--only=command:17]
 
-A case is made from its number alone, so that `--only=command:17` shows one again. What ends with 0 has to have
-written `done` (and what does not, must not), and data of which something cannot be read has to end with 2. Runs are
-cut to two steps. `--inputs` are the kinds of benchmarks/fuzz_inputs.py, which knows what each one has to come to.
-Cases run in a worker process that is replaced when a case takes too long.
+A case that ends with 0 has to have written `done` (and one that does not, must not), and data of which something cannot
+be read have to end with 2. Runs are cut to two steps. The kinds beside `command` and `data` are those of `inputs`,
+which knows the right outcome of each case.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import contextlib
 import io
 import itertools
-import json
-import multiprocessing
 import os
 import random
 import shutil
 import sys
 import tempfile
-import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-import record
+import writers
 
-ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'benchmarks')]
-RESULTS = Path(__file__).parent / 'results' / 'fuzz.jsonl'
+from . import inputs, runner
+
 LIMIT = 60.0  # seconds for a case
 SLOW = {'signal': 10, 'path': 3, 'stale': 2}  # times as long
 FAST = ('--config.train.eval_every=1', '--config.data.crops=1', '--config.train.batch_size=16')
@@ -71,7 +64,7 @@ FILES = {
 }
 
 
-class Case(NamedTuple):
+class Command(NamedTuple):
   """A command line, and whether it must not end with 0."""
 
   argv: list[str]
@@ -85,20 +78,20 @@ def fields() -> list[str]:
   return sorted(flatten(flags.parse(['--config=digits'], '', {}).config.to_dict()))
 
 
-def command(number: int, place: Path) -> Case:
+def command(number: int, place: Path) -> Command:
   """Make a valid command line and edit it once or twice."""
   rng = random.Random(number)
   argv = [f'--config=digits:{rng.choice(METHODS)}', *FAST, '--workdir=run']
   for _ in range(rng.choice((1, 1, 2))):
     argv = rng.choices(EDITS, weights=(8, 1, 1, 1, 1, 1, 3, 1))[0](argv, rng, place)
-  return Case(argv)
+  return Command(argv)
 
 
-def _set(argv, rng, place):
+def _set(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   return [*argv, f'--config.{rng.choice(fields())}={rng.choice(VALUES)}']
 
 
-def _misspell(argv, rng, place):
+def _misspell(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   i = rng.randrange(len(argv))
   at = rng.randrange(len(argv[i]))
   return [
@@ -108,24 +101,24 @@ def _misspell(argv, rng, place):
   ]
 
 
-def _drop(argv, rng, place):
+def _drop(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   i = rng.randrange(len(argv))
   return argv[:i] + argv[i + 1 :]
 
 
-def _split(argv, rng, place):
+def _split(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   i = rng.randrange(len(argv))
   return [*argv[:i], *argv[i].split('=', 1)[: rng.choice((1, 2))], *argv[i + 1 :]]
 
 
-def _add(argv, rng, place):
+def _add(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   extra = ('--', '-', '', 'x', '--force', '--force=', '--force=maybe', '--config', '--config=', '--=', '=', '--helpme')
   argv = list(argv)
   argv.insert(rng.randrange(len(argv) + 1), rng.choice(extra))
   return argv
 
 
-def _file(argv, rng, place):
+def _file(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   for name, text in FILES.items():
     (place / name).write_text(text)
   (place / 'binary.py').write_bytes(bytes(range(256)))
@@ -135,7 +128,7 @@ def _file(argv, rng, place):
   return [f'--config={rng.choice(names)}', *argv[1:]]
 
 
-def _config(argv, rng, place):
+def _config(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   """A config file of one's own, with a field set, deleted or added in Python, past what a flag could."""
   name, value = rng.choice(fields()), rng.choice(OBJECTS)
   parent, _, last = name.rpartition('.')
@@ -152,7 +145,7 @@ def _config(argv, rng, place):
   return [f'--config={place / "own.py"}', *argv[1:]]
 
 
-def _workdir(argv, rng, place):
+def _workdir(argv: list[str], rng: random.Random, place: Path) -> list[str]:
   if not (place / 'dangling').is_symlink():
     (place / 'dangling').symlink_to('nowhere')
   (place / 'file').touch()
@@ -167,10 +160,8 @@ def _workdir(argv, rng, place):
 EDITS = (_set, _misspell, _drop, _split, _add, _file, _config, _workdir)
 
 
-def data(number: int, place: Path) -> Case:
+def data(number: int, place: Path) -> Command:
   """Write a small data set, damage it once, and make the command that trains on it."""
-  import writers
-
   rng = random.Random(number)
   root = place / 'data'
   if rng.random() < 0.6:
@@ -193,49 +184,49 @@ def data(number: int, place: Path) -> Case:
   argv = [f'--config={config}:{rng.choice(METHODS[:4])}', f'--config.data.dir={root}', '--config.data.size=8', *SMALL]
   argv += ['--config.train.batch_size=8', '--config.train.eval_every=1', '--config.train.eval_batch_size=8']
   argv += ['--config.data.official=False'] if config == 'celeba' else []
-  return Case([*argv, '--config.train.steps=8', f'--workdir={place / "run"}'], fatal)
+  return Command([*argv, '--config.train.steps=8', f'--workdir={place / "run"}'], fatal)
 
 
-def _cut(path, rng):
+def _cut(path: Path, rng: random.Random) -> bool:
   content = path.read_bytes()
   path.write_bytes(content[: rng.randrange(len(content) // 2)])
   return True
 
 
-def _cut_text(path, rng):
+def _cut_text(path: Path, rng: random.Random) -> bool:
   content = path.read_bytes()
   path.write_bytes(content[: rng.randrange(len(content))])
   return False  # what is left may be a smaller data set, as far as anyone can tell
 
 
-def _garble(path, rng):
+def _garble(path: Path, rng: random.Random) -> bool:
   content = path.read_bytes()
   start = rng.randrange(len(content))
   path.write_bytes(content[:start] + rng.randbytes(min(64, len(content) - start)) + content[start + 64 :])
   return False  # pixels that are other pixels
 
 
-def _empty(path, rng):
+def _empty(path: Path, rng: random.Random) -> bool:
   path.write_bytes(b'')
   return True
 
 
-def _lose(path, rng):
+def _lose(path: Path, rng: random.Random) -> bool:
   path.unlink()
   return True
 
 
-def _replace(path, rng):
+def _replace(path: Path, rng: random.Random) -> bool:
   path.unlink()
   rng.choice((path.mkdir, lambda: path.write_text('<html>404</html>'), lambda: path.symlink_to(path)))()
   return True
 
 
-def _lines(path):
+def _lines(path: Path) -> list[str]:
   return path.read_text().splitlines()
 
 
-def _cell(path, rng):
+def _cell(path: Path, rng: random.Random) -> bool:
   lines = _lines(path)
   i = rng.randrange(len(lines))
   separator = ',' if ',' in lines[i] else ' '
@@ -246,7 +237,7 @@ def _cell(path, rng):
   return False
 
 
-def _row(path, rng):
+def _row(path: Path, rng: random.Random) -> bool:
   lines = _lines(path)
   lines.insert(
     rng.randrange(len(lines) + 1), rng.choice(('', ',', ',,,', 'x', '\0', '"', '../../etc/passwd,a,train,x', 'é,' * 3))
@@ -255,13 +246,13 @@ def _row(path, rng):
   return False
 
 
-def _twice(path, rng):
+def _twice(path: Path, rng: random.Random) -> bool:
   lines = _lines(path)
   path.write_text('\n'.join([*lines, lines[-1]]))
   return True
 
 
-def _header(path, rng):
+def _header(path: Path, rng: random.Random) -> bool:
   lines = _lines(path)
   path.write_text('\n'.join([lines[0].replace(rng.choice(lines[0]), rng.choice(('', 'x', ','))), *lines[1:]]))
   return False
@@ -270,7 +261,7 @@ def _header(path, rng):
 WORDS = ('nan', 'NaN', 'None', 'NA', 'N/A', 'null', '<NA>', '-1', '\u200b', 'B', 'b ', '0.0', '1.0', 'Train', 'x\xa0')
 
 
-def _word(path, rng):
+def _word(path: Path, rng: random.Random) -> bool:
   """Write a word for missing, or another spelling of what stands in other rows."""
   lines = _lines(path)
   separator = ',' if ',' in lines[-1] else ' '
@@ -283,7 +274,7 @@ def _word(path, rng):
   return False
 
 
-def _quote(path, rng):
+def _quote(path: Path, rng: random.Random) -> bool:
   """Open quotes, in one row or in two."""
   lines = _lines(path)
   for i in rng.sample(range(len(lines)), rng.choice((1, 2))):
@@ -293,7 +284,7 @@ def _quote(path, rng):
   return False
 
 
-def _encode(path, rng):
+def _encode(path: Path, rng: random.Random) -> bool:
   """Write another encoding, other ends of lines or another separator."""
   text = path.read_text().replace('a', rng.choice('aé'))
   for old, new in rng.sample(((',', ';'), (',', '\t'), ('\n', '\r'), ('\n', '\r\n'), ('\n', '\n\n'), ('\n', ',\n')), 2):
@@ -302,7 +293,7 @@ def _encode(path, rng):
   return False
 
 
-def _litter(path, rng):
+def _litter(path: Path, rng: random.Random) -> bool:
   """Put what other systems write beside a file, and a link that leads back."""
   for name in (f'._{path.name}', f'.{path.stem}.png', '__MACOSX', '@eaDir', '.ipynb_checkpoints', 'Thumbs.db'):
     there = path.parent / name
@@ -316,123 +307,60 @@ def _litter(path, rng):
 
 
 def attempt(kind: str, number: int) -> str:
-  """Run a case in this process; return its exit code as text, or what is wrong with how it ended."""
-  import fuzz_inputs
-
-  from ule_jax.cli import app, train
+  """Run a case in this process; return its exit code as text, or the error in how it ended."""
   from ule_jax.train import task
 
-  if kind in fuzz_inputs.KINDS:
+  if kind in inputs.KINDS:
     try:
-      return fuzz_inputs.attempt(kind, number)
+      return inputs.attempt(kind, number)
     except Exception:
       return f'traceback: {traceback.format_exc()}'
   place = Path(tempfile.mkdtemp(prefix='fuzz'))
-  before = Path.cwd(), sys.argv, task.total_steps
-  said = io.StringIO()
+  folder, argv, total_steps = Path.cwd(), sys.argv, task.total_steps
+  # A thousand steps are no hang.
+  task.total_steps = lambda config, dataset: min(total_steps(config, dataset), 2)
   try:
     os.chdir(place)
-    case = {'command': command, 'data': data}[kind](number, place)
-    sys.argv = ['main', *case.argv]
-    # Cut: a thousand steps are no hang.
-    task.total_steps = lambda config, dataset: min(before[2](config, dataset), 2)
-    known = set(place.rglob('done'))
-    try:
-      with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        app.main(train.main)
-    except SystemExit as end:
-      code = end.code
-    except BaseException:
-      return f'traceback: {traceback.format_exc()}\n{case.argv}'
-    finished = any(path.parent.name != 'first' for path in set(place.rglob('done')) - known)
-    text = said.getvalue()
-    helped = not case.argv or any(a in ('--help', '-h', '-help') for a in case.argv)
-    if code not in (0, 2, 75) or 'Traceback' in text:
-      return f'code {code}: {text[-2000:]}\n{case.argv}'
-    if code == 2 and len(text.strip().splitlines()[-1]) > 20_000:
-      return f'a sentence of {len(text)} characters'
-    if finished != (code == 0 and not helped) or (code == 0 and case.fatal):
-      return f'code {code}, and done is {finished}, fatal {case.fatal}: {text[-500:]}\n{case.argv}'
-    return str(code)
+    return run({'command': command, 'data': data}[kind](number, place), place)
   finally:
-    task.total_steps, sys.argv = before[2], before[1]
-    os.chdir(before[0])
+    task.total_steps, sys.argv = total_steps, argv
+    os.chdir(folder)
     shutil.rmtree(place, ignore_errors=True)
 
 
-def work(pipe) -> None:
-  """Run the cases that come through a pipe."""
-  import resource
+def run(case: Command, place: Path) -> str:
+  """Run a command line below a folder; return its exit code as text, or the error in how it ended."""
+  from ule_jax.cli import app, train
 
-  resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))  # memory that is asked for is no hang
-  with contextlib.suppress(EOFError):  # there are no more
-    while True:
-      pipe.send(attempt(*pipe.recv()))
-
-
-def run(cases: list[tuple[str, int]]) -> dict[str, list[tuple[tuple[str, int], str]]]:
-  """Run cases in a worker: how they ended -> which they were, with details."""
-  context = multiprocessing.get_context('spawn')
-  found = collections.defaultdict(list)
-  worker = None
-  for i, case in enumerate(cases):
-    if worker is None:
-      ours, theirs = context.Pipe()
-      worker = context.Process(target=work, args=(theirs,))  # no daemon, which may have no loader.workers
-      worker.start()
-      theirs.close()
-    ours.send(case)
-    try:
-      limit = LIMIT * SLOW.get(case[0], 1)
-      ended = ours.recv() if ours.poll(limit) else f'no end after {limit:.0f} s'
-    except EOFError:
-      ended = 'the process died'
-    kind = ended if ended in ('0', '2', '75') else 'wrong'
-    if kind == 'wrong':
-      print(f'{case[0]}:{case[1]} {ended}\n', flush=True)
-    if ended.startswith(('no end', 'the process')):
-      worker.kill()
-      ours.close()
-      worker = None
-    found[kind].append((case, ended))
-    if (i + 1) % 50 == 0:
-      print(f'{i + 1} of {len(cases)}', {k: len(v) for k, v in found.items()}, file=sys.stderr, flush=True)
-  ours.close()
-  return found
+  before, output = set(place.rglob('done')), io.StringIO()
+  sys.argv = ['main', *case.argv]
+  try:
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
+      app.main(train.main)
+    code = 0
+  except SystemExit as end:
+    code = end.code
+  except BaseException:
+    return f'traceback: {traceback.format_exc()}\n{case.argv}'
+  finished = any(path.parent.name != 'first' for path in set(place.rglob('done')) - before)
+  text = output.getvalue()
+  helped = not case.argv or any(a in ('--help', '-h', '-help') for a in case.argv)
+  if code not in (0, 2, 75) or 'Traceback' in text:
+    return f'code {code}: {text[-2000:]}\n{case.argv}'
+  if code == 2 and len(text.strip().splitlines()[-1]) > 20_000:
+    return f'a sentence of {len(text)} characters'
+  if finished != (code == 0 and not helped) or (code == 0 and case.fatal):
+    return f'code {code}, and done is {finished}, fatal {case.fatal}: {text[-500:]}\n{case.argv}'
+  return str(code)
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--commands', type=int, default=1000)
-  parser.add_argument('--data', type=int, default=200)
-  parser.add_argument('--inputs', type=int, default=2000, help='shared out over the kinds of fuzz_inputs.py')
-  parser.add_argument('--kinds', help='of these, only some, as csv,words')
-  parser.add_argument('--first', type=int, default=0, help='number of the first case')
-  parser.add_argument('--only', help='kind:number of one case, in this process')
-  parser.add_argument('--out', type=Path, default=RESULTS)
-  args = parser.parse_args()
-  if args.only:
-    kind, number = args.only.split(':')
-    print(attempt(kind, int(number)))
-    return
-  import fuzz_inputs
+def seconds(kind: str) -> float:
+  """Return the time that a case may take."""
+  return LIMIT * SLOW.get(kind, 1)
 
-  began = time.monotonic()
-  counts = {'command': args.commands, 'data': args.data}
-  counts |= {kind: round(share * args.inputs) for kind, (_, share) in fuzz_inputs.KINDS.items()}
-  counts = {kind: n for kind, n in counts.items() if n and (not args.kinds or kind in args.kinds.split(','))}
-  found = run([(kind, i) for kind, n in counts.items() for i in range(args.first, args.first + n)])
-  row = {
-    **record.made(),
-    **counts,
-    'first': args.first,
-    'ended': {kind: len(cases) for kind, cases in sorted(found.items())},
-    'seconds': round(time.monotonic() - began),
-  }
-  record.add(args.out, row)
-  print(json.dumps(row))
-  sys.exit('wrong' in found)
 
+SHARES = {'command': 0.3, 'data': 0.06} | {kind: 0.64 * share for kind, (_, share) in inputs.KINDS.items()}
+SUITE = runner.Suite(attempt, ('0', '2', '75'), SHARES, seconds, memory=24 << 30)
 
 if __name__ == '__main__':
-  main()
+  runner.main(SUITE, __doc__, 3200)

@@ -1,48 +1,36 @@
 """Random damage of image files of every format: each is decoded, or is a bad image with its name, in one sentence.
 
-  python benchmarks/fuzz_images.py --cases=25000
+  python -m tests.soak.images --cases=25000 [--seed=0] [--only=image:17]
 
-A case is made from its number alone, so that `--only=17` shows one again: one of the files of `files()`, changed once
-to four times, decoded by the type of its values or with data.white. Cases run in a worker process that is replaced when
-a case takes too long or ends it. What decoders print themselves is counted, as `noise`.
+A case is one of the files of `files()`, changed once to four times, decoded by the type of its values or with
+data.white. Lines that decoders print themselves are counted, as `noise`.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import functools
 import io
-import json
-import multiprocessing
-import os
 import random
 import struct
-import sys
-import tempfile
-import time
 import traceback
 import warnings
 import zlib
-from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import record
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-RESULTS = Path(__file__).parent / 'results' / 'fuzz_images.jsonl'
-LIMIT = 20.0  # seconds for a case
-MEMORY = 8 << 30  # bytes of address space for the worker
+from . import runner
+
 EXTREMES = (0, 1, 7, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def exif(rng: random.Random) -> bytes:
-  """Make an EXIF block with an orientation, and tags of any type and count, also below GPS and Exif."""
+  """Return an EXIF block with an orientation, and tags of any type and count, also below GPS and Exif."""
   order = rng.choice('<>')
 
-  def directory(tags, at: int) -> bytes:
+  def directory(tags: list[int], at: int) -> bytes:
     entries = b''
     for tag in sorted(tags):
       kind, count = rng.choice((1, 2, 3, 4, 5, 7, 9, 10, 11, 12, 0, 99)), rng.choice((0, 1, 1, 2, 3, 4, 100, 2**32 - 1))
@@ -59,7 +47,7 @@ def exif(rng: random.Random) -> bytes:
 
 @functools.cache
 def files() -> dict[str, bytes]:
-  """Make a small file of every format and mode that is read."""
+  """Return a small file of every format and mode that is read."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # PIL looks into the odd EXIF block
     return _files()
@@ -71,12 +59,12 @@ def _files() -> dict[str, bytes]:
   rgba = Image.fromarray((smooth * 255).astype(np.uint8))
   rgb, grey, deep = rgba.convert('RGB'), rgba.convert('L'), (smooth * 65535).astype(np.uint16)
   palette = rgb.quantize(16)
-  made: dict[str, bytes] = {}
+  contents: dict[str, bytes] = {}
 
-  def save(name: str, image: Image.Image, **options) -> None:
+  def save(name: str, image: Image.Image, **options: Any) -> None:
     buffer = io.BytesIO()
     image.save(buffer, name.split()[0], **options)
-    made[name] = buffer.getvalue()
+    contents[name] = buffer.getvalue()
 
   for form in ('jpeg', 'png', 'webp', 'avif', 'tiff', 'jpeg2000', 'bmp', 'gif', 'ppm'):
     save(f'{form} rgb', rgb)
@@ -103,12 +91,12 @@ def _files() -> dict[str, bytes]:
   save('tiff float', Image.fromarray(smooth[..., 0]))
   save('tiff int32', Image.fromarray(deep[..., 0].astype(np.int32)))
   for form in ('png', 'tiff', 'jp2', 'ppm'):
-    made[f'{form} 16'] = cv2.imencode(f'.{form}'.replace('ppm', 'pgm'), deep[..., 0].copy())[1].tobytes()
-    made[f'{form} 16 rgb'] = cv2.imencode(f'.{form}', deep[..., :3].copy())[1].tobytes()
+    contents[f'{form} 16'] = cv2.imencode(f'.{form}'.replace('ppm', 'pgm'), deep[..., 0].copy())[1].tobytes()
+    contents[f'{form} 16 rgb'] = cv2.imencode(f'.{form}', deep[..., :3].copy())[1].tobytes()
   for form in ('png', 'tiff'):
-    made[f'{form} 16 rgba'] = cv2.imencode(f'.{form}', deep)[1].tobytes()
-  made['pfm'] = cv2.imencode('.pfm', smooth[..., 0].copy())[1].tobytes()
-  return made
+    contents[f'{form} 16 rgba'] = cv2.imencode(f'.{form}', deep)[1].tobytes()
+  contents['pfm'] = cv2.imencode('.pfm', smooth[..., 0].copy())[1].tobytes()
+  return contents
 
 
 def _flip(data: bytearray, rng: random.Random) -> bytearray:
@@ -187,7 +175,7 @@ MUTATIONS = (_flip, _header, _extreme, _truncate, _duplicate, _delete, _splice, 
 
 
 def damaged(number: int) -> tuple[str, bytes, float]:
-  """Make a case: the name of the file that it was, its bytes, and data.white."""
+  """Return a case: the name of the file that it was, its bytes, and data.white."""
   rng = random.Random(number)
   name = rng.choice(sorted(files()))
   data = bytearray(files()[name])
@@ -198,8 +186,8 @@ def damaged(number: int) -> tuple[str, bytes, float]:
   return name, bytes(data), rng.choice((0.0, 0.0, 0.0, 4095.0, 65535.0, 200.0))
 
 
-def attempt(number: int) -> str:
-  """Decode a case; return `image`, `bad`, or what is wrong with how that ended."""
+def attempt(kind: str, number: int) -> str:
+  """Decode a case; return `image`, `bad`, or the error in how that ended."""
   from ule_jax.data import decoding
   from ule_jax.errors import UserError
 
@@ -211,9 +199,9 @@ def attempt(number: int) -> str:
       try:
         pixels = decoding.read(data, 'some/x.img', 'replace it', decoding.Decoding(white)).pixels
       except UserError as error:
-        said = str(error)
-        right = said.startswith('image some/x.img cannot be decoded (') and said.endswith('): replace it.')
-        return 'bad' if right and said.isprintable() and len(said) < 600 else f'a sentence {said!r}'
+        text = str(error)
+        right = text.startswith('image some/x.img cannot be decoded (') and text.endswith('): replace it.')
+        return 'bad' if right and text.isprintable() and len(text) < 600 else f'a sentence {text!r}'
       decoding.has_changed(data, pixels)
   except BaseException:
     return f'{name}: {traceback.format_exc()}'
@@ -221,75 +209,7 @@ def attempt(number: int) -> str:
   return 'image' if right and pixels.size else f'{name}: pixels {pixels.shape} {pixels.dtype}'
 
 
-def work(pipe, noise: str) -> None:
-  """Decode the cases that come through a pipe; what libraries print goes to a file."""
-  import resource
-
-  resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
-  os.dup2(os.open(noise, os.O_WRONLY | os.O_APPEND), 2)
-  while (number := pipe.recv()) >= 0:
-    pipe.send(attempt(number))
-
-
-def run(numbers: range, noise: str) -> dict[str, list[tuple[int, str]]]:
-  """Run cases in a worker: how they ended -> which they were, with details."""
-  context = multiprocessing.get_context('spawn')
-  ended, worker = collections.defaultdict(list), None
-  for done, number in enumerate(numbers, 1):
-    if worker is None:
-      ours, theirs = context.Pipe()
-      worker = context.Process(target=work, args=(theirs, noise), daemon=True)
-      worker.start()
-      theirs.close()
-    ours.send(number)
-    try:
-      said = ours.recv() if ours.poll(LIMIT) else f'no end after {LIMIT:.0f} s'
-    except EOFError:
-      said = 'the process died'
-    if said.startswith(('no end', 'the process')):
-      worker.kill()
-      worker = None
-    kind = said if said in ('image', 'bad') else 'wrong'
-    if kind == 'wrong':
-      print(f'{number} ({damaged(number)[0]}): {said}\n', flush=True)
-    ended[kind].append((number, said))
-    if done % 1000 == 0:
-      print(f'{done} of {len(numbers)}', {k: len(v) for k, v in ended.items()}, file=sys.stderr, flush=True)
-  if worker:
-    ours.send(-1)
-    worker.join()
-  return ended
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--cases', type=int, default=25_000)
-  parser.add_argument('--first', type=int, default=0, help='number of the first case')
-  parser.add_argument('--only', type=int, help='number of one case, in this process')
-  parser.add_argument('--out', type=Path, default=RESULTS)
-  args = parser.parse_args()
-  if args.only is not None:
-    print(damaged(args.only)[0], attempt(args.only))
-    return
-  began = time.monotonic()
-  with tempfile.NamedTemporaryFile() as noise:
-    ended = run(range(args.first, args.first + args.cases), noise.name)
-    printed = noise.read().decode(errors='replace').splitlines()
-  row = {
-    **record.made(),
-    'cases': args.cases,
-    'first': args.first,
-    'files': len(files()),
-    'ended': {kind: len(cases) for kind, cases in sorted(ended.items())},
-    'noise': len(printed),
-    'seconds': round(time.monotonic() - began),
-  }
-  record.add(args.out, row)
-  print(json.dumps(row))
-  for line, count in collections.Counter(text[:60] for text in printed).most_common(10):
-    print(f'{count:6} {line}', file=sys.stderr)
-  sys.exit('wrong' in ended)
-
+SUITE = runner.Suite(attempt, ('image', 'bad'), {'image': 1.0})
 
 if __name__ == '__main__':
-  main()
+  runner.main(SUITE, __doc__, 25_000)

@@ -1,6 +1,6 @@
-"""Random inputs whose right outcome is known beside the code under test: cases for benchmarks/fuzz.py.
+"""Random inputs whose right outcome is known beside the code under test: cases for `fuzz`.
 
-A case makes its input and what has to come of it: the same content, or a `UserError`. Anything else raises
+A case makes its input and its right outcome: the same content, or a `UserError`. Anything else raises
 `Wrong`: data that are read as other data, a damaged file that is taken, an old result for new data, a folder that
 nobody asked for. The oracle never calls the code that it checks.
 """
@@ -771,7 +771,7 @@ def signal_case(rng: random.Random, place: Path) -> None:
   origin = finished_run()
   command = [sys.executable, '-m', 'ule_jax.main', '--config=folder:erm', f'--config.data.dir={origin}/data', *TINY]
   command = [c for c in command if 'train.steps' not in c] + ['--config.train.steps=400', f'--workdir={place}/run']
-  env = os.environ | {'PYTHONPATH': str(Path(__file__).parent.parent)}
+  env = os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])}
   process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
   # In the first moments there is only Python's own start, which ends by the signal.
   deadline = time.monotonic() + 120

@@ -1,39 +1,34 @@
 """Damaged and disguised files of weights: each is read, or refused with one sentence, in time, and runs no code.
 
-  python benchmarks/fuzz_weights.py --cases=2000
+  python -m tests.soak.weights --cases=2000 [--seed=0] [--only=file:17]
 
-A case is made from its number alone, so that `--only=17` shows one again. A file of small weights, wrapped as some
-repository does and under any ending, is cut, overwritten, spliced, or given opcodes and names of functions. What is
-read has to have tensors of the names and shapes of the file, or to be refused when it is fitted.
+A file of small weights, wrapped as some repository does and under any ending, is cut, overwritten, spliced, or given
+opcodes and names of functions. A file that is read has to have tensors of its own names and shapes, or to be refused
+when it is fitted.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import io
-import os
 import pickle
 import random
 import sys
 import tempfile
-import time
 import traceback
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import record
 import torch
 from safetensors.torch import save
 
-sys.path.append(str(Path(__file__).parent.parent))
 from ule_jax.errors import UserError
 from ule_jax.models.pretrained import networks, weight_files
 
-RESULTS = Path(__file__).parent / 'results' / 'fuzz_weights.jsonl'
-LIMIT = 20.0  # seconds for a case
+from . import runner
+
 ENDINGS = ('.pth', '.pkl', '.tar', '.safetensors', '.npz', '.ckpt', '', '.zip', '.gz')
 CALLS = (
   b'cos\nmkdir\n',
@@ -48,20 +43,21 @@ watched: list[str] = []
 
 
 def tensors() -> dict[str, torch.Tensor]:
-  """Make what tells a residual network, and a little more."""
+  """Return the tensors by which a residual network is known, and a little more."""
   names = ('conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'fc.weight', 'fc.bias')
   return {name: torch.ones(4, 3, 2, 2) if 'conv' in name else torch.ones(4) for name in names}
 
 
 def wrapped(rng: random.Random) -> object:
+  """Return the content of a file as some repository saves it."""
   prefix = rng.choice(('', 'module.', 'model.', 'network.0.network.'))
-  own = {prefix + name: tensor for name, tensor in tensors().items()}
+  state = {prefix + name: tensor for name, tensor in tensors().items()}
   return rng.choice((
-    own,
-    {'state_dict': own, 'best_acc1': torch.tensor(3.0), 'epoch': 3},
-    {'model': own, 'model_ema': own, 'args': argparse.Namespace(lr=np.float64(0.1))},
-    [own, {'state': {0: {'exp_avg': torch.ones(4)}}, 'param_groups': []}],
-    {'a': {'b': {'c': {'d': own}}}},
+    state,
+    {'state_dict': state, 'best_acc1': torch.tensor(3.0), 'epoch': 3},
+    {'model': state, 'model_ema': state, 'args': argparse.Namespace(lr=np.float64(0.1))},
+    [state, {'state': {0: {'exp_avg': torch.ones(4)}}, 'param_groups': []}],
+    {'a': {'b': {'c': {'d': state}}}},
     torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.Linear(2, 2)),
   ))  # fmt: skip
 
@@ -125,52 +121,37 @@ def _edited(content: bytes, rng: random.Random) -> bytes:
   return out.getvalue()
 
 
-def attempt(number: int, place: Path) -> str:
-  """Read a case; say how that ended."""
+def attempt(kind: str, number: int) -> str:
+  """Read a case; return how that ended."""
   rng = random.Random(number)
-  path = place / f'case{rng.choice(ENDINGS)}'
-  path.write_bytes(damaged(written(rng), rng))
-  watched.clear()
-  began = time.monotonic()
-  try:
-    found = networks.network_in(weight_files.read(path), 'a case')
-    end = 'read' if set(found.tensors) <= set(tensors()) | set(found.names) else 'read in part'
-  except UserError as error:
-    end = 'refused' if len(str(error).splitlines()) == 1 else f'several lines: {error}'
-  except Exception:
-    end = f'traceback: {traceback.format_exc(limit=-3)}'
-  if watched:
-    end = f'ran {watched[0]}'
-  return f'slow: {end}' if time.monotonic() - began > LIMIT else end
+  with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / f'case{rng.choice(ENDINGS)}'
+    path.write_bytes(damaged(written(rng), rng))
+    watched.clear()
+    try:
+      network = networks.network_in(weight_files.read(path), 'a case')
+      end = 'read' if set(network.tensors) <= set(tensors()) | set(network.names) else 'read in part'
+    except UserError as error:
+      end = 'refused' if len(str(error).splitlines()) == 1 else f'several lines: {error}'
+    except Exception:
+      end = f'traceback: {traceback.format_exc(limit=-3)}'
+    return f'ran {watched[0]}' if watched else end
 
 
 def watch(event: str, arguments: tuple) -> None:
-  """Note what a file makes happen."""
+  """Note an event of those that a file must not cause."""
   if event in WATCHED and not (event == 'exec' and getattr(arguments[0], 'co_filename', '').endswith('.py')):
     watched.append(f'{event} {arguments}')
 
 
-def main() -> None:
-  """Run the cases and say how many ended in which way."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--cases', type=int, default=2000)
-  parser.add_argument('--only', type=int)
-  arguments = parser.parse_args()
-  ends: dict[str, list[int]] = collections.defaultdict(list)
-  with tempfile.TemporaryDirectory() as folder:
-    attempt(0, Path(folder))  # imports
-    sys.addaudithook(watch)
-    for number in range(arguments.cases) if arguments.only is None else [arguments.only]:
-      ends[attempt(number, Path(folder))].append(number)
-  for end, numbers in sorted(ends.items(), key=lambda item: -len(item[1])):
-    print(f'{len(numbers):6,}  {end}  ({", ".join(map(str, numbers[:5]))})')
-  bad = {end: numbers for end, numbers in ends.items() if end not in ('read', 'read in part', 'refused')}
-  if arguments.only is None:
-    counts = {end.split(':')[0]: len(numbers) for end, numbers in ends.items()}
-    record.add(RESULTS, record.made() | {'cases': arguments.cases, 'ended': counts})
-  sys.exit(1 if bad else 0)
+def prepare() -> None:
+  """Watch from now on; what the first cases import runs code too, once."""
+  for number in range(30):
+    attempt('file', number)
+  sys.addaudithook(watch)
 
+
+SUITE = runner.Suite(attempt, ('read', 'read in part', 'refused'), {'file': 1.0}, prepare=prepare, memory=64 << 30)
 
 if __name__ == '__main__':
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  main()
+  runner.main(SUITE, __doc__, 2000)
