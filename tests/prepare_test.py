@@ -190,8 +190,8 @@ def test_an_interrupted_preparation_leaves_nothing(trees, tmp_path, monkeypatch)
 
 def test_a_killed_preparation_leaves_nothing_that_a_run_accepts(trees, tmp_path):
   code = (
-    'import os, sys; from ule_jax import prepare\n'
-    'prepare.np.savez_compressed = lambda *a, **k: os._exit(9)\n'
+    'import os, sys; from ule_jax.cli import prepare; from ule_jax.data import pack\n'
+    'pack.np.savez_compressed = lambda *a, **k: os._exit(9)\n'
     'prepare.main(sys.argv[1:])'
   )
   arguments = [f'--config.data.dir={trees["celeba"]}', '--config.data.official=False', f'--out={tmp_path}/out']

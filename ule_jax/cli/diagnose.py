@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
   refuse_others(out, GENERATOR)
   directory = local_path(flags['run'], '--run')
   recorded.read_run(directory)  # whether there is one, before jax is imported
-  run = restore(directory, flags)
+  run = restore.restore(directory, flags)
   dataset = restore.load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epy
 
-from ule_jax.cli import app, tables
+from ule_jax.cli import tables
 from ule_jax.cli.flags import read
 from ule_jax.config.fields import flatten
 from ule_jax.errors import UserError, unknown
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     )
   directory, split = local_path(flags['run'], '--run'), flags['split']
   read_run(directory)  # whether there is one, before jax is imported
-  run = restore(directory, flags)
+  run = restore.restore(directory, flags)
   dataset = restore.load_data(run, flags['force'])
   if split not in dataset.splits:
     raise unknown('split', split, dataset.splits)
@@ -96,7 +96,3 @@ def _differences(role: str, old: dict[str, Any], new: dict[str, Any]) -> Iterato
       continue
     if not isinstance(b, (list, tuple)) and a != b:  # intervals follow from the counts
       yield f'{role} {name} {b} (there {a})'
-
-
-if __name__ == '__main__':
-  app.main(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ule_jax.cli import app
 from ule_jax.cli.flags import read
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
@@ -33,7 +32,3 @@ def main(argv: Sequence[str]) -> None:
   paths, out = [local_path(path, 'the folder') for path in flags.positional], output_path(flags.values['out'], '--out')
   for text in build(paths, out, images=not flags.values['no-images']):
     print(text)
-
-
-if __name__ == '__main__':
-  app.main(main)
