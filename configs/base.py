@@ -10,7 +10,7 @@ import difflib
 
 from ml_collections import ConfigDict
 
-# These and the term's defaults: chosen on the validation of benchmarks/robustness.py's settings (docs/robustness.md).
+# These and the term's defaults: chosen on the validation of benchmarks/robustness/settings.toml (docs/robustness.md).
 _STUDENT = dict(
   student_loss='generalized_cross_entropy',  # cross_entropy | generalized_cross_entropy
   q=0.7,  # of generalized_cross_entropy, in (0, 1]; 0.7 from Zhang and Sabuncu 2018 and LfF

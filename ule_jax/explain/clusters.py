@@ -4,7 +4,7 @@ The student takes the shortcut, so that its features tell apart what has it and 
 first principal components are parted by a mixture of Gaussians of one covariance, which starts at what the student
 gets right and at its mistakes: one cluster is what the class usually looks like to it, the others are candidates for a
 group that the shortcut misleads. No group labels are used. `python -m ule_jax.diagnose` (__main__.py) draws the
-examples of each; benchmarks/diagnose.py has what else was tried.
+examples of each; docs/research/2026-11.md has the other ways that were tried.
 """
 
 from __future__ import annotations

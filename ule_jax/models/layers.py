@@ -47,7 +47,7 @@ def make_norm(
     precision: of the result; statistics are float32 in any case.
     fast_variance: as the mean of squares less the squared mean, in one pass: in float32, of 4,096 values, at
       worst 0.3 % off where the mean is 100 times the deviation, 2 % at 300, 22 % at 1,000
-      (benchmarks/fast_variance.py). Else in two passes.
+      (benchmarks/speed/fast_variance.py). Else in two passes.
   """
   if kind == 'none':
     return lambda name: lambda x: x
