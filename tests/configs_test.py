@@ -112,7 +112,7 @@ def test_what_claims_a_source_is_what_the_source_says(place):
 
 
 def test_every_number_of_a_recipe_has_its_source():
-  """Of `digits` they are measured: benchmarks/results/family.jsonl."""
+  """Of `digits` they are measured: setting `methods` of benchmarks/robustness."""
   for name in CONFIGS:
     module = importlib.import_module(f'configs.{name}')
     for method, changes in () if name == 'digits' else getattr(module, 'RECIPES', {}).items():
@@ -369,16 +369,3 @@ def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
     app.command()
   assert end.value.code == 2
   assert "did you mean 'main'" in capsys.readouterr().err
-
-
-def test_what_benchmarks_call_the_default_is_the_default(root, monkeypatch):
-  monkeypatch.syspath_prepend(root / 'benchmarks')
-  import robustness
-  import step_time
-
-  from configs import base
-
-  defaults = base.METHODS['ule']
-  flags = robustness.ROWS[robustness.DEFAULT_ROW].flags
-  assert flags == {field: defaults[field.removeprefix('method.')] for field in flags}
-  assert defaults | step_time.ULE == defaults | {'trust_exponent': 0.0}

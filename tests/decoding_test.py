@@ -2,7 +2,6 @@
 
 import io
 import struct
-import sys
 import zlib
 
 import cv2
@@ -373,27 +372,3 @@ def test_postscript_is_no_image(monkeypatch):
 def test_options_out_of_range_are_named(white, background, field):
   with pytest.raises(UserError, match=f'data.{field} is'):
     decoding.make_decoding(white, background)
-
-
-@pytest.fixture
-def fuzz(root, monkeypatch):
-  monkeypatch.syspath_prepend(str(root / 'benchmarks'))
-  import fuzz_images
-
-  yield fuzz_images
-  sys.modules.pop('fuzz_images')
-
-
-def test_damaged_images_are_images_or_bad_images(fuzz):
-  """Some of the cases of benchmarks/fuzz_images.py; it has 25,000."""
-  ended = [fuzz.attempt(number) for number in range(400)]
-  assert set(ended) == {'image', 'bad'}
-  assert 50 < ended.count('image') < 350
-
-
-def test_a_case_that_ends_otherwise_is_seen(fuzz, monkeypatch):
-  def broken(*args):
-    raise RuntimeError('a defect')
-
-  monkeypatch.setattr(decoding, 'read', broken)
-  assert 'RuntimeError: a defect' in fuzz.attempt(0)

@@ -1,4 +1,4 @@
-"""Tables of all options, from their declarations; `python -m ule_jax.config.reference PAGE...` renews those of pages."""
+"""Tables of all options, from their declarations: `python -m ule_jax.config.reference PAGE...` renews them in pages."""
 
 from __future__ import annotations
 
