@@ -9,8 +9,8 @@ shuffled_student 90.3, gradient_penalty (with mistakes) 89.7. The README has the
 
 from ule_jax.config import make
 
-# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/robustness, setting `methods`); for ULE
-# that is its default.
+# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/robustness, setting `methods`); for
+# ULE that is its default.
 RECIPES = {
   'shuffled_student': {'method.weight': 0.3},
   'gradient_penalty': {'method.weight': 0.3, 'method.mistakes': 'balanced'},

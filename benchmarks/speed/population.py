@@ -43,7 +43,7 @@ def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   fields = {
     'data.dir': data, 'data.official': False, 'data.size': 32, 'model.name': 'resnet20', 'model.weights': weights,
     'model.batch_norm': 'frozen', 'train.steps': STEPS, 'method.mistakes': 'none', 'method.term': 'project',
-    'method.student_noise': 0, 'method.hold_back': 0,
+    'method.student_noise': 0, 'method.trust_exponent': 0,
   }  # fmt: skip
   config = harness.load_config('celeba:ule,frozen', fields | CASES[case])
   dataset = harness.load_dataset(config)

@@ -72,10 +72,10 @@ class Command(NamedTuple):
 
 
 def fields() -> list[str]:
-  from ule_jax.cli import flags
+  from ule_jax.config import load_config
   from ule_jax.config.fields import flatten
 
-  return sorted(flatten(flags.parse(['--config=digits'], '', {}).config.to_dict()))
+  return sorted(flatten(load_config('digits').to_dict()))
 
 
 def command(number: int, place: Path) -> Command:
