@@ -13,12 +13,12 @@ from ule_jax.runs import workdir
 from ule_jax.train.run import run
 
 NAMES = {  # present name, a value, and its text on the command line
-  'method.trust_exponent': ('method.trust_exponent', 2.0, '2'),
-  'two_stage.rule': ('two_stage.rule', 'eiil', 'eiil'),
-  'two_stage.steps': ('two_stage.steps', 5, '5'),
-  'two_stage.epochs': ('two_stage.epochs', 1.5, '1.5'),
-  'two_stage.workdir': ('two_stage.workdir', '/a', '/a'),
-  'two_stage.spare.clusters': ('two_stage.spare.clusters', 3, '3'),
+  'method.hold_back': ('method.trust_exponent', 2.0, '2'),
+  'first.prepare': ('two_stage.rule', 'eiil', 'eiil'),
+  'first.steps': ('two_stage.steps', 5, '5'),
+  'first.epochs': ('two_stage.epochs', 1.5, '1.5'),
+  'first.workdir': ('two_stage.workdir', '/a', '/a'),
+  'first.spare.clusters': ('two_stage.spare.clusters', 3, '3'),
 }
 
 
@@ -42,10 +42,10 @@ def in_former_names(config):
   """A recorded config as it was before the renames."""
   fields = flatten(json.loads(json.dumps(config)))
   old = {
-    name.replace('two_stage.rule', 'two_stage.rule').replace('two_stage.', 'first.'): v for name, v in fields.items()
+    name.replace('two_stage.rule', 'first.prepare').replace('two_stage.', 'first.'): v for name, v in fields.items()
   }
   if 'method.trust_exponent' in old:
-    old['method.trust_exponent'] = old.pop('method.trust_exponent')
+    old['method.hold_back'] = old.pop('method.trust_exponent')
   return nest(old | {f'first.method.{name}': v for name, v in former.REMOVED['two_stage.method'].items()})
 
 
@@ -56,7 +56,7 @@ def said(capsys):
 def test_every_former_name_is_tested():
   present = {new for new, _, _ in NAMES.values()}
   assert {new for new in former.former_names().values() if new != 'two_stage'} <= present
-  assert former.former_names().keys() >= {'first', 'two_stage.prepare', 'method.trust_exponent'}
+  assert former.former_names().keys() >= {'first', 'two_stage.prepare', 'method.hold_back'}
 
 
 @pytest.mark.parametrize('old', NAMES)
@@ -72,7 +72,7 @@ def test_former_names_in_a_users_file(old, tmp_path, capsys):
   assert schema.parse_config(config).flat()[new] == value
   first, *others = said(capsys)
   below = ['note: two_stage.prepare is called two_stage.rule now; the former name still works.']
-  assert others == (below if old == 'two_stage.rule' else [])
+  assert others == (below if old == 'first.prepare' else [])
   assert first.endswith('the former name still works.')
   assert new.partition('.')[0] in first
 
@@ -102,9 +102,9 @@ def test_former_names_on_the_command_line(old, capsys):
 
 
 def test_the_method_of_a_first_run_can_no_longer_be_named():
-  assert from_flags('digits:jtt', '--config.two_stage.method.name=erm').two_stage.rule == 'jtt'
+  assert from_flags('digits:jtt', '--config.first.method.name=erm').two_stage.rule == 'jtt'
   with pytest.raises(UserError, match=r"first.method.name is 'ule': a first run is erm with its defaults"):
-    from_flags('digits:jtt', '--config.two_stage.method.name=ule')
+    from_flags('digits:jtt', '--config.first.method.name=ule')
 
 
 @pytest.mark.parametrize('method', ['ule', 'jtt', 'dfr'])
@@ -151,6 +151,6 @@ def test_a_first_run_of_an_older_version_is_shared(tmp_path):
   for folder in (tmp_path / 'w', tmp_path / 'w' / 'first'):
     record_in_former_names(folder)
   stamp = (tmp_path / 'w' / 'first' / 'results.json').stat().st_mtime_ns
-  shared = from_flags('digits:jtt', *flags, f'--config.two_stage.workdir={tmp_path}/w/first')
+  shared = from_flags('digits:jtt', *flags, f'--config.first.workdir={tmp_path}/w/first')
   assert run(shared, tmp_path / 'again') == results
   assert (tmp_path / 'w' / 'first' / 'results.json').stat().st_mtime_ns == stamp
