@@ -10,7 +10,7 @@ from configs import base
 from ule_jax import losses
 from ule_jax.config.schema import validate_config
 from ule_jax.errors import UserError
-from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes, Step
 
 NEED_GROUPS = ('group_dro', 'irm', 'vrex', 'coral', 'mmd', 'lisa')
 G, K, D = SIZES.g, 3, 5
@@ -42,7 +42,7 @@ def evaluate(method, batch, outputs, state=None, step=0):
     def forward(role, x, train=True):
       return Output(*outputs[role], {})
 
-    return method.loss({}, forward, state, batch, jnp.asarray(step, jnp.int32), KEY)
+    return method.loss(Step({}, state, batch, jnp.asarray(step, jnp.int32), KEY, forward))
 
   (value, aux), slopes = jax.value_and_grad(loss, has_aux=True)(outputs)
   return value, aux, slopes
@@ -389,7 +389,7 @@ def mixed_images(method, batch, keys, w):
     return Output(flat @ w, flat, {'shown': x})
 
   def one(key):
-    value, aux = method.loss({}, forward, {}, batch, jnp.asarray(0, jnp.int32), key)
+    value, aux = method.loss(Step({}, {}, batch, jnp.asarray(0, jnp.int32), key, forward))
     return value, aux.batch_stats['model']['shown'], aux.metrics
 
   return jax.jit(jax.vmap(one))(keys)

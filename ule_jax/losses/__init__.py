@@ -1,8 +1,8 @@
 """Losses as pure functions of arrays: classification losses, input gradients, unlearning terms, mistake weights.
 
 Every family is one literal table (`CLASSIFICATION_LOSSES`, `SCALARS`, `TERMS`, `MISTAKES`), and the keys are the names
-that configs use. Everything is per example; `weighted_mean` is the only place where a batch is reduced, but for means
-over classes or groups and `balanced_skill`.
+that configs use. Losses are per example; only `weighted_mean`, the means over classes or groups and `balanced_skill`
+reduce a batch. Importing this package does not import jax.
 
 The abstract of arXiv 2409.02792 fixes only that the teacher's loss uses the gradient of the student's output with
 respect to its input. The five terms, the four scalars, the student losses and the uses of the student's mistakes are

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etils import epy
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ule_jax.losses.batch import take
 
@@ -16,7 +16,7 @@ with epy.lazy_imports():
 
 
 def cross_entropy(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
-  """Compute -log p(label).
+  """Return -log p(label), 0 for an unknown label (-1).
 
   >>> round(float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]), 4)
   1.3863
@@ -27,7 +27,7 @@ def cross_entropy(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -
 def generalized_cross_entropy(
   logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], q: float | Float[jax.Array, ''] = 0.7
 ) -> Float[jax.Array, 'b']:
-  """Compute (1 - p(label)^q) / q, which commits to what is easy and gives up on the rest.
+  """Return (1 - p(label)^q) / q, which commits to easy examples and gives up on the rest.
 
   Between cross entropy (q -> 0) and the mean absolute error (q = 1). Its gradient is cross
   entropy's times p(label)^q, so that examples the network gets wrong are hardly learned.
@@ -44,7 +44,7 @@ def generalized_cross_entropy(
 
 
 def soft_cross_entropy(logits: Float[jax.Array, 'b k'], target: Float[jax.Array, 'b k']) -> Float[jax.Array, 'b']:
-  """Compute the cross entropy to a distribution over the classes.
+  """Return the cross entropy to a distribution over the classes.
 
   >>> round(float(soft_cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.5, 0.5, 0, 0]]))[0]), 4)
   1.3863
@@ -55,7 +55,7 @@ def soft_cross_entropy(logits: Float[jax.Array, 'b k'], target: Float[jax.Array,
 def classification_loss(
   name: str, q
 ) -> Callable[[Float[jax.Array, 'b k'], Int[jax.Array, 'b']], Float[jax.Array, 'b']]:
-  """Look up a classification loss and bind `q` where it has one."""
+  """Return the classification loss of a name, with `q` bound where it has one."""
   if name == 'generalized_cross_entropy':
     return partial(generalized_cross_entropy, q=q)
   return CLASSIFICATION_LOSSES[name]

@@ -1,4 +1,4 @@
-"""Weights of the teacher's classification loss, computed from the mistakes of the student."""
+"""Weights of the teacher's examples, computed from the mistakes of the student; none passes a gradient to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etils import epy
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ule_jax.losses.batch import EPS, group_means, group_membership, take
 from ule_jax.losses.classification import cross_entropy
@@ -17,29 +17,25 @@ with epy.lazy_imports():
 
 
 def no_weight(
-  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
+  _logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], _weight: Float[jax.Array, 'b']
 ) -> Float[jax.Array, 'b']:
-  """Ignore the student: 1 for every example."""
-  del logits, weight
+  """Return 1 for every example, whatever the student does."""
   return jnp.ones(label.shape)
 
 
-def mistake_weight(
-  logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
-) -> Float[jax.Array, 'b']:
-  """Compute the student's probability of being wrong, 1 - p(label), without a gradient to it."""
-  del weight
+def mistake_weight(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
+  """Return the student's probability of being wrong, 1 - p(label), without a gradient to it."""
   return jax.lax.stop_gradient(-jnp.expm1(-cross_entropy(logits, label)))
 
 
 def class_balanced_mistake_weight(
   logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
 ) -> Float[jax.Array, 'b']:
-  """Scale `mistake_weight` so that every class has the same share of the batch and the mean is 1.
+  """Return `mistake_weight`, scaled so that every class has the same share of the batch and the mean is 1.
 
-  Without this a class that the student finds hard as a whole (a rare one) takes over.
+  Unscaled, a class that is hard for the student as a whole (a rare one) takes over.
   """
-  return _share_classes(mistake_weight(logits, label, weight), logits, label, weight)
+  return _share_classes(mistake_weight(logits, label), logits, label, weight)
 
 
 def balanced_mistake_weight(
@@ -48,12 +44,12 @@ def balanced_mistake_weight(
   weight: Float[jax.Array, 'b'],
   share: float | Float[jax.Array, ''] = 0.5,
 ) -> Float[jax.Array, 'b']:
-  """Give the student's mistakes a share of each class, and what it gets right the rest.
+  """Return weights that give the student's mistakes a share of each class, and its right answers the rest.
 
   With p the student's probability of the label: share (1 - p) / mean(1 - p) + (1 - share) p / mean(p), means over the
   class in the batch, classes of equal mass. Where the student is a shortcut's prediction and `share` is 1/2, this
-  weighs the groups of a class alike, however sure of itself the student is. Where it is in doubt about everything, all
-  weights are near 1: nothing is unlearned. 1 is `class_balanced_weight`.
+  weighs the groups of a class alike, however confident the student is. Where it is in doubt about every example, all
+  weights are near 1: nothing is unlearned. A share of 1 is `class_balanced_weight`.
 
   Args:
     share: of the mistakes, in [0, 1].
@@ -63,14 +59,14 @@ def balanced_mistake_weight(
   [0.67, 0.67, 0.67, 2.0]
   """
   wrong = class_balanced_mistake_weight(logits, label, weight)
-  right = _share_classes(1 - mistake_weight(logits, label, weight), logits, label, weight)
+  right = _share_classes(1 - mistake_weight(logits, label), logits, label, weight)
   return share * wrong + (1 - share) * right
 
 
 def mistake_weights(
   name: str, share
 ) -> Callable[[Float[jax.Array, 'b k'], Int[jax.Array, 'b'], Float[jax.Array, 'b']], Float[jax.Array, 'b']]:
-  """Look up mistake weights and bind `share` where they have one."""
+  """Return the mistake weights of a name, with `share` bound where they have one."""
   if name == 'balanced':
     return partial(balanced_mistake_weight, share=share)
   return MISTAKES[name]
@@ -78,7 +74,7 @@ def mistake_weights(
 
 MISTAKES = {
   'none': no_weight,
-  'weight': mistake_weight,
+  'weight': lambda logits, label, _: mistake_weight(logits, label),
   'class_balanced_weight': class_balanced_mistake_weight,
   'balanced': balanced_mistake_weight,
 }
@@ -87,9 +83,9 @@ MISTAKES = {
 def balanced_skill(
   logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b'], weight: Float[jax.Array, 'b']
 ) -> Float[jax.Array, '']:
-  """Compute how far above guessing a network is in a batch: 0 to 1 for an accuracy of 1/k to 1, averaged over classes.
+  """Return the chance-corrected balanced accuracy of a batch: 0 for an accuracy of 1/k or less, 1 for a perfect one.
 
-  Over the classes that the batch has; 0 if there is but one, which a guess may be right about.
+  Averaged over the classes in the batch; 0 if there is only one, which a guess may be right about.
 
   >>> logits = jnp.array([[9.0, 0], [9, 0], [9, 0], [0, 9]])
   >>> float(balanced_skill(logits, jnp.array([0, 0, 1, 1]), jnp.ones(4)))
@@ -109,7 +105,7 @@ def _share_classes(
   label: Int[jax.Array, 'b'],
   weight: Float[jax.Array, 'b'],
 ) -> Float[jax.Array, 'b']:
-  """Scale values so that every class has the same share of the batch and the mean is 1."""
+  """Return values scaled so that every class has the same share of the batch and the mean is 1."""
   is_class = jax.nn.one_hot(label, logits.shape[-1]) * weight[:, None]
   present = jnp.sum(jnp.any(is_class > 0, axis=0))
   return values * jnp.sum(weight) / (jnp.maximum(present, 1) * (take(values @ is_class, label) + EPS))

@@ -16,25 +16,25 @@ with epy.lazy_imports():
 
 
 def oppose(g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b']:
-  """Push the saliency maps apart: sum (m(g_t) - (1 - m(g_s)))^2, m = minmax of the absolute value."""
+  """Return sum (m(g_t) - (1 - m(g_s)))^2, m = minmax of the absolute value: the saliency maps are pushed apart."""
   return jnp.sum((_minmax(g_t) - 1 + _minmax(g_s)) ** 2, axis=-1)
 
 
 def oppose_signed(
   g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape'], a: float | Float[jax.Array, ''] = 1.0
 ) -> Float[jax.Array, 'b']:
-  """Ask the teacher for the student's gradient reversed: sum (g_t + a g_s)^2."""
+  """Return sum (g_t + a g_s)^2: the teacher's gradient is pulled to the reverse of the student's."""
   return jnp.sum((_flat(g_t) + a * _flat(g_s)) ** 2, axis=-1)
 
 
 def suppress(g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b']:
-  """Make the teacher flat where the student is sensitive: sum w g_t^2, w = g_s^2 / mean(g_s^2)."""
+  """Return sum w g_t^2, w = g_s^2 / mean(g_s^2): the teacher becomes flat where the student is sensitive."""
   squared = _flat(g_s) ** 2
   return jnp.sum(squared / (jnp.mean(squared, axis=-1, keepdims=True) + EPS) * _flat(g_t) ** 2, axis=-1)
 
 
 def project(g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b']:
-  """Make the teacher flat along the student's direction: <g_t, g_s / |g_s|>^2.
+  """Return <g_t, g_s / |g_s|>^2: the teacher becomes flat along the student's direction.
 
   >>> float(project(jnp.array([[3.0, 0.0]]), jnp.array([[2.0, 5.0]]))[0])
   4.0
@@ -44,14 +44,14 @@ def project(g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape']
 
 
 def cosine(g_s: Float[jax.Array, 'b *shape'], g_t: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b']:
-  """Make the gradients orthogonal, whatever their lengths: cos(g_t, g_s)^2, in [0, 1]."""
+  """Return cos(g_t, g_s)^2, in [0, 1]: the gradients become orthogonal, whatever their lengths."""
   return project(g_s, g_t) / jnp.squeeze(_norm(_flat(g_t)), -1) ** 2
 
 
 def unlearning_term(
   name: str, a
 ) -> Callable[[Float[jax.Array, 'b *shape'], Float[jax.Array, 'b *shape']], Float[jax.Array, 'b']]:
-  """Look up a term and bind `a` where it has one."""
+  """Return the term of a name, with `a` bound where it has one."""
   if name == 'oppose_signed':
     return partial(oppose_signed, a=a)
   return TERMS[name]
@@ -67,7 +67,7 @@ TERMS = {
 
 
 def gradient_penalty(g_t: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b']:
-  """Compute |g_t|^2: the control that needs no student."""
+  """Return |g_t|^2, the term of the control that needs no student."""
   return jnp.sum(_flat(g_t) ** 2, axis=-1)
 
 
@@ -80,7 +80,7 @@ def _norm(gradient: Float[jax.Array, 'b d']) -> Float[jax.Array, 'b 1']:
 
 
 def _minmax(gradient: Float[jax.Array, 'b *shape']) -> Float[jax.Array, 'b d']:
-  """Map each example's absolute gradient to [0, 1]; a constant one becomes 0."""
+  """Return each example's absolute gradient, scaled to [0, 1]; 0 for a constant one."""
   size = jnp.abs(_flat(gradient))
   low = jnp.min(size, axis=-1, keepdims=True)
   spread = jnp.max(size, axis=-1, keepdims=True) - low

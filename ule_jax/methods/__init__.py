@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes, labelled
+from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes, Step, labelled
 from ule_jax.options import Options
 from ule_jax.two_stage import TWO_STAGE
 
@@ -61,12 +61,12 @@ METHODS = {
   'suby': row('erm', {'train.sampling': 'class_subsampled'}),
   # the second of two runs
   **{
-    name: row(rule.method, {'two_stage.rule': name} | rule.fields, rule.correction) for name, rule in TWO_STAGE.items()
+    name: row(rule.method, {'two_stage.rule': name, **rule.fields}, rule.correction) for name, rule in TWO_STAGE.items()
   },
 }
 
 __all__ = [
   'LABEL_FREE', 'METHODS', 'SEPARABLE',
-  'Aux', 'Batch', 'Entry', 'Forward', 'Method', 'Output', 'Sizes',
+  'Aux', 'Batch', 'Entry', 'Forward', 'Method', 'Output', 'Sizes', 'Step',
   'labelled',
 ]  # fmt: skip

@@ -21,8 +21,8 @@ from etils import epy
 from jaxtyping import Float
 
 from ule_jax import losses
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Batch, Method, Output, Sizes
-from ule_jax.methods.environments import annealed, penalized, present
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Method, Sizes
+from ule_jax.methods.environments import Environments, annealed, penalized, present
 from ule_jax.options import Options, option
 
 with epy.lazy_imports():
@@ -38,18 +38,22 @@ class Irm(Options):
 
 
 def make_method(options: Irm, sizes: Sizes) -> Method:
-  """Make IRM; the options are `method.*` of configs/base.py."""
-  # Which half an example is in follows from its place in the batch: not invariant to permutations.
-  return penalized(
-    sizes, squared_slopes, annealed(options.penalty_weight, options.anneal_steps), frozenset({IGNORES_WEIGHT_ZERO})
-  )
+  """Return IRM.
+
+  Raises:
+    UserError: no training example has a group.
+  """
+  weight = annealed(options.penalty_weight, options.anneal_steps)
+  # The half of an example follows from its position in the batch: not invariant to permutations.
+  return penalized(sizes, squared_slopes, weight, frozenset({IGNORES_WEIGHT_ZERO}))
 
 
-def squared_slopes(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, '']:
-  """Estimate the mean over groups of the squared slope of the risk along the scale of the logits."""
-  one = jnp.ones((), out.logits.dtype)
-  _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * out.logits, batch.label), (one,), (one,))
+def squared_slopes(environments: Environments) -> Float[jax.Array, '']:
+  """Return the mean over environments of the squared slope of the risk along the scale of the logits, unbiased."""
+  logits, membership = environments.out.logits, environments.membership
+  unit = jnp.ones((), logits.dtype)
+  _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * logits, environments.label), (unit,), (unit,))
   is_first = jnp.cumsum(membership > 0, axis=0) % 2 == 1
   first = losses.group_means(slope, jnp.where(is_first, membership, 0))
   second = losses.group_means(slope, jnp.where(is_first, 0, membership))
-  return losses.weighted_mean(first * second, present(membership, least=2))
+  return losses.weighted_mean(first * second, present(environments, least=2))

@@ -18,8 +18,8 @@ from etils import epy
 from jaxtyping import Float
 
 from ule_jax import losses
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
-from ule_jax.methods.environments import annealed, penalized, present, risks
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Method, Sizes
+from ule_jax.methods.environments import Environments, annealed, penalized, present, risks
 from ule_jax.options import Options, option
 
 with epy.lazy_imports():
@@ -34,16 +34,16 @@ class Vrex(Options):
 
 
 def make_method(options: Vrex, sizes: Sizes) -> Method:
-  """Make V-REx; the options are `method.*` of configs/base.py."""
-  return penalized(
-    sizes,
-    variance,
-    annealed(options.penalty_weight, options.anneal_steps),
-    frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}),
-  )
+  """Return V-REx.
+
+  Raises:
+    UserError: no training example has a group.
+  """
+  weight = annealed(options.penalty_weight, options.anneal_steps)
+  return penalized(sizes, variance, weight, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
 
 
-def variance(out: Output, batch: Batch, membership: Float[jax.Array, 'b g']) -> Float[jax.Array, '']:
-  """Compute the variance of the risk over the groups of the batch."""
-  values, marks = risks(out, batch, membership), present(membership)
+def variance(environments: Environments) -> Float[jax.Array, '']:
+  """Return the variance of the risk over the environments in the batch."""
+  values, marks = risks(environments), present(environments)
   return losses.weighted_mean((values - losses.weighted_mean(values, marks)) ** 2, marks)

@@ -1,4 +1,4 @@
-"""Automatic feature reweighting: ERM's last layer fitted again, with most weight on what ERM finds hard.
+"""Automatic feature reweighting: ERM's last layer, fitted again with most weight on the examples that are hard for ERM.
 
 Paper: Qiu et al. 2023, arXiv 2306.11074.
 
@@ -6,7 +6,7 @@ Paper: Qiu et al. 2023, arXiv 2306.11074.
   mu_i ~ exp(-gamma * p_1(y_i | x_i)), times n / n_y, normalised to sum 1
   minimise  sum_i mu_i * cross entropy(W z_i + b, y_i) + strength * (|W - W_1|^2 + |b - b_1|^2)   by gradient descent
 
-  p_1, W_1, b_1 -> the ERM run config.first; gamma, strength, steps, lr -> first.afr
+  p_1, W_1, b_1 -> the first run (ERM); gamma, strength, steps, lr -> two_stage.afr.*
   a gradient whose norm, over W and b together, is above CLIP is scaled to it
 
 Follows AndPotap/afr 5d5d78e (train_embeddings.py and its README's commands: one view of each image, not augmented,
@@ -41,10 +41,10 @@ class Afr(Options):
 
 
 def prepare(options: Afr, first: FirstRun) -> SecondStage:
-  """Fit the last layer.
+  """Return the last layer, fitted on the held-out share of train.
 
   Raises:
-    UserError: no training example was held out.
+    UserError: no training example was held out, or one has no label.
   """
   if not first.held_out.any():
     raise UserError('AFR fits on data that the first run did not see: set train.holdout, for example to 0.2.')
@@ -67,5 +67,5 @@ def prepare(options: Afr, first: FirstRun) -> SecondStage:
     scale = jnp.minimum(1, CLIP / (optax.tree.norm(gradient) + 1e-6))  # torch.nn.utils.clip_grad_norm_
     return jax.tree.map(lambda p, g: p - options.lr * scale * g, head, gradient), None
 
-  head, _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
-  return SecondStage(head=tuple(np.asarray(part) for part in head), notes={'fitted_on': int(first.held_out.sum())})
+  (kernel, bias), _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
+  return SecondStage(head=(np.asarray(kernel), np.asarray(bias)), notes={'fitted_on': int(first.held_out.sum())})

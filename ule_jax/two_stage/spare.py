@@ -1,22 +1,24 @@
-"""SPARE: clusters of what an early network says, class by class; small clusters are drawn more often.
+"""SPARE: clusters of an early network's outputs, class by class; examples of small clusters are drawn more often.
 
 Paper: Yang et al. 2024 (Identifying spurious biases early in training), arXiv 2305.18761.
 
   clusters c of softmax f_1(x) within each class: k-means, `clusters` of them, or if that is 0 as many as the
     silhouette is best for, up to `max_clusters`
-  chance_i = 1 / |c_i|^power, normalised to the same mass in each class
+  sampling weight_i = 1 / |c_i|^power, normalised to the same mass in each class
   power = 1 where the clusters are clear (silhouette >= threshold), high_power elsewhere
 
-  f_1 -> config.first (ERM, very short), first.spare.{clusters,max_clusters,threshold,high_power}
+  f_1 -> the first run (ERM, very short); the options are two_stage.spare.*
 
-The groups (class, cluster) also feed any method that uses groups, with `first.prepare=spare`.
-Departs from the official code, BigML-CS-UCLA/SpuCo 8f61942 (spare_inference.py, spare_train.py), which it follows
-else: silhouettes are from at most 5,000 examples of a class. Its quickstarts fix the number of clusters (4 for
+Any method that reads groups can use the groups (class, cluster), too, with `two_stage.rule=spare`.
+Departs from the official code, BigML-CS-UCLA/SpuCo 8f61942 (spare_inference.py, spare_train.py), in one thing:
+silhouettes are computed from at most 5,000 examples of a class. Its quickstarts fix the number of clusters (4 for
 Waterbirds, 2 for CelebA, 4 for UrbanCars), and so do the recipes here; that of CelebA clusters the features of the
 network before training, all classes together, which is left out.
 """
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import numpy as np
 import pydantic
@@ -48,7 +50,11 @@ class Spare(Options):
 
 
 def prepare(options: Spare, first: FirstRun) -> SecondStage:
-  """Cluster each class."""
+  """Return sampling weights that balance the clusters of each class, and the groups (class, cluster).
+
+  Raises:
+    UserError: a training example has no label, or a class has too few different outputs for clusters.
+  """
   from sklearn.cluster import KMeans
   from sklearn.metrics import silhouette_score
 
@@ -57,22 +63,23 @@ def prepare(options: Spare, first: FirstRun) -> SecondStage:
   group, sampling_weight, names, clear = np.zeros_like(label), np.zeros(len(label)), [], []
   for k, title in enumerate(first.classes):
     members = np.flatnonzero(label == k)
-    found = {}
+    partitions = {}
     different = len(np.unique(outputs[members], axis=0))
     for clusters in (options.clusters,) if options.clusters else range(2, options.max_clusters + 1):
       if different <= clusters:
         break
-      parts = KMeans(clusters, n_init=10, random_state=first.seed).fit_predict(outputs[members])
+      means = KMeans(clusters, n_init=cast(Any, 10), random_state=first.seed)  # typed as str in scikit-learn
+      parts = means.fit_predict(outputs[members])
       some = generator(Stream.SPARE_SAMPLE, first.seed, k).permutation(len(members))[:SAMPLE]
-      # A small cluster may not be in the sample: one of each is put there.
+      # The sample may lack a small cluster: one example of each is added.
       some = np.union1d(some, np.unique(parts, return_index=True)[1])
-      found[clusters] = (silhouette_score(outputs[members][some], parts[some]), parts)
-    if not found:
+      partitions[clusters] = (silhouette_score(outputs[members][some], parts[some]), parts)
+    if not partitions:
       raise UserError(
         f'SPARE finds no clusters in the class {title!r}: the first run has {different} different outputs for its '
-        f'examples, too few for {options.clusters or 2}; make it longer (first.steps, first.epochs).'
+        f'examples, too few for {options.clusters or 2}; make it longer (two_stage.steps, two_stage.epochs).'
       )
-    score, parts = max(found.values(), key=lambda pair: pair[0])
+    score, parts = max(partitions.values(), key=lambda pair: pair[0])
     sizes = np.bincount(parts)
     power = 1 if score >= options.threshold else options.high_power
     weight = sizes[parts] ** -float(power)
