@@ -43,7 +43,7 @@ class Signals:
     """Create the context; handlers are installed when it is entered.
 
     Args:
-      shared: leave SIGTERM to jax, which broadcasts it to all hosts (hosts.preempted), and convert the other signals
+      shared: leave SIGTERM to jax, which broadcasts it to all hosts (processes.preempted), and convert the other signals
         to SIGTERM.
     """
     self.received = ''
