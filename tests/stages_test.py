@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from common import from_flags
 
+from ule_jax.config.schema import validate_config
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
@@ -562,8 +563,7 @@ def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
 
 def test_held_out_examples_are_not_trained_on():
   config = config_of('afr')
-  from ule_jax.config.schema import validate_config
-from ule_jax.data import load
+  from ule_jax.data import load
   from ule_jax.two_stage.contract import SecondStage
 
   data = dict(config.data)
