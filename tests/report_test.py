@@ -39,7 +39,7 @@ def real(ule_run, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """Leave out the drawings, which take most of a report's time."""
+  """Omit the charts, which take most of a report's time."""
   monkeypatch.setattr(build_module, 'draw', lambda series: {name: [] for name in build_module.datasets(series)})
 
 
@@ -65,7 +65,7 @@ def change(source, target, values=(), **new):
 
 
 class Page(HTMLParser):
-  """What a page is made of; fails where tags do not match."""
+  """The elements of a page; fails where tags do not match."""
 
   VOID = ('meta', 'img', 'br', 'link', 'input', 'hr')
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from ule_jax.config.former import present_name
+from ule_jax.config.former import announce, present_name
 from ule_jax.config.schema import Config, validate_config
 from ule_jax.errors import UserError, unknown
 
@@ -64,7 +64,8 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   allowed, fields = traceable(config), config.flat()
   for text in texts:
     field, _, values = text.partition('=')
-    field = present_name(field)
+    if (former := field) != (field := present_name(former)):
+      announce(former, field)
     if field not in fields:
       raise unknown('field of --axis', field, allowed)
     if field not in allowed:
@@ -84,12 +85,17 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   return axes
 
 
-def expand(config: Config, axes: Axes) -> list[Member]:
+def expand(config: Any, axes: Axes) -> list[Member]:
   """Return a member for each combination of the axes, with a checked config; the seed changes slowest.
+
+  Args:
+    config: of all members, a ConfigDict or a `Config`.
+    axes: field -> its values.
 
   Raises:
     UserError: a value is out of its range.
   """
+  config = validate_config(config)
   others = {field: values for field, values in axes.items() if field != 'seed'}
   settings = [dict(zip(others, values, strict=True)) for values in itertools.product(*others.values())]
   members = []
