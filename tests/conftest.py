@@ -42,6 +42,8 @@ def real_data() -> Path:
 @pytest.fixture(scope='session')
 def ule_run(tmp_path_factory) -> Path:
   """A short run of two networks, done, with saliency of its test split: not to be changed."""
+  from common import from_flags
+
   from ule_jax.cli.evaluate import main
   from ule_jax.train.run import run
 
@@ -59,7 +61,7 @@ def ule_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def frozen_run(tmp_path_factory) -> Path:
   """A short run of two heads on a frozen CIFAR ResNet, done: not to be changed. Its weights and data lie beside it."""
-  from common import save_network
+  from common import from_flags, save_network
   from writers import write_celeba
 
   from ule_jax.train.run import run
