@@ -3,14 +3,14 @@
   python -m ule_jax.main --config=configs/digits.py[:method]
 
 About 12 s on two CPU cores, compilation included. Test worst group at the last step, mean of seeds 10
-to 14 (benchmarks/results/robustness.jsonl): erm 41.7, ule 92.2; of seeds 10 to 12 (family.jsonl): ule 92.0,
+to 14 (benchmarks/results/robustness): erm 41.7, ule 92.2; of seeds 10 to 12 (its setting `methods`): ule 92.0,
 shuffled_student 90.3, gradient_penalty (with mistakes) 89.7. The README has the spread.
 """
 
 from ule_jax.config import make
 
-# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/results/family.jsonl); for ULE that
-# is its default.
+# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/robustness, setting `methods`); for
+# ULE that is its default.
 RECIPES = {
   'shuffled_student': {'method.weight': 0.3},
   'gradient_penalty': {'method.weight': 0.3, 'method.mistakes': 'balanced'},

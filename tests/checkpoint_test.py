@@ -1,4 +1,4 @@
-"""What is kept, what is refused, and what a damaged file does."""
+"""Checkpoints: retention, refusals, and damaged files."""
 
 import gc
 import shutil
@@ -147,7 +147,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_serves(harm, tmp_path,
   assert leaves_equal(state, state_of(10))
   assert [f'step {s} is damaged' in text for s, text in zip((30, 20), said, strict=True)] == [True, True]
   assert {p.name for p in tmp_path.iterdir()} == {'10', '20.damaged', '30.damaged'}
-  fill(tmp_path, [(), (5, 5)][1:])  # step 10 again, from elsewhere: a step that exists is saved anew
+  fill(tmp_path, [(), (5, 5)][1:])  # step 10 again, from elsewhere: a step that exists is saved again
   assert leaves_equal(newest(tmp_path)[1], state_of(10))
 
 

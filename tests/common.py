@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from configs import base
+from ule_jax.config import load_text
 from ule_jax.devices.mesh import compile_step, placement
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model
@@ -28,6 +29,17 @@ def options(method: str, **changes) -> Options:
   kind = METHODS[method].options
   trusting = {'trust_exponent': 0.0} if 'trust_exponent' in kind.model_fields else {}
   return kind(**trusting | changes)
+
+
+def from_flags(spec: str, *flags: str):
+  """The config of a command line.
+
+  Args:
+    spec: as behind --config, which may stand before it.
+    flags: as --config.train.steps=20.
+  """
+  overrides = [flag.removeprefix('--config.').partition('=') for flag in flags]
+  return load_text(spec.removeprefix('--config='), [(name, text) for name, _, text in overrides])[0]
 
 
 def method_of(name: str, k: int = 2, couples_examples: bool = True, **changes):

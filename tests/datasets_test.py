@@ -474,7 +474,7 @@ def test_bad_images_can_be_left_out_and_are_reported(tmp_path, capsys):
 
 
 def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
-  """The 8,000 faces: csv, txt, a folder of one's own and prepared array_record give byte-equal batches."""
+  """The 8,000 faces: csv, txt, a folder with metadata.csv and array_record give byte-equal batches."""
   from ule_jax.data.pack import pack
 
   with tarfile.open(real_data / 'celeba' / 'celeba_8k.tar') as tar:

@@ -5,10 +5,9 @@ import os
 
 import numpy as np
 import pytest
-from common import save_network
+from common import from_flags, save_network
 from writers import write_celeba
 
-from ule_jax.cli.flags import parse
 from ule_jax.data import load
 from ule_jax.errors import UserError
 from ule_jax.runs.fingerprint import Fingerprint
@@ -111,12 +110,12 @@ def run(place, celeba, weights, method, *changes):
     '--config.train.eval_batch_size=16', '--config.train.steps=4', '--config.train.eval_every=2',
     '--config.loader.threads=0', f'--config.model.feature_cache={place}/cache',
   ]  # fmt: skip
-  return train_run(parse([*flags, *changes], '', {}).config, place / method.replace(',', '_'))
+  return train_run(from_flags(*flags, *changes), place / method.replace(',', '_'))
 
 
 @pytest.mark.parametrize('method', ['ule,frozen', 'dfr,frozen', 'jtt,frozen'])
 def test_methods_run_on_features(method, celeba, weights, tmp_path, capsys):
-  first = ('--config.first.epochs=1',) if method.startswith('jtt') else ()
+  first = ('--config.two_stage.epochs=1',) if method.startswith('jtt') else ()
   results = run(tmp_path, celeba, weights, method, '--config.select=last', *first)
   assert 0 <= results['test']['accuracy'] <= 1
   about = json.loads((tmp_path / method.replace(',', '_') / 'weights.json').read_text())

@@ -1,4 +1,4 @@
-"""What is exported says what the run says: the artifact on any batch, the weights in PyTorch and in ours."""
+"""Exports give the run's predictions: the artifact on any batch, the weights in PyTorch and in ours."""
 
 import json
 from types import SimpleNamespace
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import from_flags
 
 from ule_jax.cli import export
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import layouts, mapping
@@ -43,7 +43,7 @@ def untrained(tmp_path_factory):
   def make(name):
     root = tmp_path_factory.mktemp(name)
     flags = [f'--config.model.name={name}', '--config.model.weights=none', '--config.data.dir=gone', *SHAPES[name]]
-    config = parse(['--config=folder:erm', *flags], '', {}).config
+    config = from_flags('folder:erm', *flags)
     results = dict.fromkeys(REQUIRED) | {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
     network = make_network(SimpleNamespace(**config.model), 3)
     sample = jnp.zeros((1, config.data.size, config.data.size, 3))

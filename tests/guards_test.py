@@ -1,4 +1,4 @@
-"""What a step and an evaluation refuse: a network that is no longer finite is never scored, saved or done."""
+"""Guards of a step and an evaluation: a network that is no longer finite is never scored, saved or done."""
 
 import json
 from types import SimpleNamespace
@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import KEY, SIZES, batch_of, method_of, network, setup
+from common import KEY, SIZES, batch_of, from_flags, method_of, network, setup
 from PIL import Image
 
 from configs import base
-from ule_jax.cli import flags
 from ule_jax.deploy.predict import predict
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
@@ -34,7 +33,7 @@ DEEP = ['--config.model.depth=4', '--config.optim.lr=1e18']  # each layer is fin
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *SHORT, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *SHORT, *changes)
 
 
 def optimizer(**changes):

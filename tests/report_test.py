@@ -39,7 +39,7 @@ def real(ule_run, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """Leave out the drawings, which take most of a report's time."""
+  """Omit the charts, which take most of a report's time."""
   monkeypatch.setattr(build_module, 'draw', lambda series: {name: [] for name in build_module.datasets(series)})
 
 
@@ -65,7 +65,7 @@ def change(source, target, values=(), **new):
 
 
 class Page(HTMLParser):
-  """What a page is made of; fails where tags do not match."""
+  """The elements of a page; fails where tags do not match."""
 
   VOID = ('meta', 'img', 'br', 'link', 'input', 'hr')
 
@@ -222,7 +222,7 @@ def test_first_runs_and_foreign_folders_are_no_runs(real, tmp_path):
   change(source, tmp_path / 'jtt' / 'first', method='erm')
   change(source, tmp_path / 'shared', method='erm')
   config = json.loads((tmp_path / 'jtt' / 'config.json').read_text())
-  config['first']['workdir'] = str(tmp_path / 'shared')
+  config['two_stage'] |= {'rule': 'jtt', 'workdir': str(tmp_path / 'shared')}
   (tmp_path / 'jtt' / 'config.json').write_text(json.dumps(config))
   (tmp_path / 'model').mkdir()
   (tmp_path / 'model' / 'config.json').write_text('{"architectures": ["ViT"]}')

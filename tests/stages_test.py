@@ -8,8 +8,8 @@ import warnings
 
 import numpy as np
 import pytest
+from common import from_flags
 
-from ule_jax.cli import flags
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
@@ -414,13 +414,22 @@ def test_afr_in_float32_and_what_it_needs():
     TWO_STAGE['afr'].prepare(options('afr'), first._replace(held_out=np.zeros(400, bool)))
 
 
-FAST = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.data.crops=1', '--config.first.steps=10']
-FAST += ['--config.first.eiil.steps=50', '--config.first.spare.max_clusters=2', '--config.first.dfr.fits=2']
-FAST += ['--config.first.dfr.split=val_balanced', '--config.first.dfr.strengths=(1.0,)', '--config.first.lr=1e-4']
+FAST = [
+  '--config.train.steps=20',
+  '--config.train.eval_every=10',
+  '--config.data.crops=1',
+  '--config.two_stage.steps=10',
+]
+FAST += ['--config.two_stage.eiil.steps=50', '--config.two_stage.spare.max_clusters=2', '--config.two_stage.dfr.fits=2']
+FAST += [
+  '--config.two_stage.dfr.split=val_balanced',
+  '--config.two_stage.dfr.strengths=(1.0,)',
+  '--config.two_stage.lr=1e-4',
+]
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *FAST, *changes)
 
 
 @pytest.mark.parametrize('method', TWO_STAGE)
@@ -444,7 +453,7 @@ def test_two_runs_in_one_command(method, tmp_path):
 @pytest.mark.parametrize('method', ['jtt', 'dfr'])
 def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp_path, monkeypatch):
   whole = run(config_of(method), tmp_path / 'a')
-  shared = f'--config.first.workdir={tmp_path}/a/first'
+  shared = f'--config.two_stage.workdir={tmp_path}/a/first'
   before = (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns
   evaluate, broken = conclude.evaluate_checkpoints, []
 
@@ -461,7 +470,7 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
   assert not (tmp_path / 'b' / 'first').exists()
   assert (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns == before
   # Options of what is made of it do not matter to a first run; its seed does.
-  other = '--config.first.jtt.up_weight=3' if method == 'jtt' else '--config.first.dfr.fits=3'
+  other = '--config.two_stage.jtt.up_weight=3' if method == 'jtt' else '--config.two_stage.dfr.fits=3'
   run(config_of(method, shared, other), tmp_path / 'd')
   with pytest.raises(UserError, match='holds a run with another config'):
     run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
@@ -486,12 +495,12 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
 
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
-  config = flags.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
+  config = from_flags('waterbirds:cnc', '--config.data.dir=x')
   assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
   config.first.batch_norm = 'same'
   assert two_stage.first_config(config).model.batch_norm == 'frozen'
-  with pytest.raises(UserError, match=r"unknown first.batch_norm 'moving'"):
-    run(config_of('cnc', '--config.first.batch_norm=moving'), tmp_path / 'w')
+  with pytest.raises(UserError, match=r"unknown two_stage.batch_norm 'moving'"):
+    run(config_of('cnc', '--config.two_stage.batch_norm=moving'), tmp_path / 'w')
 
 
 @pytest.mark.parametrize('method', ['mmd', 'vrex'])
@@ -529,12 +538,12 @@ def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
     config['first'].get('spare', {}).pop('clusters', None)
     (folder / 'config.json').write_text(json.dumps(config))
   assert run(config_of('jtt'), place)['method'] == 'jtt'
-  with pytest.raises(UserError, match=r"first.batch_norm \('same' there, 'none' here\)"):
-    run(config_of('jtt', '--config.first.batch_norm=none'), place)
+  with pytest.raises(UserError, match=r"two_stage.batch_norm \('same' there, 'none' here\)"):
+    run(config_of('jtt', '--config.two_stage.batch_norm=none'), place)
 
 
 def test_group_inference_feeds_any_method(tmp_path):
-  changes = ['--config.first.prepare=spare', '--config.train.sampling=group_subsampled']
+  changes = ['--config.two_stage.rule=spare', '--config.train.sampling=group_subsampled']
   results = run(config_of('vrex', *changes), tmp_path / 'w')
   assert results['needs_groups']['train'] is False
   assert len(results['first']['clusters']) == 4
@@ -596,7 +605,7 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
   with np.load(place / 'predictions' / 'train.npz') as file:
     arrays = dict(file)
   np.savez(place / 'predictions' / 'train.npz', **arrays | {'label': 1 - arrays['label']})
-  shared = config_of('jtt', f'--config.first.workdir={place}')
+  shared = config_of('jtt', f'--config.two_stage.workdir={place}')
   with pytest.raises(UserError, match='first run on other data'):
     run(shared, tmp_path / 'b')
   shutil.rmtree(place / 'checkpoints')
@@ -607,17 +616,17 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
 @pytest.mark.parametrize(
   ('method', 'changes', 'message'),
   [
-    ('jtt', ['--config.first.prepare=none'], 'made by first.prepare=jtt'),
+    ('jtt', ['--config.two_stage.rule=none'], 'made by two_stage.rule=jtt'),
     ('jtt', ['--config.train.sampling=class_balanced'], 'would undo what jtt says'),
-    ('jtt', ['--config.first.steps=0', '--config.first.epochs=0'], 'say how long the first run'),
-    ('ule', ['--config.first.prepare=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
+    ('jtt', ['--config.two_stage.steps=0', '--config.two_stage.epochs=0'], 'say how long the first run'),
+    ('ule', ['--config.two_stage.rule=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
     ('afr', ['--config.train.holdout=0'], 'set train.holdout'),
     ('afr', ['--config.train.holdout=1'], 'train.holdout is 1'),
-    ('dfr', ['--config.first.dfr.split=test'], 'test is for testing'),
-    ('dfr', ['--config.first.dfr.strengths=abc'], 'give numbers above 0'),
-    ('eiil', ['--config.first.method.name=ule'], 'a first run is erm'),
-    ('spare', ['--config.first.spare.clusters=1'], 'clusters is 1, which divides nothing'),
-    ('spare', ['--config.first.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
+    ('dfr', ['--config.two_stage.dfr.split=test'], 'test is for testing'),
+    ('dfr', ['--config.two_stage.dfr.strengths=abc'], 'give numbers above 0'),
+    ('eiil', ['--config.two_stage.method.name=ule'], 'a first run is erm'),
+    ('spare', ['--config.two_stage.spare.clusters=1'], 'clusters is 1, which divides nothing'),
+    ('spare', ['--config.two_stage.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
   ],
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, message, tmp_path):
@@ -627,5 +636,5 @@ def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, mes
 
 
 def test_dfr_says_where_it_needs_groups(tmp_path):
-  results = run(config_of('dfr', '--config.first.dfr.split=train'), tmp_path / 'w')
+  results = run(config_of('dfr', '--config.two_stage.dfr.split=train'), tmp_path / 'w')
   assert results['needs_groups'] == {'train': True, 'validation': False}

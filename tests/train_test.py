@@ -11,11 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from common import damage, leaves_equal
+from common import damage, from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data, selection
-from ule_jax.cli.flags import parse
 from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.runs.checkpoints import Checkpoints
@@ -28,7 +27,7 @@ FAST = ['--config.train.steps=12', '--config.train.eval_every=4', '--config.trai
 
 
 def config_of(method='ule', *changes):
-  return parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *FAST, *changes)
 
 
 def run(workdir, *changes, method='ule', force=False):
@@ -219,7 +218,7 @@ def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monke
   ]
   flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
   flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
-  config = parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
+  config = from_flags(*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}')
   batch, calls = loop.Batch, []
 
   def losing(**arrays):
@@ -326,7 +325,7 @@ def test_balanced_sampling_is_recorded(tmp_path):
 def test_learning(seed, tmp_path):
   def worst(method, *changes):
     changes = [f'--config.seed={seed}', *changes]
-    config = parse([f'--config=digits:{method}', *changes], '', {}).config
+    config = from_flags(f'digits:{method}', *changes)
     return train_run(config, tmp_path / f'{method}{len(changes)}')['last']['test']['worst_group_accuracy']
 
   erm = worst('erm')

@@ -1,4 +1,4 @@
-"""What ULE promises: who learns from whom, and that the fused graph is what the formulas say."""
+"""Promises of ULE: who learns from whom, and that the fused graph is what the formulas say."""
 
 import flax.linen as nn
 import jax
@@ -111,7 +111,7 @@ def test_the_student_sends_its_direction_to_the_teacher():
 
 
 def test_the_shuffled_student_differs_from_ule_by_the_pairing_alone():
-  """On a batch whose examples are all the same, another example's gradient is one's own."""
+  """On a batch whose examples are all the same, another example's gradient equals the example's own."""
   same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), BATCHES[0])
   chosen = {'term': 'project', 'weight': 1.0}
   for batch, equal in ((same, True), (BATCHES[0], False)):

@@ -46,11 +46,11 @@ SCHEDULES = {'constant': constant, 'cosine': cosine}
 class Optim(Options):
   """Options of the optimiser: `config.optim`."""
 
-  name: str = option('adam', 'sgd has momentum 0.9', choices=OPTIMIZERS)
+  name: str = option('adam', 'optimiser; sgd has momentum 0.9', choices=OPTIMIZERS)
   lr: float = option(1e-3, 'learning rate', ge=0)
   weight_decay: float = option(
     0.0,
-    'of every parameter that is trained, biases, norms and positions too; L2 in sgd and adam, decoupled in adamw',
+    'of every trained parameter, biases, norms and positions too; L2 in sgd and adam, decoupled in adamw',
     ge=0,
   )
   schedule: str = option('constant', 'of the learning rate, after the warm-up', choices=SCHEDULES)

@@ -71,8 +71,8 @@ def present_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     new = present_name(name)
     part, _, last = new.rpartition('.')
     if part in REMOVED:
-      due = REMOVED[part].get(last)
-      if value != due:
+      stayed = REMOVED[part].get(last)
+      if value not in (stayed, str(stayed)):  # text on the command line
         raise UserError(f'{name} is {value!r}: a first run is erm with its defaults, and this field is gone.')
       continue
     if new != name:

@@ -40,9 +40,9 @@ def load_config(spec: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
     if name in ('method.name', 'data.name'):
       continue
     try:
-      config.update_from_flattened_dict({name: value})
+      config.update_from_flattened_dict({name: os.fspath(value) if isinstance(value, os.PathLike) else value})
     except (TypeError, ValueError) as error:
-      raise UserError(_mistake(error)) from None
+      raise UserError(f'{name}: {_mistake(error)}') from None
   return _with_paths(config)
 
 
@@ -56,16 +56,11 @@ def load_text(spec: str, overrides: Sequence[tuple[str, str]]) -> tuple[ConfigDi
   Raises:
     UserError: the file, a name or a value is not right.
   """
-  from ule_jax.config.former import announce, present_name
+  from ule_jax.config.former import present_names
 
-  present = []
-  for name, text in overrides:
-    new = present_name(name)
-    if new != name:
-      announce(name, new)
-    present.append((new, text))
-  config, name = _load(spec, dict(present), '--config.')
-  _override(config, [(name, text) for name, text in present if name != 'method.name'])
+  texts = present_names(dict(overrides))
+  config, name = _load(spec, texts, '--config.')
+  _override(config, {name: text for name, text in texts.items() if name != 'method.name'})
   return _with_paths(config), name
 
 
@@ -185,12 +180,12 @@ def _mistake(error: BaseException) -> str:
   return text[:300] or type(error).__name__
 
 
-def _override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+def _override(config: ConfigDict, texts: Mapping[str, str]) -> None:
   """Set fields to values in text form, with ml_collections' own parsers for their types."""
   from absl import flags as absl_flags
   from ml_collections import config_flags
 
-  args = ['ule_jax', *(f'--config.{name}={value}' for name, value in overrides)]
+  args = ['ule_jax', *(f'--config.{name}={text}' for name, text in texts.items())]
   parsed = absl_flags.FlagValues()
   config_flags.DEFINE_config_dict('config', config, flag_values=parsed, sys_argv=args)
   try:

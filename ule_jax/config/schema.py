@@ -34,11 +34,11 @@ NO_RULE = 'none'
 class Train(Options):
   """Length, batches and evaluation: `config.train`."""
 
-  steps: int = option(0, '0: from epochs', ge=0)
+  steps: int = option(0, 'length in optimiser steps; 0: from epochs', ge=0)
   epochs: float = option(0.0, 'length in epochs, where steps is 0', ge=0)
   batch_size: int = option(128, 'examples of a step, over all devices', ge=1)
   accumulate: int = option(1, 'parts of a batch that are computed one after the other, for memory', ge=1)
-  eval_batch_size: int = option(512, 'examples, over all devices', ge=1)
+  eval_batch_size: int = option(512, 'examples of a batch in evaluation, over all devices', ge=1)
   eval_every: int = option(100, 'steps between evaluations, each of which saves a checkpoint', ge=1, resume=True)
   log_every: int = option(50, 'steps between reports of the training loss', ge=1, resume=True, identity=False)
   sampling: str = option(
@@ -57,7 +57,7 @@ class Loader(Options):
   )
   workers: int = option(
     0,
-    'processes that do it for training instead, each with that many threads',
+    'processes that do this for training instead, each with that many threads',
     ge=0,
     resume=True,
     identity=False,
@@ -69,7 +69,7 @@ class Checkpoint(Options):
 
   keep: int = option(
     2,
-    'newest ones that stay, beside the best by each rule; if one is damaged the one before it is restored',
+    'newest checkpoints that stay, beside the best by each rule; if one is damaged the one before it is restored',
     ge=1,
     resume=True,
   )
@@ -82,14 +82,18 @@ class TwoStage(Options):
   """
 
   rule: str = option(
-    NO_RULE, 'what the second run takes from the first', choices=(NO_RULE, *TWO_STAGE), former=['prepare']
+    NO_RULE, 'rule by which the second run uses the first', choices=(NO_RULE, *TWO_STAGE), former=['prepare']
   )
-  workdir: str = option('', 'of a first run to share; <workdir>/first if empty', resume=True, identity=False)
-  steps: int = option(0, 'length of the first run; 0: from two_stage.epochs', ge=0)
-  epochs: float = option(0.0, '0, and two_stage.steps too: as long as this run (dfr, afr)', ge=0)
-  lr: float = option(0.0, 'of the first run; 0: as in this run', ge=0)
-  weight_decay: float = option(-1.0, 'of the first run; below 0: as in this run')
-  batch_norm: str = option('same', 'same: as in this run', choices=('same', *BATCH_NORMS), added=True)
+  workdir: str = option('', 'folder of a first run to share; WORKDIR/first if empty', resume=True, identity=False)
+  steps: int = option(0, 'length of the first run in steps; 0: from epochs', ge=0)
+  epochs: float = option(
+    0.0, 'length of the first run in epochs; 0, and steps too: as long as this run (dfr, afr)', ge=0
+  )
+  lr: float = option(0.0, 'learning rate of the first run; 0: as in this run', ge=0)
+  weight_decay: float = option(-1.0, 'weight decay of the first run; below 0: as in this run')
+  batch_norm: str = option(
+    'same', 'batch_norm of the first run; same: as in this run', choices=('same', *BATCH_NORMS), added=True
+  )
 
   @property
   def options(self) -> Any:
@@ -116,8 +120,8 @@ class Config(Options):
   two_stage: TwoStage = option(TwoStage(), 'a first run, for methods of two', former=['first'])
   select: str = option(
     'val/worst_class_accuracy',
-    'selection rule: last, or <validation split>/{accuracy,worst_class_accuracy,worst_group_accuracy,'
-    'mistake_balanced_accuracy}',
+    'selection rule of the checkpoint: last, or SPLIT/METRIC of a validation split: accuracy, worst_class_accuracy, '
+    'worst_group_accuracy, mistake_balanced_accuracy',
     identity=False,
   )
   seed: int = option(0, 'of initialisation, dropout and data order', ge=0, identity=False)
@@ -132,7 +136,7 @@ class Config(Options):
   )
   compilation_cache: str = option(
     'default',
-    'of what XLA compiled: default ($XDG_CACHE_HOME/ule_jax/xla, else below ~/.cache), off or a folder',
+    'folder of compiled programs: default ($XDG_CACHE_HOME/ule_jax/xla, else below ~/.cache), off or a folder',
     resume=True,
   )
 
@@ -244,6 +248,8 @@ def parse_config(config: Any, completes: bool = False) -> Config:
   parts = sections(fields['data.name'], fields['method.name'])
   known = defaults(fields['data.name'], fields['method.name'])
   if strangers := sorted(fields.keys() - known.keys()):
+    if completes:
+      raise UserError(f'there is no {strangers[0]}')
     near = nearest_names(strangers[0], list(known), '', 'docs/reference/config.md has all fields.')
     raise UserError(f'there is no field {strangers[0]}{near}')
   if not completes and (missing := sorted(known.keys() - fields.keys())):

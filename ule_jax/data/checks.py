@@ -71,7 +71,7 @@ class Scan(NamedTuple):
 
   Attributes:
     count: of the images.
-    bad: index of each image that cannot be decoded -> the error's sentence. The other fields omit these images.
+    bad: index of each image that cannot be decoded -> the error's sentence; only `count` includes these images.
     transparent: images with a transparent pixel.
     several: images whose file has further frames or pages.
     changed: images with other pixels than before there was `data.white`.

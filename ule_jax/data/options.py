@@ -13,7 +13,7 @@ class Files(Options):
 
   dir: str = option(
     '',
-    'the folder, or a data set that ule_jax.prepare wrote; $ULE_DATA/<data set> if empty',
+    'the folder, or a data set that ule_jax.prepare wrote; $ULE_DATA/NAME if empty',
     identity=False,
     treatment=True,
   )
@@ -25,17 +25,17 @@ class Files(Options):
   )
   white: float = option(
     0.0,
-    'the value that is white in files that have it; 0: by the type, 255, 65535 (4095 in 12 bits), 1 in floats',
+    'pixel value that is white in the files; 0: by their type, 255, 65535 (4095 in 12 bits), 1 in floats',
     ge=0,
     treatment=True,
     added=True,
   )
   background: str = option(
-    'white', 'the colour that transparent images are put on, by name or as #808080', treatment=True, added=True
+    'white', 'colour below transparent pixels, by name or as #808080', treatment=True, added=True
   )
   on_bad_image: str = option(
     'fail',
-    'fail when it is read, or skip: decode all first, leave out and report those that cannot be decoded',
+    'an image that cannot be decoded: fail when it is read, or skip: decode all first, leave it out and report it',
     choices=ON_BAD_IMAGE,
     identity=False,
     treatment=True,

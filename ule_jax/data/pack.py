@@ -22,12 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY_TYPE) -> int:
-  """Write a table, all or nothing; return the number of images.
+  """Write a table as array_record, atomically; return the number of images.
 
   Args:
+    name: of the data set.
     out: a folder that does not exist.
-    skip: leave out images that cannot be decoded, instead of ending at the first.
-    decoding: that they have to be decoded with.
+    skip: skip images that cannot be decoded, instead of stopping at the first.
+    decoding: white value and background for the check of every image; the files' bytes are written unchanged.
 
   Raises:
     UserError: an image cannot be read or decoded, or the folder cannot be written.
@@ -35,7 +36,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
   parts = {part: _decodable(part, rows, skip, decoding) for part, rows in table.parts.items()}
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename: the target is there as a whole or not at all.
+    # In the folder of the target, so that the last step is an atomic rename.
     partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
   except OSError as error:
     raise UserError(f'{out.parent} cannot be written ({error.strerror}): choose another --out.') from None
@@ -55,7 +56,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
 
 
 def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
-  """Decode every image once; return the rows whose images can be decoded."""
+  """Decode every image, and return the rows whose images can be decoded."""
   count, unknown = len(rows.names), np.full(len(rows.names), -1)
   scan = scan_images(split_of(rows, unknown, unknown, decoding))
   bad = scan.bad
@@ -72,7 +73,7 @@ def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
 
 
 def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[str, ...]], folder: Path) -> Path:
-  """Let TFDS write the records; return the folder of the version."""
+  """Write the records with TFDS; return the folder of the version."""
   import tensorflow_datasets as tfds
 
   some = next(iter(parts.values()))
@@ -89,7 +90,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
     pkg_dir_path = folder
 
     def _info(self):
-      # In the order of the table: shuffling is the pipeline's, by the seed of a run.
+      # In the order of the table, as the pipeline shuffles by the seed of a run.
       return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -108,7 +109,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
 
 
 def _feature(column: str, values: np.ndarray, names: Mapping[str, tuple[str, ...]]) -> Any:
-  """Choose the feature of a column; prepared data may have columns of text, too."""
+  """Choose the TFDS feature of a column: class label, number or text."""
   import tensorflow_datasets as tfds
 
   if column in names:

@@ -4,7 +4,7 @@ The student learns the shortcut, so that its features separate examples with and
 principal components of the features are clustered by a mixture of Gaussians of one covariance, initialised with the
 examples that the student gets right and with its mistakes: one cluster is the usual appearance of the class, the
 others are candidates for a group that the shortcut misleads. No group labels are used. diagnosis.py draws
-examples of each; benchmarks/diagnose.py compares alternatives.
+examples of each; docs/research/2026-11.md has the alternatives that were tried.
 """
 
 from __future__ import annotations

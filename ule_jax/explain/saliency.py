@@ -1,19 +1,19 @@
-"""Saliency: input gradients of chosen examples.
+"""Saliency: input gradients of a run's networks for hard, typical and randomly drawn examples.
 
 `saliency/<split>.npz` has a row for each category of each chosen example:
 
   index, label, group     of the example in its split; group -1 is unknown
   category                hardest | typical | group (class, without groups) | only <role> right
-  image                   uint8, the input of the networks before normalisation
+  image                   uint8: the networks' input before normalisation
   mask_<name>             uint8, where the data set has masks
-  saliency_<role>         float16 in [0, 1]: the length over channels of the gradient of `scalar` at the normalised
-                          image, divided by its maximum over the image
+  saliency_<role>         float16 in [0, 1]: norm over channels of the gradient of `scalar` with respect to the
+                          normalised image, divided by its maximum over the image
   peak_<role>             that maximum
-  gradient_<role>         int8: the gradient itself, its signs and channels with it, where 127 is its largest value
-  prediction_<role>, probability_<role>     the predicted class, the probabilities of all
-  cosine                  of two roles' gradients as they are, with signs
+  gradient_<role>         int8: the signed gradient of each channel, scaled so that its largest magnitude is 127
+  prediction_<role>, probability_<role>     the predicted class, the probabilities of all classes
+  cosine                  of the two roles' signed gradients
   step                    of the checkpoint
-  scalar                  the differentiated scalar: config.method.scalar, or margin
+  scalar                  the differentiated output: config.method.scalar, or margin
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scipy.special import log_softmax, softmax
 from ule_jax import losses
 from ule_jax.data import Dataset, Split
 
-CHUNK = 32  # examples of one call
+CHUNK = 32  # examples of one compiled call
 
 
 def choose(
@@ -39,16 +39,16 @@ def choose(
   logits: dict[str, Float[np.ndarray, 'n k']],
   count: int,
 ) -> list[tuple[str, int]]:
-  """Choose examples: (category, row of the predictions) pairs, the same for the same predictions.
+  """Choose (category, example) pairs, a pure function of the predictions.
 
-  The hardest have the largest losses of the deployed role, which is the last; the typical ones have losses nearest to
-  the median. The others are drawn with a fixed seed. Examples without a label (-1) are not chosen.
+  The hardest examples have the largest losses of the deployed (last) role, the typical ones losses closest to the
+  median. The others are drawn with a fixed seed. Examples without a label (-1) are not chosen.
 
   Args:
-    label: class index of each example.
-    group: group index of each example, -1 where it is unknown.
+    label: -1 is missing.
+    group: -1 is unknown.
     logits: role -> logits.
-    count: examples of a category; of the category `group` (or `class`), of each group.
+    count: examples at most of a category, and of each group.
   """
   rng = np.random.default_rng(0)
   labelled = np.flatnonzero(label >= 0)
@@ -62,7 +62,7 @@ def choose(
   }
   known = group >= 0
   name, codes = ('group', group) if known.any() else ('class', label)
-  chosen[name] = [rng.permutation(ids[codes == value]) for value in np.unique(codes[codes >= 0])]
+  chosen[name] = [rng.permutation(ids[codes == code]) for code in np.unique(codes[codes >= 0])]
   if len(logits) == 2:
     right = {role: values.argmax(1) == label for role, values in logits.items()}
     for role, other in (list(logits), list(logits)[::-1]):
@@ -71,19 +71,16 @@ def choose(
 
 
 def logits_by_role(predictions: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, 'n k']]:
-  """Return role -> logits from predictions, in the order of the roles."""
+  """Return role -> logits of predictions, in the order of the roles."""
   return {name.removeprefix('logits_'): v for name, v in predictions.items() if name.startswith('logits_')}
 
 
 def make_saliency_step(model, preprocess: Callable, roles: Sequence[str], scalar: str) -> Callable:
-  """Return the jitted function `(params, batch_stats, image, label) -> (gradients, peaks, cosine)`.
-
-  Gradients [b h w c] and peaks [b] are by role; the cosine [b] is that of two roles' gradients, None for one role.
+  """Return the jitted function `(params, batch_stats, image, label) -> (gradients, peaks, cosine of two roles)`.
 
   Args:
-    model: a Flax module whose call `(x, train)` returns `(logits, features)`.
-    preprocess: uint8 images -> x.
-    roles: of the networks.
+    preprocess: from uint8 images to the networks' input.
+    roles: whose gradients are computed; gradients and peaks are dictionaries by role.
     scalar: a key of `losses.SCALARS`.
   """
 
@@ -99,7 +96,7 @@ def make_saliency_step(model, preprocess: Callable, roles: Sequence[str], scalar
         lambda logits: losses.SCALARS[scalar](logits, label),
       )
       peaks[role] = jnp.max(jnp.linalg.norm(gradient, axis=-1), axis=(1, 2))
-      # Divided by the peak, as the smallest float16, 6e-8, exceeds the gradients of a confident network.
+      # Scaled, because float16 underflows at 6e-8, above the gradients of a confident network.
       scaled[role] = gradient / jnp.maximum(peaks[role], jnp.finfo(gradient.dtype).tiny)[:, None, None, None]
     return scaled, peaks, _cosine(*scaled.values()) if len(roles) == 2 else None
 
@@ -114,20 +111,18 @@ def collect(
   predictions: dict[str, np.ndarray],
   chosen: Sequence[tuple[str, int]],
 ) -> dict[str, np.ndarray]:
-  """Return the arrays of saliency/<split>.npz.
+  """Compute the arrays of the file, except `step` and `scalar`.
 
   Args:
-    step: of `make_saliency_step`.
-    networks: has `params` and `batch_stats`.
-    dataset: of the run.
-    split: of the examples.
+    step: from `make_saliency_step`.
+    networks: with `params` and `batch_stats`, by role.
     predictions: of the split, with `logits_<role>`.
-    chosen: of `choose`.
+    chosen: (category, example) pairs from `choose`.
   """
   logits = logits_by_role(predictions)
   rows = np.array([i for _, i in chosen])
   content = dataset.splits[split]
-  inputs = [_read(dataset, content, i) for i in rows.tolist()]
+  inputs = [_transformed(dataset, content, i) for i in rows.tolist()]
   image, label = np.stack([image for image, _ in inputs]), predictions['label'][rows]
   arrays = {
     'index': predictions['index'][rows],
@@ -161,13 +156,13 @@ def _cosine(a: Float[Array, 'b h w c'], b: Float[Array, 'b h w c']) -> Float[Arr
   return product(a, b) / jnp.sqrt(product(a, a) * product(b, b) + losses.EPS)
 
 
-def _read(dataset: Dataset, split: Split, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Return an image and its masks, transformed as in evaluation."""
+def _transformed(dataset: Dataset, split: Split, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Read an image and its masks, and apply the evaluation transform."""
   masks = split.masks(i) if split.masks else {}
 
   def transform(image):
     return dataset.eval_transform(image, np.random.default_rng((0, 0, 0))) if dataset.eval_transform else image
 
-  # Transforms take colour images: a mask is repeated over three channels.
-  moved = {name: transform(np.repeat(mask[..., None], 3, axis=-1))[..., 0] for name, mask in masks.items()}
-  return transform(split.load(i)), moved
+  # The transform needs three channels: the mask is repeated.
+  transformed = {name: transform(np.repeat(mask[..., None], 3, axis=-1))[..., 0] for name, mask in masks.items()}
+  return transform(split.load(i)), transformed

@@ -53,7 +53,9 @@ class Model(Options):
   depth: int = option(3, 'mlp: hidden layers; cnn, vit: blocks', ge=0)
   heads: int = option(4, 'attention heads of vit', ge=1)
   patch: int = option(4, 'pixels, height and width of a patch of vit', ge=1)
-  batch_norm: str = option('none', 'frozen: running statistics that do not move', choices=BATCH_NORMS)
+  batch_norm: str = option(
+    'none', 'kind of BatchNorm; frozen: running statistics that do not change', choices=BATCH_NORMS
+  )
   dropout: float = option(
     0.0, 'probability, of what the last layer sees; vits: after the positions and in every branch', ge=0, lt=1
   )
@@ -61,7 +63,7 @@ class Model(Options):
     0.0, 'share of examples that skip the last residual branch, growing from 0 at the first', ge=0, lt=1
   )
   precision: str = option(
-    'float32', 'of the layers; parameters, head, losses and terms stay float32', choices=('float32', 'bfloat16')
+    'float32', 'of the layers; parameters, head, losses and terms are float32', choices=('float32', 'bfloat16')
   )
   fast_variance: bool = option(
     True,
@@ -69,7 +71,9 @@ class Model(Options):
     added=True,
   )
   remat: bool = option(False, 'keep less in memory and compute it again in the backward pass')
-  weights: str = option('none', 'to start from: none, default, a file (.safetensors .pth .npz) or hf:OWNER/NAME')
+  weights: str = option(
+    'none', 'weights to start from: none, default, a file (.safetensors .pth .npz) or hf:OWNER/NAME'
+  )
   keep_head: bool = option(False, 'take the last layer from the weights, too')
   head_init: str = option(
     'lecun',
@@ -79,15 +83,15 @@ class Model(Options):
   )
   pixels: str = option(
     'default',
-    'what the weights expect; default: as the default weights or the data say',
+    'pixel scale that the weights expect; default: that of the default weights or of the data',
     choices=('default', *sources.PIXELS),
   )
   encoder: str = option(
     'trained', 'frozen: train heads only, on features that are computed once and cached', choices=ENCODERS
   )
-  feature_cache: str = option('', "folder of these; the user's cache folder if empty", resume=True)
+  feature_cache: str = option('', "folder of cached features; the user's cache folder if empty", resume=True)
   head_depth: int = option(0, 'hidden layers of a head on a frozen encoder', ge=0)
-  head_width: int = option(256, 'their units', ge=1)
+  head_width: int = option(256, 'units of these hidden layers', ge=1)
 
 
 def make_model(options, classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from ule_jax.config.former import present_name
+from ule_jax.config.former import announce, present_name
 from ule_jax.config.schema import Config, validate_config
 from ule_jax.errors import UserError, unknown
 
@@ -64,7 +64,8 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   allowed, fields = traceable(config), config.flat()
   for text in texts:
     field, _, values = text.partition('=')
-    field = present_name(field)
+    if (former := field) != (field := present_name(former)):
+      announce(former, field)
     if field not in fields:
       raise unknown('field of --axis', field, allowed)
     if field not in allowed:
