@@ -191,8 +191,15 @@ def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:
   """Return a split of image files without labels; arguments as in `of_files`."""
-  nothing = np.full(len(files), -1, np.int32)
-  return Split(nothing, nothing, lambda i: look(files[i]).pixels, lambda i: files[i], look=lambda i: look(files[i]))
+  unknown = np.full(len(files), -1, np.int32)
+
+  def decode(i: int) -> Decoded:
+    return look(files[i])
+
+  def name(i: int) -> str:
+    return files[i]
+
+  return Split(unknown, unknown, lambda i: decode(i).pixels, name, look=decode)
 
 
 def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) -> Callable[[str], Decoded]:
