@@ -96,18 +96,3 @@ def draw(
     pixels = panels.picture(arrays, row, run.roles, SIDE)
     pictures.setdefault(int(number), []).append((text, data_uri(*drawings.encode(pixels))))
   return pictures
-
-
-def table(run: Restored, found: dict[str, Any]) -> str:
-  """Lay out the clusters, those that mislead the first network most first, and how they agree with the groups."""
-  head = f'{"class":<24}{"cluster":>8}{"examples":>10}' + ''.join(f'{role:>10}' for role in run.roles)
-  title = f'{found["method"]} on {found["dataset"]}, {found["split"]}: right in each cluster, %'
-  lines = [title, head, '-' * len(head)]
-  for one in found['summaries']:
-    cells = ''.join(f'{100 * one.accuracy[role]:>10.1f}' for role in run.roles)
-    lines.append(f'{run.classes[one.label][:23]:<24}{one.place:>8}{one.count:>10,}{cells}')
-  if found['matches']:
-    lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
-    lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in found['matches']]
-    lines += [found['remark']] if found['remark'] else []
-  return '\n'.join(lines)

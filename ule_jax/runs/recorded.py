@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,13 @@ ADVICE = 'the folder of the run is damaged'
 # from which executables and features are loaded here, or how many threads work here.
 HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'first.workdir', 'loader.threads', 'loader.workers')
 
-# The flags for these of the verbs that read a run, and their lines of a USAGE; export decodes no image.
-CACHE_FLAG = {'compilation-cache': 'default'}
-FLAGS = {'threads': 2, **CACHE_FLAG}
-CACHE_USAGE = """\
-  --compilation-cache=DIR
-                   where compiled programs are kept: a folder, default or off; never the one that the run names"""
-FLAGS_USAGE = f"""\
-  --threads=N      that read and decode images (default 2)
-{CACHE_USAGE}"""
-
-
-def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[ConfigDict, dict[str, Any]]:
+def read_run(
+  directory: Path, threads: int = 2, compilation_cache: str = 'default'
+) -> tuple[ConfigDict, dict[str, Any]]:
   """Read the config and the results of a finished run.
 
   Args:
-    host: values of FLAGS; the other fields of HOST_BOUND have their defaults, whatever the run says.
+    threads, compilation_cache: of this host; the other fields of HOST_BOUND have their defaults, whatever the run says.
 
   Raises:
     UserError: there is none in the folder, or it is of another version.
@@ -46,12 +36,11 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
   config, results = (files.read_json(directory / f'{name}.json', ADVICE) for name in ('config', 'results'))
   if missing := sorted({'step', 'classes', 'roles'} - results.keys()):
     raise UserError(f'{directory / "results.json"} lacks {", ".join(missing)}: {ADVICE}.')
-  host = {**FLAGS, **(host or {})}
   try:
     complete = load.complete(_tuples(config), without=HOST_BOUND)
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None
-  complete.loader.threads, complete.compilation_cache = host['threads'], host['compilation-cache']
+  complete.loader.threads, complete.compilation_cache = threads, compilation_cache
   return complete, results
 
 

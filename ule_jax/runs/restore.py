@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,18 +84,18 @@ class Restored(NamedTuple):
     return -(-self.config.train.eval_batch_size // self.mesh.size) * self.mesh.size
 
 
-def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
+def restore(directory: Path, threads: int = 2, compilation_cache: str = 'default') -> Restored:
   """Read a finished run and the checkpoint that its config selects.
 
   Weights of a frozen encoder are read from where the config says, and refused if they are others than in training.
 
   Args:
-    host: as in `recorded.read_run`.
+    threads, compilation_cache: of this host, as in `recorded.read_run`.
 
   Raises:
     UserError: the folder holds no finished run, or its checkpoint, or the weights of its encoder, are gone or damaged.
   """
-  config, results = read_run(directory, host)
+  config, results = read_run(directory, threads, compilation_cache)
   check(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache, progress.say)

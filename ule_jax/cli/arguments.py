@@ -1,0 +1,76 @@
+"""Parameters that several verbs share, and the overrides of a config, which are split off before a verb's own flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from ule_jax.config import load as configs
+from ule_jax.errors import UserError
+
+Text = Annotated[str, Parameter(metavar='NAME')]
+Directory = Annotated[str, Parameter(metavar='DIR')]
+File = Annotated[str, Parameter(metavar='FILE')]
+Count = Annotated[int, Parameter(metavar='N', validator=Number(gte=0))]
+Run = Annotated[str, Parameter(metavar='DIR', help='the --workdir of a run that is done')]
+Threads = Annotated[int, Parameter(metavar='N', validator=Number(gte=0), help='that read and decode images')]
+Cache = Annotated[
+  str,
+  Parameter(
+    metavar='DIR',
+    help='where compiled programs are kept: a folder, default or off; never the folder that the run names',
+  ),
+]
+Images = Annotated[bool, Parameter(negative='--no-images')]
+
+Overrides = Sequence[tuple[str, str]]  # (`config.FIELD`, value in text form), in order
+ConfigFile = Annotated[
+  str,
+  Parameter(
+    name='--config',
+    metavar='FILE[:METHOD[,VARIANT...]]',
+    help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; configs/base.py has '
+    'all fields',
+  ),
+]
+ConfigFields = Annotated[Overrides, Parameter(parse=False)]
+
+
+def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+  """Return the overrides `--config.FIELD=VALUE` or `--config.FIELD VALUE` of a command line, and its other arguments.
+
+  >>> split(['--config=digits', '--config.seed=1', '--config.optim.lr', '0.1', '--force'])
+  ([('config.seed', '1'), ('config.optim.lr', '0.1')], ['--config=digits', '--force'])
+
+  Raises:
+    UserError: a flag has no value.
+  """
+  overrides, others, rest = [], [], list(argv)
+  while rest:
+    name, equals, value = rest.pop(0).partition('=')
+    is_override = name.startswith('--config.')
+    if is_override and not equals and rest:
+      value = rest.pop(0)
+    if name.startswith('--') and not value and (not is_override if equals else is_override):
+      raise UserError(f'{name} has no value: write {name}=VALUE.')  # with `=`, the text of a config may be empty
+    if is_override:
+      overrides.append((name[2:], value))
+    else:
+      others.append(name + equals + value)
+  return overrides, others
+
+
+def load(argv: Sequence[str]) -> Any:
+  """Return the config of flags that are all `--config=FILE` and `--config.FIELD=VALUE`.
+
+  Raises:
+    UserError: there is another flag, or no or several files, or a field or a value is not right.
+  """
+  overrides, others = split(argv)
+  files = [text.removeprefix('--config=') for text in others if text.startswith('--config=')]
+  if len(files) != 1 or len(others) != 1:
+    raise UserError(f'give one --config=FILE[:METHOD], and otherwise --config.FIELD=VALUE, not {" ".join(others)!r}.')
+  return configs._load(files[0], overrides)[0]
