@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import record
 
-from ule_jax.cli import flags
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.data import DATASETS, pipeline
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.metrics import Counts, summarize
@@ -167,7 +167,7 @@ def load_config(method: str, setting: dict):
   if method in ('ule', 'shuffled_student', 'gradient_penalty'):
     argv.append('--config.method.hold_back=0')  # which these searches did not have
   argv += [f'--config.{name if "." in name else f"method.{name}"}={value}' for name, value in setting.items()]
-  return flags.parse(argv, '', {}).config
+  return config_from_flags(argv)
 
 
 def family_of(method: str, setting: dict) -> tuple:

@@ -63,11 +63,11 @@ def settings(method: str) -> list[dict]:
 
 def run(method: str, setting: dict, seed: int) -> dict:
   """Run the main job in this process; return its results."""
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.train.run import run as train_run
 
   flags = [f'--config=digits:{method}', f'--config.seed={seed}', '--config.train.eval_every=200']
-  config = parse([*flags, *(f'--config.{name}={value}' for name, value in setting.items())], '', {}).config
+  config = config_from_flags([*flags, *(f'--config.{name}={value}' for name, value in setting.items())])
   with tempfile.TemporaryDirectory() as scratch:
     return train_run(config, Path(scratch) / 'run')
 
@@ -126,7 +126,7 @@ def costs() -> dict[str, dict[str, float]]:
   import numpy as np
 
   from ule_jax import data
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.devices.mesh import make_mesh
   from ule_jax.methods import Batch
   from ule_jax.train import assemble
@@ -135,7 +135,7 @@ def costs() -> dict[str, dict[str, float]]:
   steps, flops, rng = {}, {}, np.random.default_rng(0)
   mesh = make_mesh()
   for method in GRID:
-    config = parse([f'--config=digits:{method}'], '', {}).config
+    config = config_from_flags([f'--config=digits:{method}'])
     options = dict(config.data)
     dataset = data.load(options.pop('name'), options)
     built = assemble.initialise(config, dataset, mesh)

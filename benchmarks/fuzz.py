@@ -79,10 +79,10 @@ class Case(NamedTuple):
 
 
 def fields() -> list[str]:
-  from ule_jax.cli import flags
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.config.fields import flatten
 
-  return sorted(flatten(flags.parse(['--config=digits'], '', {}).config.to_dict()))
+  return sorted(flatten(config_from_flags(['--config=digits']).to_dict()))
 
 
 def command(number: int, place: Path) -> Case:
@@ -319,7 +319,7 @@ def attempt(kind: str, number: int) -> str:
   """Run a case in this process; return its exit code as text, or what is wrong with how it ended."""
   import fuzz_inputs
 
-  from ule_jax.cli import app, train
+  from ule_jax.cli import app
   from ule_jax.train import task
 
   if kind in fuzz_inputs.KINDS:
@@ -339,7 +339,7 @@ def attempt(kind: str, number: int) -> str:
     known = set(place.rglob('done'))
     try:
       with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        app.main(train.main)
+        app.run_verb('main')
     except SystemExit as end:
       code = end.code
     except BaseException:

@@ -82,9 +82,9 @@ def csv_text(rows: list[tuple], header=('filename', 'label', 'split', 'attribute
 
 def options_of(root: Path, *flags: str) -> dict:
   """Make the options of config.data for a folder of images."""
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
 
-  config = parse(['--config=folder:erm', f'--config.data.dir={root}', *TINY, *flags], '', {}).config
+  config = config_from_flags(['--config=folder:erm', f'--config.data.dir={root}', *TINY, *flags])
   return dict(config.data)
 
 
@@ -581,16 +581,13 @@ def weights_case(rng: random.Random, place: Path) -> None:
 
 def verb(name: str, *argv: str) -> tuple[int, str]:
   """Run a verb in this process: its exit code and what it printed."""
-  import importlib
-
   from ule_jax.cli import app
 
-  module = importlib.import_module(app.VERBS[name])
   before, out = sys.argv, io.StringIO()
   sys.argv = [name, *argv]
   try:
     with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-      app.main(module.main)
+      app.run_verb(name)
   except SystemExit as end:
     code = end.code
   finally:

@@ -39,7 +39,7 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
   import jax.numpy as jnp
   import numpy as np
 
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.devices import runtime
   from ule_jax.methods import Batch, Sizes
   from ule_jax.models import make_model
@@ -49,7 +49,7 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
   from ule_jax.train.step import create_state, make_train_step
 
   flags = [f'--config.model.name={name}', f'--config.model.remat={remat}', f'--config.model.precision={precision}']
-  config = parse(['--config=celeba:ule', '--config.data.dir=none', *flags], '', {}).config
+  config = config_from_flags(['--config=celeba:ule', '--config.data.dir=none', *flags])
   method = make_method(config, Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch'))
   model, tx = (
     make_model(SimpleNamespace(**config.model), 2),

@@ -37,7 +37,7 @@ STEPS, TURNS = 100, 3
 def load(args, case: str):
   """Return the config and the features of a case."""
   from ule_jax import data
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.runs import progress
   from ule_jax.train.features import encode_dataset
   from ule_jax.train.weights import load_weights
@@ -49,7 +49,7 @@ def load(args, case: str):
     '--config.method.mistakes=none', '--config.method.term=project', '--config.method.student_noise=0',
     '--config.method.hold_back=0',
   ]  # fmt: skip
-  config = parse(flags, '', {}).config
+  config = config_from_flags(flags)
   options = dict(config.data)
   dataset = data.load(options.pop('name'), options, progress.say)
   args.work.mkdir(parents=True, exist_ok=True)

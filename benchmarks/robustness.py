@@ -256,7 +256,7 @@ RARE = {
 
 def config_of(setting: Setting, row: Row, args) -> Any:
   """Make the config of a row in a setting, preparing its data if need be."""
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
 
   method = f'{row.method},frozen' if 'model.head_depth' in setting.flags else row.method
   flags = dict(setting.flags)
@@ -272,7 +272,7 @@ def config_of(setting: Setting, row: Row, args) -> Any:
   if row.groups:
     flags |= BALANCED
   argv = [f'--config={setting.config}:{method}', *(f'--config.{field}={value}' for field, value in flags.items())]
-  return parse(argv, '', {}).config
+  return config_from_flags(argv)
 
 
 def singly(config: Any, grid: dict[str, list[float]], folder: Path) -> dict[str, Any]:

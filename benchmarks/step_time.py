@@ -106,7 +106,7 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   import jax.numpy as jnp
   import numpy as np
 
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.methods import METHODS, Batch, Sizes
   from ule_jax.models import make_model
   from ule_jax.models.build import make_preprocess
@@ -119,7 +119,7 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   flags = [f'--config.model.{k}={v}' for k, v in model.items()]
   flags += [f'--config.optim.{k}={v}' for k, v in ADAM.items()]
   flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
-  config = parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
+  config = config_from_flags([f'--config=celeba:{method}', '--config.data.dir=none', *flags])
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
   method = METHODS[method](config.method, sizes)
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)

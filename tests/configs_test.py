@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sources import SOURCES
 
-from ule_jax import cli
 from ule_jax.cli import app
-from ule_jax.cli.flags import parse, read
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.config.check import check
 from ule_jax.config.fields import flatten
+from ule_jax.errors import UserError
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network
 from ule_jax.models.build import make_preprocess
@@ -27,7 +27,7 @@ CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', '
 
 
 def load(name, method='ule', *changes):
-  return parse([f'--config={name}:{method}', *CONFIGS[name], *changes], '', {}).config
+  return config_from_flags([f'--config={name}:{method}', *CONFIGS[name], *changes])
 
 
 def test_every_config_file_is_listed_here(root):
@@ -218,13 +218,12 @@ def test_a_config_is_locked():
   ],
 )
 def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsys, tmp_path):
-  from ule_jax.cli import train
 
   monkeypatch.setattr('sys.argv', ['main', *argv])
   monkeypatch.delenv('ULE_DATA', raising=False)
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as end:
-    app.main(train.main)
+    app.run_verb('main')
   assert end.value.code == 2
   said = capsys.readouterr().err.strip()
   assert re.search(message, said), said
@@ -233,53 +232,22 @@ def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsy
   assert not list(tmp_path.iterdir())
 
 
-def test_a_verb_without_a_config_reads_arguments_and_numbers():
-  flags = {'model': '', 'count': 3, 'fast': False}
-  found = read(['a.pth', '--model', 'resnet50', 'b=c', '--count=12', '--fast'], '', flags, positional=True)
-  assert found == ({'model': 'resnet50', 'count': 12, 'fast': True}, ['a.pth', 'b=c'], [])
-  assert read(['x'], '', flags, positional=True).values == flags
-  for spelling in ('--no-images', '--no_images'):
-    assert read([spelling], '', {'no-images': False}).values == {'no-images': True}
-  for argv, message in (
-    (['--modle=x'], r'unknown flag --modle: did you mean model'),
-    (['--config=digits'], r'unknown flag --config'),
-    (['--count=-1'], r"--count is a whole number from 0 on, not '-1'"),
-    (['--model='], r'--model has no value'),
-    (['-m'], r"unexpected argument '-m': flags look like --model=VALUE"),
-  ):
-    with pytest.raises(cli.UserError, match=message):
-      read(argv, '', flags, positional=True)
-
-
-def test_every_verb_has_a_module_with_help(capsys):
-  for module in app.VERBS.values():
-    with pytest.raises(SystemExit) as end:
-      importlib.import_module(module).main(['--help'])
-    assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert said.count(f'python -m {module.removesuffix(".__main__")} ') > 0  # an example
-    assert 'Exit codes: 0 ' in said
-    assert max(map(len, said.splitlines())) <= 120
-    with pytest.raises(cli.UserError, match='unknown flag --nonsense'):
-      importlib.import_module(module).main(['--nonsense=1'])
-
-
 def test_the_method_can_be_named_as_a_field():
   assert load('digits', 'ule', '--config.method.name=erm').method.name == 'erm'
 
 
 def test_configs_are_found_by_path_and_from_any_folder(root, tmp_path, monkeypatch):
-  by_path = parse([f'--config={root}/configs/digits.py:erm'], '', {})
+  by_path = config_from_flags([f'--config={root}/configs/digits.py:erm'])
   monkeypatch.chdir(tmp_path)
   for spec in ('digits:erm', 'configs/digits.py:erm'):
-    assert parse([f'--config={spec}'], '', {}).config == by_path.config
+    assert config_from_flags([f'--config={spec}']) == by_path
   own = tmp_path / 'mine.py'
   text = 'from configs import digits\n\ndef get_config(method="ule"):\n  c = digits.get_config(method)\n'
   own.write_text(f'{text}  c.seed = 7\n  return c\n')
-  assert parse(['--config=mine.py:erm'], '', {}).config.seed == 7
+  assert config_from_flags(['--config=mine.py:erm']).seed == 7
   own.write_text('def get_config(:\n')
-  with pytest.raises(cli.UserError, match=r'mine.py:1: invalid syntax'):
-    parse(['--config=mine.py'], '', {})
+  with pytest.raises(UserError, match=r'mine.py:1: invalid syntax'):
+    config_from_flags(['--config=mine.py'])
 
 
 BODY = 'from configs import base\n\ndef get_config():\n  c = base.make("digits", "ule")\n  {}\n  return c\n'
@@ -325,31 +293,20 @@ def test_what_a_config_file_does_wrong_is_one_sentence(name, content, message, t
     (tmp_path / name).mkdir()
   else:
     (tmp_path / name).write_text(content)
-  with pytest.raises(cli.UserError, match=message) as end:
-    parse([f'--config={name}'], '', {})
+  with pytest.raises(UserError, match=message) as end:
+    config_from_flags([f'--config={name}'])
   assert '\n' not in str(end.value)
 
 
 def test_a_folder_of_the_name_of_a_shipped_config_does_not_hide_it(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'digits').mkdir()
-  assert parse(['--config=digits'], '', {}).config.data.name == 'digits'
+  assert config_from_flags(['--config=digits']).data.name == 'digits'
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch):
   monkeypatch.setenv('ULE_DATA', '/data')
-  assert parse(['--config=celeba'], '', {}).config.data.dir == '/data/celeba'
-
-
-def test_help_runs(monkeypatch, capsys):
-  from ule_jax.cli import train
-
-  for argv in (['--help'], []):
-    monkeypatch.setattr('sys.argv', ['main', *argv])
-    with pytest.raises(SystemExit) as end:
-      app.main(train.main)
-    assert end.value.code == 0
-    assert '--config=configs/digits.py' in capsys.readouterr().out
+  assert config_from_flags(['--config=celeba']).data.dir == '/data/celeba'
 
 
 def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):

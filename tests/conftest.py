@@ -38,8 +38,8 @@ def real_data() -> Path:
 @pytest.fixture(scope='session')
 def ule_run(tmp_path_factory) -> Path:
   """A short run of two networks, done, with saliency of its test split: not to be changed."""
-  from ule_jax.cli.evaluate import main
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli import app
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.train.run import run
 
   workdir = tmp_path_factory.mktemp('ule') / 'w'
@@ -48,8 +48,8 @@ def ule_run(tmp_path_factory) -> Path:
   method = {'term': 'project', 'weight': 30.0, 'q': 0.3, 'student_noise': 2.0, 'mistakes': 'class_balanced_weight'}
   method |= {'hold_back': 0}
   options = [f'--config.method.{name}={value}' for name, value in method.items()]
-  run(parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
-  main([f'--run={workdir}', '--saliency=3'])
+  run(config_from_flags(['--config=digits:ule', *steps, *options, '--config.data.crops=1']), workdir)
+  app.call('evaluate', [f'--run={workdir}', '--saliency=3'])
   return workdir
 
 
@@ -59,7 +59,7 @@ def frozen_run(tmp_path_factory) -> Path:
   from common import save_network
   from writers import write_celeba
 
-  from ule_jax.cli.flags import parse
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.train.run import run
 
   root = tmp_path_factory.mktemp('frozen')
@@ -70,7 +70,7 @@ def frozen_run(tmp_path_factory) -> Path:
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
     '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache', '--config.method.hold_back=0',
   ]  # fmt: skip
-  run(parse(flags, '', {}).config, root / 'w')
+  run(config_from_flags(flags), root / 'w')
   return root / 'w'
 
 

@@ -8,7 +8,7 @@ import pytest
 from common import save_network
 from writers import write_celeba
 
-from ule_jax.cli.flags import parse
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.data import load
 from ule_jax.errors import UserError
 from ule_jax.runs.fingerprint import Fingerprint
@@ -103,7 +103,7 @@ def run(place, celeba, weights, method, *changes):
     '--config.train.eval_batch_size=16', '--config.train.steps=4', '--config.train.eval_every=2',
     '--config.loader.threads=0', f'--config.model.feature_cache={place}/cache',
   ]  # fmt: skip
-  return train_run(parse([*flags, *changes], '', {}).config, place / method.replace(',', '_'))
+  return train_run(config_from_flags([*flags, *changes]), place / method.replace(',', '_'))
 
 
 @pytest.mark.parametrize('method', ['ule,frozen', 'dfr,frozen', 'jtt,frozen'])

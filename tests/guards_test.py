@@ -12,7 +12,7 @@ from common import KEY, SIZES, batch_of, method_of, network, setup
 from PIL import Image
 
 from configs import base
-from ule_jax.cli import flags
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.deploy.predict import predict
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
@@ -34,7 +34,7 @@ DEEP = ['--config.model.depth=4', '--config.optim.lr=1e18']  # each layer is fin
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *SHORT, *changes], '', {}).config
+  return config_from_flags([f'--config=digits:{method}', *SHORT, *changes])
 
 
 def optimizer(**changes):

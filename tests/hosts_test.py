@@ -20,7 +20,7 @@ from common import assert_close, batch_of, method_of, network, train
 from sharding_test import KINDS, config_of
 from writers import write_folder
 
-from ule_jax.cli.flags import parse
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.devices import processes
 from ule_jax.devices.mesh import PARALLEL
 from ule_jax.devices.processes import COUNTS, barrier, connect, first_process_first, preempted, process_slice
@@ -111,7 +111,10 @@ def training_in(workdir):
 
 
 LONG = ['--config=digits:erm', '--config.train.steps=20000', '--config.train.eval_every=20000', '--config.data.crops=1']
-MAIN = 'from ule_jax import cli, hosts, main; hosts.LOST, hosts.BEAT = 15, 0.5; cli.main(main.main)'
+MAIN = (
+  'from ule_jax.cli.app import run_verb; from ule_jax.devices import processes; '
+  'processes.LOST, processes.BEAT = 15, 0.5; run_verb("main")'
+)
 
 
 @contextmanager
@@ -151,7 +154,7 @@ def test_two_stages_on_hosts_with_one_device(tmp_path):
   with started(2, lambda i, port: [*command, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
     ends = end(processes)
   assert [code for code, _ in ends] == [0, 0], ends
-  expected = run(parse(flags, '', {}).config, tmp_path / 'one')
+  expected = run(config_from_flags(flags), tmp_path / 'one')
   assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ule_jax.cli import flags
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.errors import UserError
 from ule_jax.runs import lock, workdir
 from ule_jax.sweep.run import run as sweep_run
@@ -152,7 +152,7 @@ def test_a_file_server_that_is_away_for_a_while_ends_nothing(tmp_path, monkeypat
 
 
 def test_runs_and_sweeps_hold_the_lock(tmp_path):
-  config = flags.parse(['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=1'], '', {}).config
+  config = config_from_flags(['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=1'])
   with lock.held(tmp_path / 'lock', print):
     for start in (
       lambda: train_run(config, tmp_path),

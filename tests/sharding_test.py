@@ -7,7 +7,7 @@ import pytest
 from common import assert_close, batch_of, method_of, network, train, train_on
 from jax.sharding import PartitionSpec
 
-from ule_jax.cli.flags import parse
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.config.check import check
 from ule_jax.devices import mesh as device_mesh
 from ule_jax.devices.mesh import PARALLEL, make_mesh, placement
@@ -77,7 +77,7 @@ def test_only_large_arrays_are_divided_along_an_axis_that_fits():
 
 def config_of(*changes):
   flags = ['--config=digits:ule', '--config.train.steps=6', '--config.train.eval_every=3', '--config.data.crops=1']
-  return parse([*flags, *changes], '', {}).config
+  return config_from_flags([*flags, *changes])
 
 
 def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from ule_jax.cli import flags
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import CORRECTIONS, cnc
 from ule_jax.runs.files import read_json
@@ -422,7 +422,7 @@ FAST += ['--config.first.dfr.split=val_balanced', '--config.first.dfr.strengths=
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return config_from_flags([f'--config=digits:{method}', *FAST, *changes])
 
 
 @pytest.mark.parametrize('method', TWO_STAGE)
@@ -488,7 +488,7 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
 
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
-  config = flags.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
+  config = config_from_flags(['--config=waterbirds:cnc', '--config.data.dir=x'])
   assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
   config.first.batch_norm = 'same'
   assert two_stage.first_config(config).model.batch_norm == 'frozen'

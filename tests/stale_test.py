@@ -12,9 +12,8 @@ from PIL import Image
 from writers import write_celeba, write_folder, write_urbancars
 
 from ule_jax import two_stage
-from ule_jax.cli.diagnose import main as diagnose
-from ule_jax.cli.evaluate import main as evaluate
-from ule_jax.cli.flags import parse
+from ule_jax.cli import app
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.config import fields
 from ule_jax.data import digits
 from ule_jax.data import load as load_dataset
@@ -46,7 +45,7 @@ def write_data(root):
 
 
 def config_of(data, *changes, method='erm'):
-  return parse([f'--config=folder:{method}', f'--config.data.dir={data}', *SMALL, *changes], '', {}).config
+  return config_from_flags([f'--config=folder:{method}', f'--config.data.dir={data}', *SMALL, *changes])
 
 
 def run(place, data, *changes, method='erm', force=False):
@@ -217,7 +216,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   assert results['val']['classes']['b']['count'] == 9  # of the data that are there
   assert (place / 'run' / 'results-4.json').read_text() == old
   assert run(place / 'run', place / 'data') == json.loads((place / 'run' / 'results.json').read_text())
-  evaluate([f'--run={place}/run', '--split=val'])
+  app.call('evaluate', [f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
   changed = runs.find([place / 'run']).changed
   assert changed == ['run went on by --force at step 4, although the labels and the groups of val differ']
@@ -225,10 +224,10 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
 
 def test_evaluate_takes_other_data_by_force_and_keeps_them_out_of_the_run(place, capsys):
   other_image(place / 'data', 'test/a0.bmp')
-  evaluate([f'--run={place}/run', '--force'])
+  app.call('evaluate', [f'--run={place}/run', '--force'])
   assert 'warning: ' in capsys.readouterr().err
   with pytest.raises(UserError, match='--saliency writes into the folder of the run'):
-    evaluate([f'--run={place}/run', '--force', '--saliency=1'])
+    app.call('evaluate', [f'--run={place}/run', '--force', '--saliency=1'])
 
 
 def test_a_run_from_before_fingerprints_is_read_and_gets_one(place, capsys):
@@ -236,7 +235,7 @@ def test_a_run_from_before_fingerprints_is_read_and_gets_one(place, capsys):
   expected = json.loads((place / 'run' / 'results.json').read_text())
   assert run(place / 'run', place / 'data') == expected
   assert 'recorded without a fingerprint of its data' in capsys.readouterr().err
-  evaluate([f'--run={place}/run'])
+  app.call('evaluate', [f'--run={place}/run'])
   assert 'recorded without a fingerprint of its data' in capsys.readouterr().err
   assert not (place / 'run' / fingerprint.NAME).exists()
   run(place / 'run', place / 'data', '--config.train.steps=6')
@@ -275,7 +274,7 @@ def test_masks_and_skipped_images(tmp_path):
 
 def test_data_that_are_made_in_memory_are_compared_by_their_pixels(tmp_path, monkeypatch):
   flags = ['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=2', '--config.train.eval_every=2']
-  config = parse(flags, '', {}).config
+  config = config_from_flags(flags)
   train_run(config, tmp_path / 'w')
   drawn = digits._draw
   monkeypatch.setattr(digits, '_draw', lambda *args: drawn(*args) ^ np.uint8(1))
@@ -329,7 +328,7 @@ def frozen_config(root, cache, *changes):
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
     '--config.train.eval_every=4', '--config.loader.threads=1', f'--config.model.feature_cache={cache}/cache',
   ]  # fmt: skip
-  return parse([*flags, *changes], '', {}).config
+  return config_from_flags([*flags, *changes])
 
 
 def other_weights(path):
@@ -353,7 +352,7 @@ def test_heads_do_not_go_on_with_other_weights(frozen):
         train_run(frozen_config(frozen, frozen, f'--config.train.steps={steps}'), run)
     assert (run / 'weights.json').read_text() == about
     with pytest.raises(UserError, match='are other weights than those that'):
-      evaluate([f'--run={run}'])
+      app.call('evaluate', [f'--run={run}'])
   finally:
     weights.write_bytes(old)
 
@@ -411,14 +410,14 @@ def test_a_sweep_and_its_members(tmp_path, capsys):
   member = tmp_path / 's' / 'optim.lr=0.01'
   assert json.loads((member / 'results-4.json').read_text())['last']['step'] == 4
   with pytest.raises(UserError, match='is a sweep, not a run'):
-    evaluate([f'--run={tmp_path}/s'])
+    app.call('evaluate', [f'--run={tmp_path}/s'])
   with pytest.raises(UserError, match='beyond the 4 steps asked for'):
     sweep_run(config, axes, tmp_path / 's')
   assert (tmp_path / 's' / 'done').exists()
   one_label(data)
   for where, call in (
     (tmp_path / 's', lambda: sweep_run(longer, axes, tmp_path / 's')),
-    (member, lambda: evaluate([f'--run={member}'])),
+    (member, lambda: app.call('evaluate', [f'--run={member}'])),
   ):
     with pytest.raises(
       UserError, match=rf'^{where} was trained on other data.*the labels and the groups of val differ'

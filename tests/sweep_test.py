@@ -11,7 +11,8 @@ import pytest
 from common import SIZES, batch_of, leaves_equal, network, setup
 
 from configs import base
-from ule_jax.cli import flags, sweep, tables
+from ule_jax.cli import app, tables
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import runs
@@ -30,11 +31,11 @@ SHORT = ['--config.train.steps=7', '--config.train.eval_every=3', '--config.trai
 
 
 def config_of(spec, *changes):
-  return flags.parse([f'--config={spec}', *(f'--config.{change}' for change in changes)], '', {}).config
+  return config_from_flags([f'--config={spec}', *(f'--config.{change}' for change in changes)])
 
 
 def small(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes)], '', {}).config
+  return config_from_flags([f'--config=digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes)])
 
 
 def go(config, directory, *axes):
@@ -249,7 +250,9 @@ def test_the_verb_prints_the_tables(with_a_failure, monkeypatch, capsys):
   monkeypatch.setattr(
     'ule_jax.sweep.run.run', lambda config, axes, place, force: given.update(axes=axes, place=place) or results
   )
-  sweep.main(['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}'])
+  app.call(
+    'sweep', ['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}']
+  )
   said = capsys.readouterr().out
   assert given == {'axes': {'method.weight': [30.0, 1e38], 'seed': [0, 1]}, 'place': directory}
   assert '[7] val_balanced/worst_group_accuracy' in said

@@ -15,7 +15,7 @@ from common import damage, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.cli.flags import parse
+from ule_jax.cli.arguments import config_from_flags
 from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.metrics import SELECTABLE
@@ -29,7 +29,7 @@ FAST = ['--config.train.steps=12', '--config.train.eval_every=4', '--config.trai
 
 
 def config_of(method='ule', *changes):
-  return parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return config_from_flags([f'--config=digits:{method}', *FAST, *changes])
 
 
 def run(workdir, *changes, method='ule', force=False):
@@ -220,7 +220,7 @@ def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monke
   ]
   flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
   flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
-  config = parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
+  config = config_from_flags([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'])
   batch, calls = loop.Batch, []
 
   def losing(**arrays):
@@ -327,7 +327,7 @@ def test_balanced_sampling_is_recorded(tmp_path):
 def test_learning(seed, tmp_path):
   def worst(method, *changes):
     changes = [f'--config.seed={seed}', *changes]
-    config = parse([f'--config=digits:{method}', *changes], '', {}).config
+    config = config_from_flags([f'--config=digits:{method}', *changes])
     return train_run(config, tmp_path / f'{method}{len(changes)}')['last']['test']['worst_group_accuracy']
 
   erm = worst('erm')

@@ -144,10 +144,10 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
 
 
 def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did(tmp_path):
-  from ule_jax.cli import flags
+  from ule_jax.cli.arguments import config_from_flags
   from ule_jax.config import load
 
-  config = flags.parse(['--config=digits:erm'], '', {}).config.to_dict()
+  config = config_from_flags(['--config=digits:erm']).to_dict()
   recorded = json.loads(json.dumps(config))
   for field in ('head_init', 'fast_variance'):
     del recorded['model'][field]

@@ -143,7 +143,7 @@ def call(verb: str, argv: Sequence[str]) -> None:
   if 'overrides' in injected:
     bound.arguments['overrides'] = overrides
   elif overrides:
-    raise UserError(f'unknown flag --{overrides[0][0]}: {verb} takes no config; see --help.')
+    raise UserError(f'unknown flag --config.{overrides[0][0]}: {verb} takes no config; see --help.')
   function(*bound.args, **bound.kwargs)
 
 
@@ -178,6 +178,7 @@ def _sentence(error: CycloptsError, verb: App) -> str:
   """Return one sentence for an error on the command line: ours where it has a remedy, else the library's words."""
   from cyclopts import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
+  arguments = verb.assemble_argument_collection(parse_docstring=True)
   missing = error.argument if isinstance(error, MissingArgumentError) else None
   if missing and (error.keyword or missing.tokens):
     return f'{missing.name} has no value: write {missing.name}=VALUE.'
@@ -185,15 +186,15 @@ def _sentence(error: CycloptsError, verb: App) -> str:
   if isinstance(error, MissingArgumentError | UnusedCliTokensError):
     others = error.unused_tokens or []
   if others and others[0].startswith('-'):
-    known = [argument.name for argument in verb.assemble_argument_collection() if argument.parse]
+    known = [argument.name[2:] for argument in arguments if argument.parse and argument.name.startswith('--')]
     name = others[0].partition('=')[0]
-    return f'unknown flag {name}{nearest_names(name, known)}'
+    return f'unknown flag {name}{nearest_names(name.lstrip("-"), known, "--")}'
   if others:
     return f'unexpected argument {others[0]!r}: flags look like --NAME=VALUE; see --help.'
   if missing:
     name = f'{missing.name}=' if missing.name.startswith('--') else ''
-    meaning = (missing.parameter.help or '').partition('.')[0]
-    return f'give {name}{missing.parameter.metavar}, {meaning}; see --help.'
+    meaning = next(argument.parameter.help or '' for argument in arguments if argument.name == missing.name)
+    return f'give {name}{missing.parameter.metavar or "VALUE"}, {meaning.partition(".")[0]}; see --help.'
   error.verbose = False
   return re.sub(r'(^|\. )([A-Z])', lambda start: start[1].replace('.', ';') + start[2].lower(), one_line(error))
 

@@ -26,7 +26,7 @@ Cache = Annotated[
 ]
 Images = Annotated[bool, Parameter(negative='--no-images')]
 
-Overrides = Sequence[tuple[str, str]]  # (`config.FIELD`, value in text form), in order
+Overrides = Sequence[tuple[str, str]]  # dotted name and text of each `--config.NAME=TEXT`, in order
 ConfigFile = Annotated[
   str,
   Parameter(
@@ -43,7 +43,7 @@ def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
   """Return the overrides `--config.FIELD=VALUE` or `--config.FIELD VALUE` of a command line, and its other arguments.
 
   >>> split(['--config=digits', '--config.seed=1', '--config.optim.lr', '0.1', '--force'])
-  ([('config.seed', '1'), ('config.optim.lr', '0.1')], ['--config=digits', '--force'])
+  ([('seed', '1'), ('optim.lr', '0.1')], ['--config=digits', '--force'])
 
   Raises:
     UserError: a flag has no value.
@@ -57,13 +57,13 @@ def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     if name.startswith('--') and not value and (not is_override if equals else is_override):
       raise UserError(f'{name} has no value: write {name}=VALUE.')  # with `=`, the text of a config may be empty
     if is_override:
-      overrides.append((name[2:], value))
+      overrides.append((name.removeprefix('--config.'), value))
     else:
       others.append(name + equals + value)
   return overrides, others
 
 
-def load(argv: Sequence[str]) -> Any:
+def config_from_flags(argv: Sequence[str]) -> Any:
   """Return the config of flags that are all `--config=FILE` and `--config.FIELD=VALUE`.
 
   Raises:
@@ -73,4 +73,4 @@ def load(argv: Sequence[str]) -> Any:
   files = [text.removeprefix('--config=') for text in others if text.startswith('--config=')]
   if len(files) != 1 or len(others) != 1:
     raise UserError(f'give one --config=FILE[:METHOD], and otherwise --config.FIELD=VALUE, not {" ".join(others)!r}.')
-  return configs._load(files[0], overrides)[0]
+  return configs.load_text(files[0], overrides)[0]

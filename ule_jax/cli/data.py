@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '', images: Images = True) -> None:
   """Check a data set: its counts against the release, every image, and a picture of each group.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.data --config=configs/waterbirds.py --config.data.dir=DIR
 
@@ -36,7 +36,7 @@ def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '
     out: where the contact sheets go (default sheets/<config>).
     images: decode every image.
   """
-  settings, config_name = load._load(config, list(overrides))
+  settings, config_name = load.load_text(config, overrides)
   folder = output_path(out or f'sheets/{config_name}', '--out')
   options = dict(settings.data)
   name = options.pop('name')

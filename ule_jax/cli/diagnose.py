@@ -31,7 +31,7 @@ def diagnose(
 ) -> None:
   """Cluster each class by what the student sees, and show where it is misled: is it taking a shortcut?
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.diagnose --run=runs/first              a page of pictures, without group labels
     python -m ule_jax.diagnose --run=runs/first --split=test --clusters=3 --out=look

@@ -37,7 +37,7 @@ def evaluate(
 ) -> None:
   """Evaluate the selected checkpoint of a finished run again, and write what its networks look at.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.evaluate --run=runs/first
     python -m ule_jax.evaluate --run=runs/first --saliency=4

@@ -28,9 +28,9 @@ class Columns(DefaultFormatter):
   def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
     """Print one group of flags or verbs."""
     if panel.entries:
-      names = ColumnSpec(renderer=NameRenderer(max_width=WIDTH // 3))
+      names = ColumnSpec(renderer=NameRenderer(max_width=options.max_width // 3))
       table = TableSpec().build((names, ColumnSpec(renderer=_meaning, overflow='fold')), panel.entries)
-      console.print(f'{panel.title}:', Padding(table, (0, 0, 0, 2)))
+      console.print(f'\n{panel.title}:', Padding(table, (0, 0, 0, 2)))
 
 
 def _meaning(entry: HelpEntry) -> RenderableType:

@@ -30,7 +30,7 @@ def predict(
 ) -> None:
   """Classify images with the network that a finished run deploys, prepared as the run evaluated its own.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.predict --run=runs/first --input=photos --out=predictions.csv
     python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks

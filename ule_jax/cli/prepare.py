@@ -22,7 +22,7 @@ def prepare(
 ) -> None:
   """Write a data set of image files as a TFDS array_record data set: few large files.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.prepare --config=configs/celeba.py --config.data.dir=DIR --out=NEW
     python -m ule_jax.main    --config=configs/celeba.py --config.data.dir=NEW
@@ -34,7 +34,7 @@ def prepare(
   Args:
     out: a folder that does not exist yet.
   """
-  settings, _ = load._load(config, list(overrides))
+  settings, _ = load.load_text(config, overrides)
   if not out:
     raise UserError('give --out=NEW, the folder to write.')
   folder = output_path(out, '--out')

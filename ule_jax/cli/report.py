@@ -20,7 +20,7 @@ def report(
 ) -> None:
   """Make one page of finished runs that opens anywhere: tables, curves, what the networks look at.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.report runs --out=report              every run below a folder
     python -m ule_jax.report runs/a runs/b                  some runs

@@ -27,7 +27,7 @@ def sweep(
 ) -> None:
   """Train many runs that differ only in numbers, together: one compiled graph, one pass over the data.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.sweep --config=digits:ule --axis=method.weight=1,10,100 --axis=seed=0,1,2
     python -m ule_jax.sweep --config=celeba:ule,frozen ... --axis=optim.lr=1e-4,1e-3 --axis=seed=0,1
@@ -44,7 +44,7 @@ def sweep(
     workdir: where the sweep lives (default runs/<config>-<method>-sweep).
     force: go on in a folder whose config, axes, data or weights differ.
   """
-  settings, name = load._load(config, list(overrides))
+  settings, name = load.load_text(config, overrides)
   values = axes.parse_axes(settings, axis)
   runtime.keep_memory()
   directory = local_path(workdir or f'runs/{name}-{settings.method.name}-sweep', '--workdir')

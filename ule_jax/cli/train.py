@@ -31,7 +31,7 @@ def train(
 ) -> None:
   """Train a classifier that avoids a shortcut, evaluate it, and write the results into a folder.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.main --config=digits                            ULE on the embedded task
     python -m ule_jax.main --config=digits:erm                        another method
@@ -50,15 +50,17 @@ def train(
     hosts: how many there are.
     host: which one this is, from 0 on.
   """
-  settings, name = load._load(config, list(overrides))
+  settings, name = load.load_text(config, overrides)
   default = f'runs/{name}-{settings.method.name}-s{settings.seed}'
   directory = local_path(workdir or default, '--workdir')
   runtime.keep_memory()
   if hosts > 1:
     progress.say(f'waiting for {hosts} hosts at {coordinator}')
-  processes.connect(coordinator, hosts, -1 if host is None else host)
-  if processes.is_initialized():
-    app.join(processes)
+  try:
+    processes.connect(coordinator, hosts, -1 if host is None else host)
+  finally:
+    if processes.is_initialized():
+      app.join(processes)
   runtime.require_devices()  # the first that asks for one would end with jax's own words
   if not processes.is_first():
     progress.hush()

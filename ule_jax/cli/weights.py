@@ -30,7 +30,7 @@ def weights(
 ) -> None:
   """Show what the tensors of a file of weights become in a network, and what is left out and why.
 
-  Examples of commands:
+  For example:
 
     python -m ule_jax.models.pretrained FILE --model=resnet50
     python -m ule_jax.models.pretrained FILE#state_dict_ema         one of several networks in it

@@ -19,9 +19,19 @@ from ule_jax.paths import expand_home, local_path
 PATHS = ('data.dir', 'first.workdir', 'model.feature_cache', 'model.weights', 'compilation_cache')
 
 
-def _load(spec: str, overrides: list[tuple[str, str]]) -> tuple[Any, str]:
-  """Load a config file with its argument and apply `config.FIELD=VALUE` overrides."""
+def load_text(spec: str, overrides: Sequence[tuple[str, str]]) -> tuple[Any, str]:
+  """Return the config of a command line, and a name for it.
+
+  Args:
+    spec: of --config: `FILE[:METHOD[,VARIANT...]]`.
+    overrides: dotted name and text of each `--config.NAME=TEXT`, in order.
+
+  Raises:
+    UserError: the file, a name or a value is not right.
+  """
   from ule_jax.config.fields import flatten
+
+  overrides = [(f'config.{name}', value) for name, value in overrides]
 
   file, behind = _parted(spec)
   method, *variants = behind.split(',')

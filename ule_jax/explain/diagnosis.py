@@ -12,7 +12,6 @@ from ule_jax.data import Dataset
 from ule_jax.explain.clusters import examples, find_clusters, match, remark, summarise
 from ule_jax.report.build import RESTRICTED
 from ule_jax.report.page import data_uri
-from ule_jax.train.evaluate import evaluate, make_eval_step
 
 if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
@@ -22,6 +21,7 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.explain import saliency
   from ule_jax.report import panels
   from ule_jax.report import pictures as drawings
+  from ule_jax.train import evaluate as evaluation
 
 GENERATOR = 'ule_jax.diagnose'
 MOST = 20  # clusters of a class that somebody can look at
@@ -35,10 +35,10 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, shown: int) ->
     count: of clusters in each class.
     shown: pictures of each cluster.
   """
-  step = make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
+  step = evaluation.make_eval_step(run.model, run.preprocess, run.roles, len(dataset.groups), run.mesh)
   batches = pipeline.eval_batches(dataset, split, batch_size=run.batch_size, threads=run.config.loader.threads)
   where = f'{split} at step {run.results["step"]:,}'
-  predictions = evaluate(step, run.networks, batches, run.mesh, True, where).predictions
+  predictions = evaluation.evaluate(step, run.networks, batches, run.mesh, True, where).predictions
   label, group = predictions['label'], predictions['group']
   said = {role: logits.argmax(1) for role, logits in saliency.logits_by_role(predictions).items()}
   right = {role: values == label for role, values in said.items()}

@@ -16,6 +16,7 @@ ADVICE = 'the folder of the run is damaged'
 # from which executables and features are loaded here, or how many threads work here.
 HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'first.workdir', 'loader.threads', 'loader.workers')
 
+
 def read_run(
   directory: Path, threads: int = 2, compilation_cache: str = 'default'
 ) -> tuple[ConfigDict, dict[str, Any]]:
