@@ -176,7 +176,7 @@ def test_a_config_is_locked():
     (['--config=digits:ulee'], r"unknown method 'ulee': did you mean 'ule'"),
     (['--config=digitz'], r'digitz does not exist: did you mean digits'),
     (['--config=digits', '--config.optim.lr=fast'], r'optim.lr'),
-    (['--config=digits', '--wrkdir=x'], r'unknown flag --wrkdir: did you mean workdir'),
+    (['--config=digits', '--wrkdir=x'], r'unknown flag --wrkdir: did you mean --workdir'),
     (['--config=digits', '--workdir'], r'--workdir has no value'),
     (['--config=digits', '--force=maybe'], r'--force is true or false'),
     (['--config=digits', 'extra'], r"unexpected argument 'extra'"),

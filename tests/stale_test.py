@@ -145,9 +145,9 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
     with pytest.raises(UserError) as end:
       run(place / 'run', place / 'data', *more)
     assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or go on with --force.'
-  for verb, flags in ((evaluate, []), (diagnose, [f'--out={tmp_path}/d'])):
+  for verb, flags in (('evaluate', []), ('diagnose', [f'--out={tmp_path}/d'])):
     with pytest.raises(UserError) as end:
-      verb([f'--run={place}/run', *flags])
+      app.call(verb, [f'--run={place}/run', *flags])
     assert str(end.value) == f'{expected}Restore them, or take them as they are with --force.'
   assert {path: path.read_bytes() for path in (place / 'run').rglob('*') if path.is_file()} == before
   found = runs.find([place / 'run'])
