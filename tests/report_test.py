@@ -18,9 +18,8 @@ from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import build as build_module
-from ule_jax.report import colors, numbers, pictures, runs
+from ule_jax.report import colors, numbers, panels, pictures, runs
 from ule_jax.report.build import build
-from ule_jax.report.panels import panels
 from ule_jax.report.series import Series, gather
 
 
@@ -279,7 +278,7 @@ def test_pictures_and_numbers_of_saliency(real, page):
   share = ((size * mask).sum((1, 2)) / size.sum((1, 2))).mean()
   assert look.on_mask['digit']['student'].mean == pytest.approx(share)
   assert look.area['digit'].mean == pytest.approx(mask.mean())
-  made = list(panels(one.runs[0], 'test', 48, 1))
+  made = list(panels.panels(one.runs[0], 'test', 48, 1))
   assert [panel.category for panel in made].count('group') == 4
   assert made[0].pixels.shape == (48, 5 * 48 + 4 * pictures.GAP, 3)
   np.testing.assert_array_equal(made[0].pixels[::3, :48:3], arrays['image'][0])  # small images keep their pixels

@@ -15,9 +15,7 @@ import numpy as np
 from etils import epy
 
 from ule_jax.data import Dataset
-from ule_jax.devices import processes
 from ule_jax.errors import UserError
-from ule_jax.runs.results import arrange_results
 
 if TYPE_CHECKING:
   from jaxtyping import PyTree
@@ -29,6 +27,8 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
 
   from ule_jax import metrics
   from ule_jax.devices import mesh as device_mesh
+  from ule_jax.devices import processes
+  from ule_jax.runs import results
 
 
 class Evaluation(NamedTuple):
@@ -157,4 +157,4 @@ def evaluate_checkpoints(config, directory, dataset, checkpoints, state, roles, 
 
   found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}
 
-  return arrange_results(found, best, chosen, int(state.step), dataset)
+  return results.arrange_results(found, best, chosen, int(state.step), dataset)
