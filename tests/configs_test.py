@@ -178,7 +178,7 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.optim.lr=fast'], r'optim.lr'),
     (['--config=digits', '--wrkdir=x'], r'unknown flag --wrkdir: did you mean --workdir'),
     (['--config=digits', '--workdir'], r'--workdir has no value'),
-    (['--config=digits', '--force=maybe'], r'--force is true or false'),
+    (['--config=digits', '--force=maybe'], r'invalid value for --force: unable to convert "maybe" into bool'),
     (['--config=digits', 'extra'], r"unexpected argument 'extra'"),
     (['--workdir=x'], r'give one --config'),
     (['--config=digits', '--config=celeba'], r'give one --config'),

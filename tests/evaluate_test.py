@@ -207,9 +207,9 @@ def test_a_damaged_run_is_named(harm, message, ule_run, frozen_run, tmp_path):
     (['--run=empty'], r'no checkpoint of step 20'),
     (['--run=torn'], r'config.json cannot be read .* damaged\.$'),
     (['--run=w', '--split=tests'], r"unknown split 'tests': did you mean 'test'"),
-    (['--run=w', '--saliency=few'], r"--saliency is a whole number from 0 on, not 'few'"),
+    (['--run=w', '--saliency=few'], r'invalid value for --saliency: unable to convert "few" into int'),
     (['--run=w', '--config=digits'], r'unknown flag --config'),
-    (['w'], r"unexpected argument 'w': flags look like --run=VALUE"),
+    (['w'], r"unexpected argument 'w': flags look like --NAME=VALUE"),
   ],
 )
 def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatch):

@@ -179,12 +179,15 @@ def _sentence(error: CycloptsError, verb: App) -> str:
   from cyclopts import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
   arguments = verb.assemble_argument_collection(parse_docstring=True)
-  missing = error.argument if isinstance(error, MissingArgumentError) else None
-  if missing and (error.keyword or missing.tokens):
-    return f'{missing.name} has no value: write {missing.name}=VALUE.'
-  others = [error.token.keyword or error.token.value] if isinstance(error, UnknownOptionError) else []
-  if isinstance(error, MissingArgumentError | UnusedCliTokensError):
+  missing, others = None, []
+  if isinstance(error, MissingArgumentError) and error.argument:
+    missing, others = error.argument, error.unused_tokens or []
+    if error.keyword or missing.tokens:
+      return f'{missing.name} has no value: write {missing.name}=VALUE.'
+  elif isinstance(error, UnusedCliTokensError):
     others = error.unused_tokens or []
+  elif isinstance(error, UnknownOptionError):
+    others = [error.token.keyword or error.token.value]
   if others and others[0].startswith('-'):
     known = [argument.name[2:] for argument in arguments if argument.parse and argument.name.startswith('--')]
     name = others[0].partition('=')[0]

@@ -64,8 +64,7 @@ def evaluate(
   step = evaluation.make_eval_step(
     restored.model, restored.preprocess, restored.roles, len(dataset.groups), restored.mesh
   )
-  loader = {'batch_size': restored.batch_size, 'threads': restored.config.loader.threads}
-  batches = pipeline.eval_batches(dataset, split, **loader)
+  batches = pipeline.eval_batches(dataset, split, batch_size=restored.batch_size, threads=threads)
   where = f'{split} at step {restored.results["step"]:,}'
   counts, predictions = evaluation.evaluate(step, restored.networks, batches, restored.mesh, bool(saliency), where)
   metrics = {role: {split: evaluation.summary(counts[role], dataset)} for role in restored.roles}
@@ -78,7 +77,8 @@ def evaluate(
     chosen = looks.choose(predictions['label'], predictions['group'], logits, saliency)
     arrays = looks.collect(look, restored.networks, dataset, split, predictions, chosen)
     path = directory / 'saliency' / f'{split}.npz'
-    evaluation.write_arrays(path, {**arrays, 'step': np.int32(restored.results['step']), 'scalar': np.array(scalar)})
+    arrays |= {'step': np.array(restored.results['step'], np.int32), 'scalar': np.array(scalar)}
+    evaluation.write_arrays(path, arrays)
     print(f'saliency of {len(arrays["index"])} examples: {path}')
 
 

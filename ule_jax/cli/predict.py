@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from etils import epy
@@ -51,6 +51,7 @@ def predict(
   directory, path = local_path(run, '--run'), output_path(out, '--out')
   pictures = output_path(saliency, '--saliency') if saliency else None
   listing = deployed.find(local_path(input, '--input'))
+  config: Any
   config, results = recorded.read_run(directory)
   decoding, classes = data.preparation(config.data.name, config.data.to_dict()).decoding, results['classes']
   skip = on_bad_image == 'skip'
@@ -72,7 +73,7 @@ def predict(
       predicted_class = classes[int(chances.argmax())]
       counts[predicted_class] += 1
       writer.writerow([name, predicted_class, *(f'{chance:.6f}' for chance in chances)])
-      if pictures is not None:
+      if pictures is not None and picture is not None:
         deployed.draw(pictures / f'{name}.png', picture)
   without = [f'{len(bad):,} without a prediction'] if bad else []
   print(f'{len(listing.names):,} images: ' + ', '.join([*(f'{counts[name]:,} {name}' for name in classes), *without]))
