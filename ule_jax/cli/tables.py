@@ -1,4 +1,4 @@
-"""Tables that verbs print: at most 100 columns wide, as long as the columns of numbers leave room for names."""
+"""Tables that verbs print, at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -14,27 +14,37 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 GAP = 2  # blanks between columns
+NARROW = 46  # columns to which names are wrapped, before other columns have to go below
 
 
-def _layout(rows: Sequence[Any], headers: Sequence[str] = (), names: int = 1) -> str:
-  """Lay out rows of text: the first columns hold names and lie to the left, numbers lie to the right.
+def _layout(headers: Sequence[str], rows: Sequence[Any], names: int = 1) -> str:
+  """Lay out a table with rules above, below the headers and at the end.
 
-  A first column that does not fit is wrapped.
+  What is too wide has its first column wrapped, and then its last columns in another table, behind the same names.
 
   Args:
     rows: cells, or SEPARATING_LINE.
-    names: number of columns to the left.
+    names: number of columns that hold names and lie to the left; the others hold numbers and lie to the right.
   """
-  cells = [list(row) for row in (headers, *rows) if row and row != SEPARATING_LINE]
+  lines = [headers, SEPARATING_LINE, *rows]
+  cells = [line for line in lines if line != SEPARATING_LINE]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  room = WIDTH - sum(widths[1:]) - GAP * (len(widths) - 1)
-  return tabulate(
-    rows,
-    headers,
-    tablefmt='simple' if headers else 'plain',
-    disable_numparse=True,
-    colalign=['left' if column < names else 'right' for column in range(len(widths))],
-    maxcolwidths=[room, *(None for _ in widths[1:])] if widths[0] > room > 0 else None,
+  room = WIDTH - sum(width + GAP for width in widths[1:])
+  first = min(widths[0], max(room, NARROW))
+  blocks = [list(range(names))]
+  for column in range(names, len(widths)):
+    if len(blocks[-1]) > names and first + sum(widths[i] + GAP for i in [*blocks[-1][1:], column]) > WIDTH:
+      blocks.append(list(range(names)))
+    blocks[-1].append(column)
+  return '\n\n'.join(
+    tabulate(
+      [line if line == SEPARATING_LINE else [line[i] for i in columns] for line in lines],
+      tablefmt='simple',
+      disable_numparse=True,
+      colalign=['left' if i < names else 'right' for i in columns],
+      maxcolwidths=[first, *(None for _ in columns[1:])] if first < widths[0] else None,
+    )
+    for columns in blocks
   )
 
 
@@ -56,7 +66,7 @@ def results_table(results: dict[str, Any], split: str = 'test') -> str:
     f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: {split}, % '
     f'(step {results["step"]}, chosen by {results["select"]})'
   )
-  return f'{title}\n\n{_layout(rows, ("", "examples", *roles))}\n'
+  return f'{title}\n{_layout(("", "examples", *roles), rows)}'
 
 
 def rules_table(results: dict[str, Any]) -> str:
@@ -65,7 +75,7 @@ def rules_table(results: dict[str, Any]) -> str:
   for rule, entry in {'last step': results['last'], **results['selected']}.items():
     test = entry['test']
     rows.append([rule, str(entry['step']), _percent(test['accuracy']), _percent(test['worst_group_accuracy'])])
-  return _layout(rows, ('selection rule', 'step', 'test acc.', 'test worst group'))
+  return _layout(('selection rule', 'step', 'test acc.', 'test worst group'), rows)
 
 
 def sweep_tables(sweep: dict[str, Any]) -> str:
@@ -82,10 +92,11 @@ def sweep_tables(sweep: dict[str, Any]) -> str:
       rows.append([row['name'], str(len(row['seeds'])), *cells])
     title = f'{sweep["method"]} on {sweep["dataset"]}: test {metric.replace("_", " ")}, %'
     headers = ('setting', 'n', 'last', *(f'[{i + 1}]' for i in range(len(rules))))
-    parts.append(f'{title}\n\n{_layout(rows, headers)}')
+    parts.append(f'{title}\n{_layout(headers, rows)}')
   parts.append(
     'Mean ± standard deviation (n - 1) over n seeds, at the last step and at the step that a rule selects\n'
-    "in each run. A rule picks the setting with the best mean validation score, its own metric's:"
+    "in each run. A rule picks the setting with the best mean validation score, its own metric's. Picked\n"
+    'settings, their validation score, and test accuracies:'
   )
   rows = []
   for i, rule in enumerate(rules):
@@ -95,8 +106,8 @@ def sweep_tables(sweep: dict[str, Any]) -> str:
       entries = (split, metric), ('test', 'accuracy'), ('test', worst)
       name, cells = pick['setting'], [_spread(pick[s][m]) for s, m in entries]
     rows.append([f'[{i + 1}] {rule}', name, *cells])
-  title = f'test {worst.removesuffix("_accuracy").replace("_", " ")}'
-  parts.append(_layout(rows, ('rule', 'picks', 'validation', 'test accuracy', title), names=2))
+  title = worst.removesuffix('_accuracy').replace('_', ' ')
+  parts.append(_layout(('rule', 'picks', 'validation', 'accuracy', title), rows, names=2))
   if sweep['failed']:
     parts.append('\n'.join(f'failed: {name}: {reason}' for name, reason in sweep['failed'].items()))
   return '\n\n'.join(parts)
@@ -117,7 +128,7 @@ def counts_table(dataset: Dataset) -> str:
   for k, label in enumerate(dataset.classes):
     rows.append([f'class: {label}', *(f'{int((s.label == k).sum()):,}' for s in dataset.splits.values())])
   rows += [SEPARATING_LINE, ['all', *(f'{s.count:,}' for s in dataset.splits.values())]]
-  return _layout(rows, ('group', *counts))
+  return _layout(('group', *counts), rows)
 
 
 def clusters_table(diagnosis: dict[str, Any]) -> str:
@@ -131,10 +142,10 @@ def clusters_table(diagnosis: dict[str, Any]) -> str:
     accuracies = (_percent(cluster.accuracy[role]) for role in diagnosis['roles'])
     rows.append([diagnosis['classes'][cluster.label], str(cluster.place), f'{cluster.count:,}', *accuracies])
   title = f'{diagnosis["method"]} on {diagnosis["dataset"]}, {diagnosis["split"]}: right in each cluster, %'
-  parts = [title, _layout(rows, ('class', 'cluster', 'examples', *diagnosis['roles']))]
+  parts = [title + '\n' + _layout(('class', 'cluster', 'examples', *diagnosis['roles']), rows)]
   if diagnosis['matches']:
     rows = [[match.name, f'{match.purity:.3f}', f'{match.rand:.3f}'] for match in diagnosis['matches']]
-    parts.append(_layout(rows, ('compared with the true groups', 'purity', 'adjusted Rand index')))
+    parts.append(_layout(('compared with the true groups', 'purity', 'adjusted Rand index'), rows))
   return '\n\n'.join([*parts, *filter(None, [diagnosis['remark']])])
 
 
