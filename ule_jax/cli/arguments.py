@@ -16,7 +16,9 @@ Directory = Annotated[str, Parameter(metavar='DIR')]
 File = Annotated[str, Parameter(metavar='FILE')]
 Count = Annotated[int, Parameter(metavar='N', validator=Number(gte=0))]
 Run = Annotated[str, Parameter(metavar='DIR', help='the --workdir of a run that is done')]
-Threads = Annotated[int, Parameter(metavar='N', validator=Number(gte=0), help='that read and decode images')]
+Threads = Annotated[
+  int, Parameter(metavar='N', validator=Number(gte=0), help='number of threads that read and decode images')
+]
 Cache = Annotated[
   str,
   Parameter(
@@ -31,6 +33,7 @@ ConfigFile = Annotated[
   str,
   Parameter(
     name='--config',
+    allow_repeating=False,
     metavar='FILE[:METHOD[,VARIANT...]]',
     help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; configs/base.py has '
     'all fields',

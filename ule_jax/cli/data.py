@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '', images: Images = True) -> None:
-  """Check a data set: its counts against the release, every image, and a picture of each group.
+  """Check a data set: counts, every image, and a picture of each group.
 
   For example:
 
     python -m ule_jax.data --config=configs/waterbirds.py --config.data.dir=DIR
 
-  With --config.data.official=False, counts that differ from the release's are only a warning;
-  with --config.data.on_bad_image=skip, so are images that do not decode.
-  The exit code is 2 if something is wrong, and the error names it.
+  The counts are compared with those of the release. The exit code is 2 if something is wrong, and the
+  error names it; other counts are only a warning with --config.data.official=False, and images that
+  do not decode with --config.data.on_bad_image=skip.
 
   Args:
-    out: where the contact sheets go (default sheets/<config>).
+    out: folder for the contact sheets (default sheets/<config>).
     images: decode every image.
   """
   settings, config_name = load.load_text(config, overrides)

@@ -29,25 +29,25 @@ def diagnose(
   compilation_cache: Cache = 'default',
   force: bool = False,
 ) -> None:
-  """Cluster each class by what the student sees, and show where it is misled: is it taking a shortcut?
+  """Show whether a network takes a shortcut: clusters of what its student sees.
 
   For example:
 
     python -m ule_jax.diagnose --run=runs/first              a page of pictures, without group labels
     python -m ule_jax.diagnose --run=runs/first --split=test --clusters=3 --out=look
 
-  It prints how often the networks are right in each cluster. clusters.csv has a row per example of
-  the split: as a column `attribute` of your own metadata.csv its clusters give methods that need
-  groups some. Where groups are known, the page says how well the clusters agree with them. Of a
-  method with one network, that takes the student's place.
+  Each class is clustered by features of the student, or of the only network. It prints how often the
+  networks are right in each cluster. clusters.csv has a row per example of the split: as a column
+  `attribute` of your own metadata.csv its clusters give methods that need groups some. Where groups
+  are known, the page says how well the clusters agree with them.
 
   Args:
-    out: where index.html and clusters.csv go; an older page is replaced.
-    split: whose examples.
-    clusters: of each class, at most 20: one of what the student gets right, the others of its mistakes.
-    examples: pictures of each cluster.
-    images: with examples of the data; --no-images for sets whose images may not be passed on.
-    force: on the data as they are, although the run was trained on others.
+    out: folder for index.html and clusters.csv; an older page is replaced.
+    split: split of its data set.
+    clusters: number in each class, 2 to 20: one of what the student gets right, the others of its mistakes.
+    examples: number of pictures of each cluster.
+    images: include examples of the data; --no-images for sets whose images may not be passed on.
+    force: take the data as they are, although the run was trained on others.
   """
   if not 2 <= clusters <= diagnosis.MOST:
     raise UserError(f'--clusters is {clusters}: give a number from 2 to {diagnosis.MOST}.')

@@ -35,21 +35,22 @@ def evaluate(
   compilation_cache: Cache = 'default',
   force: bool = False,
 ) -> None:
-  """Evaluate the selected checkpoint of a finished run again, and write what its networks look at.
+  """Evaluate a finished run again, and write what its networks look at.
 
   For example:
 
     python -m ule_jax.evaluate --run=runs/first
     python -m ule_jax.evaluate --run=runs/first --saliency=4
 
-  It prints the table of a split, and whether the numbers are those of the run. With --saliency it
-  also writes <run>/saliency/<split>.npz, which reports show; the file holds the images.
+  It evaluates the selected checkpoint on a split and prints the table, and whether the numbers are
+  those of the run. With --saliency it also writes <run>/saliency/<split>.npz, which reports show;
+  the file holds the images.
 
   Args:
     split: train, val, test or another split of its data set.
     saliency: also write input gradients of this many examples of each category: the hardest, typical ones, each
       group, those that only one of two networks gets right.
-    force: on the data as they are, although the run was trained on others; not with --saliency.
+    force: take the data as they are, although the run was trained on others; not with --saliency.
   """
   if force and saliency:
     raise UserError(

@@ -21,7 +21,7 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
 
 
 def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache = 'default') -> None:
-  """Write the network that a finished run deploys as files that need no ule_jax.
+  """Write the network of a finished run as files that need no ule_jax.
 
   For example:
 

@@ -48,4 +48,4 @@ def print_help(app: App, *verbs: str) -> None:
   console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
   with console.capture() as captured:
     app.help_print(verbs, console=console)
-  print(re.sub(r' +$', '', captured.get(), flags=re.M).strip())
+  print(re.sub(r' *\n( *\n)+', '\n\n', re.sub(r' +$', '', captured.get(), flags=re.M)).strip())

@@ -28,16 +28,17 @@ def predict(
   threads: Threads = 2,
   compilation_cache: Cache = 'default',
 ) -> None:
-  """Classify images with the network that a finished run deploys, prepared as the run evaluated its own.
+  """Classify images with the network that a finished run deploys.
 
   For example:
 
     python -m ule_jax.predict --run=runs/first --input=photos --out=predictions.csv
     python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks
 
-  The training data of the run need not be there. The CSV file has a row per image in sorted order:
-  filename, prediction, probability_<class>... All images are decoded before the first is classified,
-  so that nothing is lost if one cannot be. It prints how many images are of which class.
+  Images are prepared exactly as the run evaluated its own, and its training data need not be there.
+  All images are decoded before the first is classified, so that nothing is lost if one cannot be.
+  The CSV file has a row per image in sorted order: filename, prediction, probability_<class>... It
+  prints how many images are of which class.
 
   Files with other endings than these are passed over and counted: jpg jpeg jpe jfif png apng bmp dib
   gif tif tiff webp avif jp2 j2k jpx ppm pgm pbm pnm.

@@ -20,7 +20,7 @@ with epy.lazy_imports():  # help and errors of the command line come before what
 def prepare(
   *, config: ConfigFile, overrides: ConfigFields = (), out: Annotated[str, Parameter(metavar='NEW')] = ''
 ) -> None:
-  """Write a data set of image files as a TFDS array_record data set: few large files.
+  """Pack a data set of image files into few large files (TFDS array_record).
 
   For example:
 

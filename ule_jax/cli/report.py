@@ -18,7 +18,7 @@ with epy.lazy_imports():  # help and errors of the command line come before what
 def report(
   *runs: Annotated[str, Parameter(metavar='RUN_OR_FOLDER')], out: Directory = 'report', images: Images = True
 ) -> None:
-  """Make one page of finished runs that opens anywhere: tables, curves, what the networks look at.
+  """Make one page of finished runs: tables, curves, what networks look at.
 
   For example:
 
@@ -26,10 +26,12 @@ def report(
     python -m ule_jax.report runs/a runs/b                  some runs
     python -m ule_jax.evaluate --run=runs/a --saliency=4    before it, for pictures of a run
 
+  The page has tables over seeds, curves, groups and pictures, and opens anywhere.
+
   Args:
     runs: --workdir folders of runs, or folders that hold such at any depth.
-    out: where index.html, figures/ and the numbers as CSV go; an older report is replaced.
-    images: with examples of the data; --no-images for sets whose images may not be passed on.
+    out: folder for index.html, figures/ and the numbers as CSV; an older report is replaced.
+    images: include examples of the data; --no-images for sets whose images may not be passed on.
   """
   if not runs:
     raise UserError('give the folders of runs, or one that holds them, for example: python -m ule_jax.report runs')

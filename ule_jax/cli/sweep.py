@@ -25,7 +25,7 @@ def sweep(
   workdir: Directory = '',
   force: bool = False,
 ) -> None:
-  """Train many runs that differ only in numbers, together: one compiled graph, one pass over the data.
+  """Train many runs that differ only in numbers, together, as one graph.
 
   For example:
 
@@ -41,7 +41,7 @@ def sweep(
   Args:
     axis: a field and its values; several make all combinations. The field is seed, optim.lr,
       optim.weight_decay, optim.clip or a number among the options of the method.
-    workdir: where the sweep lives (default runs/<config>-<method>-sweep).
+    workdir: folder of the sweep (default runs/<config>-<method>-sweep).
     force: go on in a folder whose config, axes, data or weights differ.
   """
   settings, name = load.load_text(config, overrides)

@@ -29,7 +29,7 @@ def train(
   hosts: Count = 0,
   host: Count | None = None,
 ) -> None:
-  """Train a classifier that avoids a shortcut, evaluate it, and write the results into a folder.
+  """Train one config, evaluate it, and write the results into a folder.
 
   For example:
 
@@ -43,12 +43,12 @@ def train(
   rule. The same command on the same folder goes on where it stopped.
 
   Args:
-    workdir: where the run lives (default runs/<config>-<method>-s<seed>).
+    workdir: folder of the run (default runs/<config>-<method>-s<seed>).
     force: go on in a folder whose config, data or weights differ.
     coordinator: of several hosts, the first one's. Each is given this command with its own --host;
       none of the three flags is needed under SLURM, Open MPI and on TPU slices.
-    hosts: how many there are.
-    host: which one this is, from 0 on.
+    hosts: number of hosts.
+    host: number of this host, from 0 on.
   """
   settings, name = load.load_text(config, overrides)
   default = f'runs/{name}-{settings.method.name}-s{settings.seed}'

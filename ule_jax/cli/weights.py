@@ -28,7 +28,7 @@ def weights(
   classes: Count = 0,
   size: Annotated[Count, Parameter(metavar='PIXELS')] = 224,
 ) -> None:
-  """Show what the tensors of a file of weights become in a network, and what is left out and why.
+  """Show what the tensors of a file of weights become in a network.
 
   For example:
 
@@ -36,13 +36,14 @@ def weights(
     python -m ule_jax.models.pretrained FILE#state_dict_ema         one of several networks in it
     python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
 
-  It prints a line for each tensor of the file. The exit code is 2 if the file does not fit.
+  It prints a line for each tensor of the file; what is left out has its reason. The exit code is 2 if
+  the file does not fit.
 
   Args:
     file: one file of weights (.safetensors, .npz or a PyTorch file), hf:OWNER/NAME, or default.
-    model: the network.
-    classes: of the last layer; with it that is mapped, too.
-    size: of the image, to which position embeddings are resampled.
+    model: name of the network.
+    classes: number of classes; with it the last layer is mapped, too.
+    size: height and width of the image, to which position embeddings are resampled.
   """
   if model not in models.MODELS:
     raise unknown('network', model, models.MODELS)
