@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from common import from_flags
 from PIL import Image
 
 from ule_jax.cli import app
-from ule_jax.cli.arguments import config_from_flags
 from ule_jax.data.listing import SUFFIXES
+from ule_jax.runs.results import REQUIRED
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
 RUN = """
@@ -45,7 +46,7 @@ OF_A_RUN = [
   (['--run=bare'], 'bare holds no run (no config.json)'),
   (['--run=cut'], 'cut holds a run that is not done'),
   (['--run=torn'], 'config.json cannot be read'),
-  (['--run=other'], 'is a run of another version of ule_jax (there is no optim.speed)'),
+  (['--run=other'], 'is a run of another version of ule_jax (there is no field optim.speed'),
   (['--compilation-cache=off'], 'give --run'),
   (['--run'], '--run has no value'),
   (['run'], "unexpected argument 'run'"),
@@ -132,10 +133,10 @@ def greet(
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """What the command lines name: a run as far as it is read before jax, and what is wrong with others."""
+  """The folders of the command lines: a run as far as it is read before jax is imported, and defective ones."""
   root = tmp_path_factory.mktemp('place')
-  config = config_from_flags(['--config=digits']).to_dict()
-  results = {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
+  config = from_flags('digits').to_dict()
+  results = dict.fromkeys(REQUIRED) | {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
   for name in ('run', 'cut', 'torn', 'other', 'bare', 'in', 'bad'):
     (root / name).mkdir()
   for name in ('run', 'cut', 'torn', 'other'):

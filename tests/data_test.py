@@ -188,13 +188,13 @@ def test_worker_processes_give_the_same_batches_and_the_same_errors(faces):
     batches(faces._replace(splits=faces.splits | {'train': split._replace(load=broken)}), 1, workers=1)
 
 
-def test_images_are_prepared_alike_with_and_without_the_data():
+def test_the_input_spec_is_the_same_without_the_data():
   from configs import base
-  from ule_jax.data import DATASETS, preparation
+  from ule_jax.data import DATASETS, input_spec
 
   for name in DATASETS:
     options = base.make(name, 'erm').data.to_dict()
-    prepared = preparation(name, options)
-    assert prepared.words
+    spec = input_spec(name, options)
+    assert spec.description
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    assert prepared.eval_transform(image, np.random.default_rng(0)).shape == prepared.image_shape
+    assert spec.eval_transform(image, np.random.default_rng(0)).shape == spec.image_shape

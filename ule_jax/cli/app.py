@@ -26,6 +26,7 @@ from ule_jax.errors import (
   out_of_memory,
   unknown,
 )
+from ule_jax.runs import progress
 from ule_jax.runs.signals import Signals, tell
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def join(peers: Peers) -> None:
 
 def main(verb: Callable[[], None]) -> NoReturn:
   """Run a verb and exit with the code that its ending means."""
+  progress.to_terminal()
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='backslashreplace')  # a name of a file may be no text, and a locale have no ±
   try:

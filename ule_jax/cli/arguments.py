@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from ule_jax.config import load as configs
 from ule_jax.errors import UserError
 
 Text = Annotated[str, Parameter(metavar='NAME')]
@@ -35,8 +34,8 @@ ConfigFile = Annotated[
     name='--config',
     allow_repeating=False,
     metavar='FILE[:METHOD[,VARIANT...]]',
-    help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; configs/base.py has '
-    'all fields',
+    help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; docs/reference/config.md '
+    'has all fields',
   ),
 ]
 ConfigFields = Annotated[Overrides, Parameter(parse=False)]
@@ -64,16 +63,3 @@ def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     else:
       others.append(name + equals + value)
   return overrides, others
-
-
-def config_from_flags(argv: Sequence[str]) -> Any:
-  """Return the config of flags that are all `--config=FILE` and `--config.FIELD=VALUE`.
-
-  Raises:
-    UserError: there is another flag, or no or several files, or a field or a value is not right.
-  """
-  overrides, others = split(argv)
-  files = [text.removeprefix('--config=') for text in others if text.startswith('--config=')]
-  if len(files) != 1 or len(others) != 1:
-    raise UserError(f'give one --config=FILE[:METHOD], and otherwise --config.FIELD=VALUE, not {" ".join(others)!r}.')
-  return configs.load_text(files[0], overrides)[0]

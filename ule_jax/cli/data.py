@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils import epy
 
@@ -36,6 +35,7 @@ def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '
     out: folder for the contact sheets (default sheets/<config>).
     images: decode every image.
   """
+  settings: Any
   settings, config_name = load.load_text(config, overrides)
   folder = output_path(out or f'sheets/{config_name}', '--out')
   options = dict(settings.data)
@@ -57,7 +57,7 @@ def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '
   scans: dict[str, Scan] = {}
   if images:
     for split, content in dataset.splits.items():
-      scans[split] = checks.scan_images(content, lambda text: print(text, file=sys.stderr, flush=True))
+      scans[split] = checks.scan_images(content)
     problems = [text for scan in scans.values() for text in scan.bad.values()]
     print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
     if problems and on_bad_image == 'fail':

@@ -22,7 +22,7 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
   from ule_jax.cli import tables
   from ule_jax.data import pipeline
   from ule_jax.explain import saliency as looks
-  from ule_jax.runs import recorded, restore
+  from ule_jax.runs import files, recorded, restore
   from ule_jax.train import evaluate as evaluation
 
 
@@ -79,7 +79,7 @@ def evaluate(
     arrays = looks.collect(look, restored.networks, dataset, split, predictions, chosen)
     path = directory / 'saliency' / f'{split}.npz'
     arrays |= {'step': np.array(restored.results['step'], np.int32), 'scalar': np.array(scalar)}
-    evaluation.write_arrays(path, arrays)
+    files.write_arrays(path, arrays)
     print(f'saliency of {len(arrays["index"])} examples: {path}')
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from etils import epy
 
@@ -17,6 +16,7 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
 
   from ule_jax.cli import tables
   from ule_jax.deploy import export as files
+  from ule_jax.runs import files as run_files
   from ule_jax.runs import recorded, restore
 
 
@@ -55,9 +55,8 @@ def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache 
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
-      partial = file.with_name(f'{file.name}.partial')
-      partial.write_bytes(content)
-      os.replace(partial, file)
+      with run_files.write_atomic(file) as stream:
+        stream.write(content)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
   print(about['weights'])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from etils import epy
@@ -52,9 +52,8 @@ def predict(
   directory, path = local_path(run, '--run'), output_path(out, '--out')
   pictures = output_path(saliency, '--saliency') if saliency else None
   listing = deployed.find(local_path(input, '--input'))
-  config: Any
   config, results = recorded.read_run(directory)
-  decoding, classes = data.preparation(config.data.name, config.data.to_dict()).decoding, results['classes']
+  decoding, classes = data.input_spec(config.data.name, config.data).decoding, results['classes']
   skip = on_bad_image == 'skip'
   advice = deployed.ADVICE if skip else deployed.ADVICE + deployed.OR_SKIP
   read = deployed.reader(listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=advice)

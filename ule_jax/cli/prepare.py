@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from etils import epy
@@ -34,6 +34,7 @@ def prepare(
   Args:
     out: a folder that does not exist yet.
   """
+  settings: Any
   settings, _ = load.load_text(config, overrides)
   if not out:
     raise UserError('give --out=NEW, the folder to write.')
@@ -42,7 +43,7 @@ def prepare(
     raise UserError(f'{folder} exists: choose another --out, or remove it.')
   options = dict(settings.data)
   name, skip = options.pop('name'), options.pop('on_bad_image', 'fail') == 'skip'
-  dataset = data.load(name, options, pack._say)
+  dataset = data.load(name, options)
   table = dataset.table
   if table is None:
     raise UserError(f'{name} is not made of image files: there is nothing to prepare.')

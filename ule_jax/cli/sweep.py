@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from etils import epy
@@ -44,6 +44,7 @@ def sweep(
     workdir: folder of the sweep (default runs/<config>-<method>-sweep).
     force: go on in a folder whose config, axes, data or weights differ.
   """
+  settings: Any
   settings, name = load.load_text(config, overrides)
   values = axes.parse_axes(settings, axis)
   runtime.keep_memory()

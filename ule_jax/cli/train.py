@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from etils import epy
@@ -50,12 +51,13 @@ def train(
     hosts: number of hosts.
     host: number of this host, from 0 on.
   """
+  settings: Any
   settings, name = load.load_text(config, overrides)
   default = f'runs/{name}-{settings.method.name}-s{settings.seed}'
   directory = local_path(workdir or default, '--workdir')
   runtime.keep_memory()
   if hosts > 1:
-    progress.say(f'waiting for {hosts} hosts at {coordinator}')
+    logging.getLogger(__name__).info(f'waiting for {hosts} hosts at {coordinator}')
   try:
     processes.connect(coordinator, hosts, -1 if host is None else host)
   finally:
