@@ -34,8 +34,8 @@ ConfigFile = Annotated[
     name='--config',
     allow_repeating=False,
     metavar='FILE[:METHOD[,VARIANT...]]',
-    help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; docs/reference/config.md '
-    'has all fields',
+    help='a file, or the name of a shipped config. --config.FIELD=VALUE changes a field of it; '
+    'docs/reference/config.md has all fields',
   ),
 ]
 ConfigFields = Annotated[Overrides, Parameter(parse=False)]
