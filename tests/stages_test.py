@@ -496,9 +496,9 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
   config = from_flags('waterbirds:cnc', '--config.data.dir=x')
-  assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
+  assert (config.model.batch_norm, two_stage.first_config(validate_config(config)).model.batch_norm) == ('frozen', 'batch')
   config.first.batch_norm = 'same'
-  assert two_stage.first_config(config).model.batch_norm == 'frozen'
+  assert two_stage.first_config(validate_config(config)).model.batch_norm == 'frozen'
   with pytest.raises(UserError, match=r"unknown two_stage.batch_norm 'moving'"):
     run(config_of('cnc', '--config.two_stage.batch_norm=moving'), tmp_path / 'w')
 
