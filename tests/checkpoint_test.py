@@ -209,7 +209,7 @@ def test_parts_are_read_alone_and_checked(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, RULES, 2)
   checkpoints.save(10, state_of(10), {})
-  monkeypatch.setattr(checkpoints, 'MARGIN', 1 << 60)
+  monkeypatch.setattr('ule_jax.runs.checkpoints.MARGIN', 1 << 60)
   with pytest.raises(UserError, match=r'a checkpoint cannot be written in .* MB needed\): make room'):
     checkpoints.save(20, state_of(20), {})
   checkpoints.close()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from common import from_flags
 
+from ule_jax.config.schema import validate_config
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
@@ -353,7 +354,7 @@ def test_dfr_of_three_classes_and_what_it_needs():
   found = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0, 0.1), fits=2), first)
   assert found.head[0].shape == (8, 3)
   assert found.notes['strength'] in (1.0, 0.1)
-  with pytest.raises(UserError, match=r"first\.dfr\.split is 'vall'"):
+  with pytest.raises(UserError, match=r"two_stage\.dfr\.split is 'vall'"):
     TWO_STAGE['dfr'].prepare(options('dfr', split='vall'), first)
   with pytest.raises(UserError, match='test is for testing'):
     TWO_STAGE['dfr'].prepare(
@@ -495,10 +496,10 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
 
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
-  config = from_flags('waterbirds:cnc', '--config.data.dir=x')
-  assert (config.model.batch_norm, two_stage.first_config(validate_config(config)).model.batch_norm) == ('frozen', 'batch')
-  config.first.batch_norm = 'same'
-  assert two_stage.first_config(validate_config(config)).model.batch_norm == 'frozen'
+  config = validate_config(from_flags('waterbirds:cnc', '--config.data.dir=x'))
+  assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
+  same = config.replace({'two_stage.batch_norm': 'same'})
+  assert two_stage.first_config(same).model.batch_norm == 'frozen'
   with pytest.raises(UserError, match=r"unknown two_stage.batch_norm 'moving'"):
     run(config_of('cnc', '--config.two_stage.batch_norm=moving'), tmp_path / 'w')
 

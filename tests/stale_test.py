@@ -544,7 +544,9 @@ def test_a_finished_run_goes_on_and_keeps_its_results(place, capsys):
   assert run(place / 'run', place / 'data') == json.loads(old)  # still done
   capsys.readouterr()
   assert run(place / 'run', place / 'data', '--config.train.steps=6')['last']['step'] == 6
-  said = f'{place}/run was done at step 4: its results are kept as results-4.json and predictions-4; going on to step 6'
+  said = (
+    f'{place}/run was done at step 4: its results are kept as results-4.json and predictions-4; continuing to step 6'
+  )
   assert capsys.readouterr().err.count(said) == 1
   assert (place / 'run' / 'results-4.json').read_text() == old
   for path in (place / 'predictions').iterdir():

@@ -19,7 +19,7 @@ from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.workdir import owned
-from ule_jax.train import loop
+from ule_jax.train import evaluate, loop
 from ule_jax.train import run as run_module
 from ule_jax.train.run import run as train_run
 
@@ -176,7 +176,7 @@ def signal_at(monkeypatch, place, name, after=1):
     (data, 'load', 1, None),
     (loop, 'Batch', 6, 6),
     (loop, 'Batch', 8, 8),
-    (loop, 'summary', 2, 4),
+    (evaluate, 'summary', 2, 4),
     (loop, 'evaluate_checkpoints', 1, 12),
   ],
 )
@@ -188,7 +188,7 @@ def test_a_terminated_run_ends_bitwise_as_the_other(place, name, after, saved, f
       run(tmp_path / 'w')
   if saved:
     checkpoints = Checkpoints(tmp_path / 'w' / 'checkpoints', ('val/accuracy',))
-    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'conclude')
+    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'evaluate_checkpoints')
     checkpoints.close()
   assert not (tmp_path / 'w' / 'done').exists()
   assert not (tmp_path / 'w' / 'lock').exists()

@@ -25,7 +25,7 @@ PARALLEL = ('jit', 'pmap')
 LEAST_SHARDED = 1 << 16  # number of values from which on fsdp shards an array
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
   """Return a mesh of one axis, with the devices of each host in sequence: a host's block of a batch is on its devices.
 
   Args:
@@ -47,7 +47,7 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Put a copy of every array on every device."""
+  """Copy every array to every device."""
   return jax.device_put(tree, replicated_sharding(mesh))
 
 

@@ -1,7 +1,7 @@
 """Several processes that train one run together: one on each host, or one for each accelerator of a host.
 
 Every process runs the same command and computes the same; the first one also writes files and prints. If one of them
-dies, the others exit within `LOST` + `BEAT` seconds; the run goes on from its last checkpoint when it is started again,
+dies, the others exit within `LOST` + `BEAT` seconds; the run resumes from its last checkpoint when it is started again,
 on any number of hosts.
 """
 
@@ -114,7 +114,7 @@ def exit_peer_lost(error: Exception) -> None:
     time.sleep(2 * GRACE)
   text = ' '.join(str(error).split()).partition('. ')[0]
   line = (
-    f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts goes on from the last '
+    f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts continues from the last '
     'checkpoint.\n'
   )
   os.write(2, line.encode())
@@ -124,7 +124,7 @@ def exit_peer_lost(error: Exception) -> None:
 
 
 def shutdown() -> None:
-  """Leave the other processes at the end of the run."""
+  """End the connection to the other processes, after a barrier."""
   barrier('end')
   _leaving.set()
 

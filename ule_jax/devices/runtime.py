@@ -36,6 +36,11 @@ SETTINGS = (
 GPUS = ('/dev/nvidia0', '/dev/nvidiactl')  # either exists where a GPU does, in containers the second
 
 
+def setting(name: str) -> Any:
+  """Return one of jax's settings."""
+  return getattr(jax.config, name)
+
+
 def user_cache() -> Path:
   """Return the folder of the user's cache, whose content can be computed again."""
   return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'ule_jax'
@@ -50,7 +55,7 @@ def use_cache(choice: str) -> None:
     choice: a folder, `default` (`$XDG_CACHE_HOME/ule_jax/xla`, or `$JAX_COMPILATION_CACHE_DIR`), or `off`.
   """
   folder = None
-  if not jax.config.jax_enable_compilation_cache:
+  if not setting('jax_enable_compilation_cache'):
     choice = 'off'
   if choice == 'default':
     folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{user_cache()}/xla'
@@ -65,7 +70,7 @@ def use_cache(choice: str) -> None:
     except (OSError, ValueError, UserError) as error:
       log.warning(f'nothing compiled is kept, as {folder} cannot be written ({error})')
       folder = None
-  if folder != jax.config.jax_compilation_cache_dir:
+  if folder != setting('jax_compilation_cache_dir'):
     jax.config.update('jax_compilation_cache_dir', folder)
     compilation_cache.reset_cache()  # jax reads the setting once, when it first compiles
   # Small programs, too: reading one takes a tenth of the time of compiling it, and a run has a dozen.
@@ -75,22 +80,22 @@ def use_cache(choice: str) -> None:
 def require_devices() -> None:
   """Refuse to compute on a CPU if another platform was asked for, or a GPU exists that jax cannot use.
 
-  jax itself goes on without the first of several platforms, and without a GPU that its plugin cannot use.
+  jax itself continues without the first of several platforms, and without a GPU that its plugin cannot use.
 
   Raises:
     UserError: names the platform or the plugin.
   """
-  asked, reason, platform = jax.config.jax_platforms or '', 'there is none', ''
+  asked, reason, platform = setting('jax_platforms') or '', 'there is none', ''
   try:
     platform = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # the second where there is no GPU for `cuda` (jax 0.10)
     reason = no_backend(error) or reason
   if not platform or (platform == 'cpu' and asked.split(',')[0] not in ('', 'cpu')):
     what = f'the device that JAX_PLATFORMS={asked} asks for' if asked else 'a device for which jax has a plugin'
-    raise UserError(f'{what} is not here or does not work ({reason}): mend that, or set JAX_PLATFORMS=cpu.')
+    raise UserError(f'{what} is not here or does not work ({reason}): fix that, or set JAX_PLATFORMS=cpu.')
   if not asked and platform == 'cpu' and (plugin := unused_plugin()):
     raise UserError(
-      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and mend that, '
+      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and fix that, '
       'or set JAX_PLATFORMS=cpu to compute on the CPU.'
     )
 
@@ -111,9 +116,9 @@ def unused_plugin() -> str:
 
 
 def keep_memory() -> bool:
-  """Let a process that computes on the CPU keep freed memory for the next step instead of returning it to the system.
+  """Make a process that computes on the CPU keep freed memory for the next step instead of returning it to the system.
 
-  XLA allocates the temporary memory of a step anew at each step, and glibc maps blocks of that size and unmaps them at
+  XLA allocates the temporary memory of a step again at each step, and glibc maps blocks of that size and unmaps them at
   once: clearing the pages takes an eighth of a small network's step. The settings (see mallopt(3)) are: no mapped
   blocks, no trimming, one arena for all threads. Threads keep the arena that they started with, so this has to be
   called before jax starts its own.
@@ -121,7 +126,7 @@ def keep_memory() -> bool:
   Returns:
     Whether it was done; False on other platforms than CPU and without glibc.
   """
-  platforms = (jax.config.jax_platforms or '').split(',')
+  platforms = (setting('jax_platforms') or '').split(',')
   elsewhere = any(importlib.metadata.entry_points(group='jax_plugins')) or importlib.util.find_spec('libtpu')
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
   if mallopt is None or (platforms != ['cpu'] and (platforms != [''] or elsewhere)):
@@ -137,7 +142,7 @@ def describe() -> dict[str, Any]:
     'device_kinds': sorted({device.device_kind for device in jax.devices()}),
     'backend': backend.get_backend().platform_version,
     'determinism': {
-      **{name: getattr(jax.config, name) for name in SETTINGS},
+      **{name: setting(name) for name in SETTINGS},
       # Compiled steps are bitwise reproducible on a CPU; on a GPU only with this flag.
       'xla_gpu_deterministic_ops': 'xla_gpu_deterministic_ops=true' in os.environ.get('XLA_FLAGS', ''),
     },

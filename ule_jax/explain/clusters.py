@@ -89,7 +89,7 @@ def part(
   if wrong.all() or not wrong.any():
     start[:] = 0
   elif (more := min(count - 1, len(np.unique(x[wrong], axis=0)))) > 1:
-    start[wrong] = 1 + KMeans(more, n_init=10, random_state=0).fit_predict(x[wrong])
+    start[wrong] = 1 + KMeans(more, n_init=10, random_state=0).fit_predict(x[wrong])  # type: ignore[arg-type]
   shares = np.bincount(start) / len(start)
   centres = np.stack([x[start == c].mean(0) for c in range(len(shares))])
   if len(shares) == 1:
@@ -105,7 +105,7 @@ def part(
     reg_covar=RIDGE,
     max_iter=500,
   ).fit(x)
-  return fit.predict(x).astype(np.int32), fit.means_
+  return fit.predict(x).astype(np.int32), np.asarray(fit.means_)
 
 
 OWN = 'clusters'
@@ -190,7 +190,7 @@ class Summary(NamedTuple):
   number: int
   place: int
   label: int
-  count: int
+  count: int  # type: ignore[assignment]
   accuracy: dict[str, float]
   disagree: int
   groups: dict[str, int]

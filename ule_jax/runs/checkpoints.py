@@ -179,7 +179,7 @@ class Checkpoints:
         continue
       for bad, reason in damaged.items():
         path = self._set_aside(bad)
-        log.warning(f'the checkpoint of step {bad} is damaged ({reason}): it is now {path}; going on from {step}')
+        log.warning(f'the checkpoint of step {bad} is damaged ({reason}): it is now {path}; continuing from {step}')
       self.best()  # fails now, rather than after the training, if the scores of one cannot be read
       return step, state
     if damaged:
@@ -289,5 +289,5 @@ class Checkpoints:
         raise
       raise UserError(
         f'a checkpoint cannot be written in {self._directory} ({checksums.reason(error)}): '
-        'make room there; the same command goes on from the last one that was.'
+        'make room there; the same command continues from the last one that was.'
       ) from None

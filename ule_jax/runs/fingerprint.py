@@ -47,7 +47,7 @@ class Fingerprint:
   """The fingerprint of a loaded data set; digests that read every image are computed on first use."""
 
   def __init__(self, dataset: Dataset):
-    """Take the data set; nothing is read yet."""
+    """Keep the data set; nothing is read yet."""
     self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
 
@@ -181,7 +181,7 @@ def code(*parts: ModuleType | Callable) -> str:
   hasher = hashlib.sha256()
   for part in parts:
     if isinstance(part, ModuleType):
-      path = Path(part.__file__)
+      path = Path(str(part.__file__))
       for file in sorted(path.parent.glob('*.py*')) if hasattr(part, '__path__') else [path]:
         hasher.update(f'{file.name}\n'.encode() + file.read_bytes())
     else:
@@ -199,9 +199,9 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
   """Compute the counts and digests of a split that need no image."""
   names = '\0'.join(split.name(i) for i in range(split.count))
   state = None
-  if split.version:
+  if version := split.version:
     hasher = hashlib.sha256()
-    for part in _in_chunks(split.count, lambda ids: '\0'.join(split.version(i) for i in ids)):
+    for part in _in_chunks(split.count, lambda ids: '\0'.join(version(i) for i in ids)):
       hasher.update(f'{part}\n'.encode())
     state = hasher.hexdigest()
   return {
@@ -236,7 +236,7 @@ def _digests(split: Split, i: int) -> list[bytes]:
     parts = split.files(i)
   else:
     masks = split.masks(i) if split.masks else {}
-    parts = [np.ascontiguousarray(pixels) for pixels in (split.load(i), *masks.values())]
+    parts = [np.ascontiguousarray(pixels).data for pixels in (split.load(i), *masks.values())]
   return [hashlib.sha256(part).digest() for part in parts]
 
 

@@ -1,4 +1,4 @@
-"""Comparison of a run's recorded inputs with those that are there when it goes on: data, weights, features, first run.
+"""Comparison of a run's recorded inputs with the present ones: data, weights, features, first run.
 
 Each comparison returns a clause that names the differences, '' if there are none. Differences are refused, or with
 `--force` go into the record and into results.json.
@@ -92,7 +92,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
   if not (workdir.holds_training(directory) and path.exists()):
     return ''
   recorded = files.read_json(path)
-  old, new = ([np.asarray(of.get(name)) for name in ('mean', 'std')] for of in (recorded, dataset._asdict()))
+  old, new = ([np.asarray(values.get(name)) for name in ('mean', 'std')] for values in (recorded, dataset._asdict()))
   if old[0].shape == new[0].shape and all((abs(a - b) <= 0.01 * old[1]).all() for a, b in zip(old, new, strict=True)):
     return ''
   known = (fingerprint.read(directory) or {}).get('code', code)
@@ -106,7 +106,7 @@ def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) 
 def compare_first(directory: Path, second: SecondStage, force: bool) -> str:
   """Compare the result of a first run with the one when the second run began; as `compare_inputs`."""
   recorded = (fingerprint.read(directory) or {}).get('first')
-  # A fitted last layer takes no steps: it is fitted again, and there is nothing to go on with.
+  # A fitted last layer takes no steps: it is fitted again, and nothing is resumed.
   if recorded in (None, first_digest(second)) or second.head is not None or not workdir.holds_training(directory):
     return ''
   differs = f'the first run gives other groups or chances than {directory} began with'
@@ -127,7 +127,7 @@ def record_inputs(directory: Path, current: Fingerprint, differs: str, code: str
   Args:
     directory: of the run.
     current: the data.
-    differs: the differences with which the run goes on by `--force`, '' for none.
+    differs: the differences with which the run continues by `--force`, '' for none.
     code: as in `compare_features`; '' without a frozen encoder.
     second: the result of a first run.
 
@@ -165,6 +165,6 @@ def report_finished(directory: Path, current: Fingerprint) -> None:
 
 
 def forced_changes(directory: Path) -> dict[str, Any]:
-  """Return `{'changed': ...}` for results.json, if the run went on with other inputs by `--force`; else {}."""
+  """Return `{'changed': ...}` for results.json, if the run continued with other inputs by `--force`; else {}."""
   changed = (fingerprint.read(directory) or {}).get('changed')
   return {'changed': changed} if changed else {}

@@ -26,7 +26,7 @@ class MetricsLog:
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
     events = (workdir / 'tensorboard' / 'events').absolute()  # a relative path with a colon would be read as a URL
-    # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then its queue blocks for ever.
+    # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then its queue blocks indefinitely.
     self._events = EventsWriter(str(events), f'.{os.getpid()}')
     if start:
       self._event(start + 1, session_log={'status': 1})  # START: TensorBoard discards its points from this step on
@@ -40,7 +40,7 @@ class MetricsLog:
     self._events.flush()
 
   def _event(self, step: int, **content: Any) -> None:
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
     self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
@@ -54,10 +54,10 @@ class NoLog:
   """A log that discards everything, for the processes that do not write."""
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Do nothing."""
+    """Discard."""
 
   def close(self) -> None:
-    """Do nothing."""
+    """Discard."""
 
 
 def step_of(line: str) -> float:

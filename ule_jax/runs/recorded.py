@@ -139,7 +139,7 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
   if not (directory / 'config.json').is_file():
     raise UserError(f'{directory} holds no run (no config.json): give the --workdir of one.')
   if not (directory / 'done').exists():
-    raise UserError(f'{directory} holds a run that is not done: the command that started it goes on with it.')
+    raise UserError(f'{directory} holds a run that is not done: the command that started it continues it.')
   recorded = read_json(directory / 'config.json', ADVICE)
   if 'axes' in recorded:
     raise UserError(f'{directory} is a sweep, not a run: give the folder of one of its members.')

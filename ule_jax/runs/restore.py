@@ -1,4 +1,4 @@
-"""The networks of a finished run: what the verbs after training, and the second run of two stages, start from."""
+"""The networks of a finished run, for the verbs after training and for the second run of two stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""results.json: the metrics of a finished run, and what was run on what. Without jax, which takes seconds to import."""
+"""results.json: the metrics of a finished run, its method and its data. Without jax, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Results(dict[str, Any]):
 
   @property
   def changed(self) -> list[dict[str, Any]]:
-    """The steps at which the run went on with other data or weights by `--force`, each with `step` and `what`."""
+    """The changes of data or weights that `--force` allowed, each with its `step` and a clause."""
     return self.get('changed', [])
 
   def by_rule(self, rule: str) -> Entry | None:

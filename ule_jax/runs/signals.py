@@ -43,8 +43,8 @@ class Signals:
     """Create the context; handlers are installed when it is entered.
 
     Args:
-      shared: leave SIGTERM to jax, which broadcasts it to all hosts (hosts.preempted), and convert the other signals
-        to SIGTERM.
+      shared: leave SIGTERM to jax, which broadcasts it to all processes (processes.preempted), and convert the other
+        signals to SIGTERM.
     """
     self.received = ''
     self._shared, self._passed = shared, False

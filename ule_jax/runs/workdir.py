@@ -1,4 +1,4 @@
-"""The folder of a run: whether a config may go on in it, its lock, and what a start that failed left in it.
+"""The folder of a run: comparison with a config, lock, and the files of a start that failed.
 
 config.json env.json metrics.jsonl checkpoints/ predictions/ tensorboard/ results.json done, and lock while it runs
 """
@@ -102,12 +102,12 @@ def compare(workdir: Path, config: dict[str, Any], force: bool, examples: int = 
   free = _free(old, new, workdir, examples)
   changed = [f for f in sorted(old.keys() | new.keys()) if old.get(f) != new.get(f) and f not in free]
   if changed and not force and holds_training(workdir):
-    shown = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
+    fields = ', '.join(f'{f} ({old.get(f)!r} there, {new.get(f)!r} here)' for f in changed)
     long = f', and with optim.schedule={old.get("optim.schedule")} the length of a run changes all of its steps'
     raise UserError(
-      f'{workdir} holds a run with another config; these fields differ: {shown}'
+      f'{workdir} holds a run with another config; these fields differ: {fields}'
       f'{long if set(changed) & set(LENGTH) else ""}. '
-      'Choose another --workdir, or go on from its checkpoint with --force.'
+      'Choose another --workdir, or continue from its checkpoint with --force.'
     )
   return not changed
 
@@ -133,7 +133,7 @@ def holds_training(workdir: Path) -> bool:
 
 
 def set_aside(workdir: Path, step: int, names: Iterable[str] = ('results.json', 'predictions')) -> list[str]:
-  """Rename the results of a run that goes on to names with their step; return the new names."""
+  """Rename the results of a run that continues to names with their step; return the new names."""
   kept = []
   for old in (workdir / name for name in names):
     if old.exists():
@@ -195,7 +195,7 @@ def owned(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1)
       raise
     raise UserError(
       f'{workdir} cannot be written ({error.strerror}): make room, or choose another --workdir; '
-      'the same command goes on from the last checkpoint.'
+      'the same command continues from the last checkpoint.'
     ) from None
   except UserError:
     if created:

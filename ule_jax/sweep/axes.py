@@ -85,12 +85,17 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
   return axes
 
 
-def expand(config: Config, axes: Axes) -> list[Member]:
+def expand(config: Any, axes: Axes) -> list[Member]:
   """Return a member for each combination of the axes, with a checked config; the seed changes slowest.
+
+  Args:
+    config: of all members, a ConfigDict or a `Config`.
+    axes: field -> its values.
 
   Raises:
     UserError: a value is out of its range.
   """
+  config = validate_config(config)
   others = {field: values for field, values in axes.items() if field != 'seed'}
   settings = [dict(zip(others, values, strict=True)) for values in itertools.product(*others.values())]
   members = []

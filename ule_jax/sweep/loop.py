@@ -114,8 +114,8 @@ class Sweep:
       batches = order(number, count, room)
       # As in train/loop.py: evaluate the state you have -> save it -> the next steps -> log their metrics.
       while True:
-        due = number > 0 and (number % train.eval_every == 0 or number == steps)
-        if due and number != self.trained.scored:
+        is_evaluated = number > 0 and (number % train.eval_every == 0 or number == steps)
+        if is_evaluated and number != self.trained.scored:
           metrics_log.write(number, self.validate(number))
         late = time.monotonic() - saved > SAVE_EVERY
         if number != saved_step and (signals.received or late or number == steps):
@@ -140,7 +140,7 @@ class Sweep:
           metrics_log.write(number, self.by_member(metrics))
 
   def log_start(self) -> None:
-    """Log what is trained on what, and where."""
+    """Log the method, the data, the length and the folder of the sweep."""
     task, config = self.task, self.task.config
     log.info(
       f'{config.method.name} on {config.data.name}: {len(self.members)} runs ({len(self.population.seeds)} seeds, '
@@ -197,13 +197,13 @@ class Sweep:
     score, scores = np.full(trained.score.shape, -1.0), {}
     roles = self.graphs.roles
     for member in self.members:
-      own: dict[str, float] = {}
+      by_rule: dict[str, float] = {}
       for split, counts in counts_by_split.items() if member.place not in failed else ():
         for role in roles:
-          own |= scores_of(summary(at(counts[role], member.place), self.task.dataset), split, role, roles)
-      scores |= {f'{member.name}/{name}': value for name, value in own.items()}
+          by_rule |= scores_of(summary(at(counts[role], member.place), self.task.dataset), split, role, roles)
+      scores |= {f'{member.name}/{name}': value for name, value in by_rule.items()}
       for r, rule in enumerate(self.task.rules):
-        score[(r, *member.place)] = own.get(rule, -1.0)
+        score[(r, *member.place)] = by_rule.get(rule, -1.0)
     better = (score >= trained.score) & (score >= 0)  # of equal scores the newest, as for a single run
     networks = [
       population.keep_better(mask, networks_of(trained.state), old)

@@ -43,7 +43,7 @@ def write_log(path: Path, log: Sequence[dict[str, float]], member: str) -> None:
   """
   lines = []
   for line in log:
-    own = {name.removeprefix(f'{member}/'): v for name, v in line.items() if name.startswith(f'{member}/')}
-    if own:
-      lines.append(json.dumps({'step': line['step'], **own}) + '\n')
+    values = {name.removeprefix(f'{member}/'): v for name, v in line.items() if name.startswith(f'{member}/')}
+    if values:
+      lines.append(json.dumps({'step': line['step'], **values}) + '\n')
   write_text(path, ''.join(lines))

@@ -77,21 +77,6 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
     parts = assemble(config, training, overrides)
     return create_state(parts.method, parts.model, parts.tx, sample, jax.random.key(seed))
 
-  def advance(state: TrainState, seed: Array, overrides: dict[str, Array], order: Array, count: Array, train: Batch):
-    parts = assemble(config, training, overrides)
-    settings = config.train.accumulate, config.optim.trainable
-    step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, *settings)
-    image, label, group = (flat(values) for values in (train.image, train.label, train.group))
-
-    def turn(i, carry):
-      ids = order[i]
-      return step(carry[0], Batch(image[ids], label[ids], group[ids], ids, jnp.ones(ids.shape)))
-
-    # A loop of any length, so that pieces of all lengths are one graph.
-    metrics = jax.eval_shape(lambda: turn(0, (state, None))[1])
-    zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
-    return jax.lax.fori_loop(0, count, turn, (state, zeros))
-
   score_batch = make_score(model, preprocess, method.roles, groups)
 
   def score(params: PyTree, batch_stats: PyTree, block: Batch) -> dict[str, Counts]:
@@ -109,7 +94,9 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
     return jax.vmap(inner, of_seed, axis_size=len(seeds))
 
   create = jax.jit(over_members(create, (0, None), (None, 0)))
-  advance = over_members(advance, (0, 0, None, 0, None, None), (0, None, 0, None, None, None))
+  advance = over_members(
+    partial(advance_member, config, training), (0, 0, None, 0, None, None), (0, None, 0, None, None, None)
+  )
   advance = jax.jit(advance, donate_argnums=0, compiler_options=options)
   score = jax.jit(over_members(score, (0, 0, None), (0, 0, None)))
 
@@ -126,6 +113,43 @@ def compile_members(config: Config, training: Dataset, groups: int, members: Mem
   )
 
 
+def advance_member(
+  config: Config,
+  training: Dataset,
+  state: TrainState,
+  seed: Array,
+  overrides: dict[str, Array],
+  order: Array,
+  count: Array,
+  train: Batch,
+) -> tuple[TrainState, dict[str, Array]]:
+  """Train one member for some steps; return its state and the metrics of the last step.
+
+  Args:
+    config: of any member.
+    training: the data set that is trained on.
+    state: before the first of these steps.
+    seed: of the member.
+    overrides: its values of the axes.
+    order: int32 [c b], the examples of each step.
+    count: number of steps, at most c.
+    train: the training split in blocks.
+  """
+  parts = assemble(config, training, overrides)
+  settings = config.train.accumulate, config.optim.trainable
+  step = make_train_step(*parts[:3], jax.random.key(seed), parts.preprocess, *settings)
+  image, label, group = (flat(values) for values in (train.image, train.label, train.group))
+
+  def turn(i, carry):
+    ids = order[i]
+    return step(carry[0], Batch(image[ids], label[ids], group[ids], ids, jnp.ones(ids.shape)))
+
+  # A loop of any length, so that pieces of all lengths are one graph.
+  metrics = jax.eval_shape(lambda: turn(0, (state, None))[1])
+  zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+  return jax.lax.fori_loop(0, count, turn, (state, zeros))
+
+
 def flat(blocks: Array) -> Array:
   """Return the arrays of a split [n ...] from those in blocks [m b ...]."""
   return blocks.reshape(-1, *blocks.shape[2:])
@@ -138,7 +162,7 @@ def keep_better(better: Bool[Array, 's n'], new: PyTree, old: PyTree) -> PyTree:
 
 
 def load(dataset: Dataset, block: int, threads: int) -> dict[str, Batch]:
-  """Put all splits on the device in blocks [m b ...]; padding in the last block has weight 0.
+  """Copy all splits to the device in blocks [m b ...]; padding in the last block has weight 0.
 
   Args:
     dataset: with all of its splits.
@@ -158,14 +182,14 @@ def load(dataset: Dataset, block: int, threads: int) -> dict[str, Batch]:
   if size > LIMIT:
     raise UserError(
       f'a sweep keeps its images on the device, up to {LIMIT:,} bytes, and these take {size:,}: lower data.size, set '
-      'model.encoder=frozen with model.weights, or train one after the other with ule_jax.main.'
+      'model.encoder=frozen with model.weights, or train sequentially with ule_jax.main.'
     )
 
   return {split: read(dataset, split, block, threads) for split in dataset.splits}
 
 
 def read(dataset: Dataset, split: str, block: int, threads: int) -> Batch:
-  """Put one split on the device in blocks, as `load`."""
+  """Copy one split to the device in blocks, as `load`."""
   transform = dataset.train_transform if split == 'train' else dataset.eval_transform
   dataset = dataset._replace(eval_transform=transform)
   batches = [Batch(**b) for b in pipeline.eval_batches(dataset, split, batch_size=block, threads=threads)]

@@ -26,13 +26,13 @@ NAME = 'sweep.json'
 
 
 def run(config: Any, axes: Axes, directory: Path, force: bool = False) -> dict[str, Any]:
-  """Train and evaluate all members and write their results; go on where an earlier sweep stopped.
+  """Train and evaluate all members and write their results; resume where an earlier sweep stopped.
 
   Args:
     config: a ConfigDict, as `load_config` returns, or a `Config`.
     axes: as of `parse_axes`.
     directory: of the sweep; a member's is below it.
-    force: go on although the config, the axes, the data or the weights differ from those of the folder.
+    force: continue although the config, the axes, the data or the weights differ from those of the folder.
 
   Returns:
     The content of sweep.json.
@@ -73,7 +73,9 @@ def run_members(members: list[Member], axes: Axes, path: Path, force: bool, sign
     record(task, folder)
     if (path / 'done').exists():
       (path / 'done').unlink()
-      log.info(f'{path} was done: going on to step {task.steps:,}; older results are kept under names with their step')
+      log.info(
+        f'{path} was done: continuing to step {task.steps:,}; older results are kept under names with their step'
+      )
     sweep = Sweep(task, members, folder, begin)
     sweep.train(signals)
     results = conclude(sweep) | {'axes': axes}

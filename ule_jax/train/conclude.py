@@ -58,7 +58,7 @@ def evaluate_checkpoints(task: Task, folder: Folder, evaluator: Evaluator, state
 
 
 def header(config: Config, dataset: Dataset, method: Method, second: SecondStage) -> dict[str, Any]:
-  """Return the part of results.json that says what was run on what.
+  """Return the part of results.json about the method, the data and the selection.
 
   Args:
     config: of the run.

@@ -124,13 +124,13 @@ def evaluate(
         row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
       collected.append(row)
   predictions = {name: np.concatenate([row[name] for row in collected]) for name in (collected or [{}])[0]}
-  total = jax.device_get(total or {})
-  for role, counts in total.items():
+  by_role: dict[str, Counts] = jax.device_get(total or {})
+  for role, counts in by_role.items():
     if counts.broken:
       raise UserError(
         f'{not_finite(role, int(counts.broken), where)}: lower optim.lr or method.weight, or set optim.clip.'
       )
-  return Evaluation(total, predictions)
+  return Evaluation(by_role, predictions)
 
 
 class Evaluator:

@@ -68,9 +68,10 @@ def encode_splits(
     rows = _open(path, split.count)
     if rows is None:
       log.info(f'computing the features of {split.count:,} images of {name}, once, into {path}')
-      rows = _compute(dataset, name, apply, batch_size, threads)
-      _write(path, rows)
-      rows = _open(path, split.count)
+      computed = _compute(dataset, name, apply, batch_size, threads)
+      _write(path, computed)
+      stored = _open(path, split.count)
+      rows = computed if stored is None else stored
     features[name] = rows
     splits[name] = split._replace(load=lambda i, rows=rows: rows[i])
   mean, std = _statistics(features['train'])

@@ -42,7 +42,7 @@ class Folder(NamedTuple):
   Attributes:
     path: of the folder.
     checkpoints: of the run.
-    force: go on although inputs differ.
+    force: continue although inputs differ.
     differs: clauses that name the differences of the inputs; more are added while inputs are read.
     former_steps: number of steps in the config that the folder held before.
   """
@@ -108,7 +108,7 @@ def open_folder(
     if processes.is_first():
       former_steps = workdir.recorded_steps(path, task.examples)
       stack.enter_context(workdir.owned(path, recorded, force, task.examples))
-      if task.is_fit:  # a last layer is fitted anew
+      if task.is_fit:  # a last layer is fitted again
         set_results_aside(task, path, former_steps, not comparison.is_same)
         shutil.rmtree(path / 'checkpoints', ignore_errors=True)
     processes.barrier('the workdir is ours')
@@ -138,19 +138,19 @@ def record(task: Task, folder: Folder) -> None:
     files.write_json(folder.path / 'env.json', environment)
   if folder.checkpoints.latest and correction != former:
     log.warning(
-      f'the loss of {name} was corrected since this run began ({correction}); it goes on with the corrected one: for '
+      f'the loss of {name} was corrected since this run began ({correction}); it continues with the corrected one: for '
       'one loss in all steps, choose another --workdir.'
     )
 
 
 def set_results_aside(task: Task, path: Path, former_steps: int, forced: bool) -> None:
-  """Mark a finished run as unfinished, and rename its results if the new ones will be of other steps or inputs.
+  """Mark a finished run as unfinished, and rename its results if the new ones will have other steps or inputs.
 
   Args:
     task: to be trained.
     path: of the folder.
     former_steps: as in `Folder`; the length of a fit is that of its first run.
-    forced: it goes on with another config or other inputs.
+    forced: it continues with another config or other inputs.
 
   Raises:
     UserError: its results cannot be read.
@@ -162,4 +162,4 @@ def set_results_aside(task: Task, path: Path, former_steps: int, forced: bool) -
   (path / 'done').unlink()
   if forced or step != steps:
     kept = ' and '.join(workdir.set_aside(path, step))
-    log.info(f'{path} was done at step {step:,}: its results are kept as {kept}; going on to step {steps:,}')
+    log.info(f'{path} was done at step {step:,}: its results are kept as {kept}; continuing to step {steps:,}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -35,7 +35,7 @@ def train(task: Task, begin: Begin, folder: Folder, signals: Signals) -> Results
   Args:
     task: to be trained.
     begin: initial state -> the state that training starts from.
-    folder: of the run; training goes on from its newest checkpoint.
+    folder: of the run; training continues from its newest checkpoint.
     signals: stop the run.
 
   Raises:
@@ -85,7 +85,7 @@ class Loop:
     # Do not reorder: evaluate the state you have -> save it (its step is the data position) -> next batch ->
     # step -> log the previous step's metrics. A checkpoint then always has its own metrics, and a
     # resumed run sees the batch that the interrupted one would have seen. Signals are checked between two
-    # steps: the state is then saved as it is, and the run that goes on evaluates it where an evaluation is due.
+    # steps: the state is then saved as it is, and the resumed run evaluates it if it has to be.
     metrics_log = MetricsLog(self.folder.path, first) if processes.is_first() else NoLog()
     with contextlib.closing(metrics_log), contextlib.closing(batches), signals.deferred():
       pending = None
@@ -93,12 +93,12 @@ class Loop:
       settled = self.checkpoints.scored(first) if first else self.task.second.head is None
       for number in range(first, steps + 1):
         signals.received = signals.received or processes.preempted()
-        due = (number % train.eval_every == 0 or number == steps) and not (number == first and settled)
-        if due or (signals.received and number != first):
+        is_evaluated = (number % train.eval_every == 0 or number == steps) and not (number == first and settled)
+        if is_evaluated or (signals.received and number != first):
           self.report(pending, metrics_log)
           pending = None
           refuse_non_finite(self.state, self.checkpoints.latest)
-          if scores := self.evaluator.validate(self.state) if due else {}:
+          if scores := self.evaluator.validate(self.state) if is_evaluated else {}:
             metrics_log.write(number, scores)
           self.checkpoints.save(number, self.state, {rule: scores[rule] for rule in self.checkpoints.rules if scores})
         if signals.received:
@@ -116,7 +116,7 @@ class Loop:
     return self.state
 
   def log_start(self) -> None:
-    """Log what is trained on what, and where."""
+    """Log the method, the data, the length, the devices and the folder of the run."""
     task, config = self.task, self.task.config
     log.info(
       f'{config.method.name} on {config.data.name}: {task.examples:,} training examples, {task.steps:,} steps of '
@@ -124,8 +124,8 @@ class Loop:
       f'{self.folder.path}' + (f', from step {self.first:,}' if self.first else '')
     )
 
-  def batches(self) -> Iterator[pipeline.Arrays]:
-    """Return this process's part of the training batches from the first step on."""
+  def batches(self) -> Any:
+    """Return an iterator over this process's part of the training batches from the first step on, to be closed."""
     config = self.task.config
     return pipeline.train_batches(
       self.task.training,

@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Any, directory: Path, force: bool = False) -> Results:
-  """Train, evaluate and write the results of one config; go on where an earlier run stopped.
+  """Train, evaluate and write the results of one config; resume where an earlier run stopped.
 
   Args:
     config: a ConfigDict, as `load_config` returns, or a `Config`.
     directory: the workdir.
-    force: go on although the workdir's config, data or weights differ.
+    force: continue although the workdir's config, data or weights differ.
 
   Returns:
     The content of results.json.
@@ -148,7 +148,7 @@ def run_first(task: Task, folder: Folder, signals: Signals) -> tuple[restore.Net
 
 @contextlib.contextmanager
 def name_remedy(remedy: str) -> Iterator[None]:
-  """Turn a lack of memory in the block into a sentence that ends with a remedy.
+  """Convert a lack of memory in the block into a UserError that ends with a remedy.
 
   Raises:
     UserError: no memory was left.

@@ -78,7 +78,7 @@ def make_train_step(
     model: as in `create_state`.
     key: of the run; each step folds in its number.
     preprocess: from the images of a batch to the networks' input.
-    accumulate: parts of a batch, from 1 on, whose gradients are computed one after the other and averaged: the numbers
+    accumulate: parts of a batch, from 1 on, whose gradients are computed sequentially and averaged: the numbers
       of the whole batch, except for rounding and dropout, in less memory.
     trainable: regular expression on parameter paths, as `optim.trainable`; the other parameters have no gradients.
 

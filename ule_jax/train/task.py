@@ -1,4 +1,4 @@
-"""A task: what is trained, on which data, for how long, decided before anything touches a device."""
+"""A task: config, data, selection rules and length of a run, decided before anything touches a device."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Task(NamedTuple):
 
 
 def load_task(config: Config, current: Fingerprint | None = None) -> Task:
-  """Load the data of a checked config, and decide what depends on both.
+  """Load the data of a checked config, and the facts that depend on both.
 
   Args:
     config: of the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -103,8 +104,10 @@ def with_head(state: TrainState, first: Networks, head: tuple[np.ndarray, np.nda
     head: kernel [d k] and bias [k].
   """
   params = first.params['model'] | {'head': dict(zip(('kernel', 'bias'), head, strict=True))}
-  return state.replace(
-    params={'model': _placed(params, state.params['model'])}, batch_stats=_placed(first.batch_stats, state.batch_stats)
+  return dataclasses.replace(
+    state,
+    params={'model': _placed(params, state.params['model'])},
+    batch_stats=_placed(first.batch_stats, state.batch_stats),
   )
 
 
@@ -114,7 +117,8 @@ def with_weights(state: TrainState, weights: mapping.Pretrained) -> TrainState:
   def merged(values: PyTree, tree: PyTree) -> PyTree:
     return {name: _placed(values[name], old) if name in values else old for name, old in tree.items()}
 
-  return state.replace(
+  return dataclasses.replace(
+    state,
     params={role: merged(weights.params, tree) for role, tree in state.params.items()},
     batch_stats={role: merged(weights.batch_stats, tree) for role, tree in state.batch_stats.items()},
   )

@@ -52,7 +52,7 @@ def prepare(options: Afr, first: FirstRun) -> SecondStage:
   label = train['label']
   weight = np.exp(-options.gamma * probabilities(train['logits'].astype(np.float64))[np.arange(len(label)), label])
   weight *= len(label) / np.bincount(label, minlength=len(first.classes))[label]
-  numbers = jnp.result_type(float)  # float32, unless jax is told to use 64 bits
+  numbers = jnp.result_type(float)  # float32, or float64 where jax_enable_x64 is set
   weight, features = (jnp.asarray(values, numbers) for values in (weight / weight.sum(), train['features']))
   start, label = tuple(jnp.asarray(part, numbers) for part in (first.kernel, first.bias)), jnp.asarray(label)
 

@@ -12,11 +12,7 @@ from ule_jax.options import Options
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
-class Cnc(Options):
-  """Options of CnC's groups: none; those of its loss are in methods/cnc.py."""
-
-
-def prepare(_: Cnc, first: FirstRun) -> SecondStage:
+def prepare(_: Options, first: FirstRun) -> SecondStage:
   """Return the groups (label, prediction of the first run).
 
   Raises:

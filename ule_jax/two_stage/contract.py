@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float, Int
-from scipy.special import softmax
 
 from ule_jax.errors import UserError
+
+with epy.lazy_imports():
+  from scipy import special
 
 
 class FirstRun(NamedTuple):
@@ -66,4 +69,4 @@ class SecondStage(NamedTuple):
 
 def probabilities(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n k']:
   """Return the softmax over classes."""
-  return softmax(logits, axis=1)
+  return special.softmax(logits, axis=1)
