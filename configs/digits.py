@@ -31,7 +31,7 @@ RECIPES = {
 
 
 def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+  """Return the config; `method` is the text behind the colon of --config."""
   config = make('digits', method)
   config.model.name = 'mlp'
   config.model.width = 64
