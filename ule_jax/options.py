@@ -25,7 +25,7 @@ class Meta(NamedTuple):
   """Facts about an option beside its type, default and bounds.
 
   choices: names that it may have; empty if it is no choice.
-  resume: a run may resume with another value, which does not change the result of a step.
+  resume: a run may resume with another value, because it does not change a step's computation.
   identity: runs with other values are other treatments in a report, and not seeds of one.
   former: names that older configs and users have for it, in the same place.
   treatment: of a data set, how its images are trained on; runs with other values are still of the same data.
