@@ -23,11 +23,11 @@ from benchmarks.speed.problem import make_step
 from ule_jax import Batch
 from ule_jax.data import pipeline
 from ule_jax.devices.mesh import compile_step, make_mesh
+from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.sweep import loop, population
 from ule_jax.sweep.axes import expand, numbers_of
 from ule_jax.train.assemble import initialise
-from ule_jax.train.features import encode_dataset
-from ule_jax.train.weights import load_weights
+from ule_jax.train.weights import start_from_weights
 
 CASES = {
   'linear': {'model.head_depth': 0},
@@ -48,7 +48,8 @@ def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   config = harness.load_config('celeba:ule,frozen', fields | CASES[case])
   dataset = harness.load_dataset(config)
   with tempfile.TemporaryDirectory() as folder:
-    return config, encode_dataset(config, dataset, load_weights(config, dataset, Path(folder)))
+    features, _, _ = start_from_weights(config, Path(folder), Fingerprint(dataset), force=False)
+  return config, features
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:
