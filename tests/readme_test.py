@@ -45,7 +45,7 @@ def test_a_method_is_one_file_and_one_row(root, tmp_path):
   assert row in (root / 'README.md').read_text()
   command = copy_with_row(root, tmp_path, 'METHODS', row, 'ule_jax/methods/focal.py', code)
   refused = run_in(tmp_path, [*command, '--config.method.gamma=-1'])
-  assert (refused.returncode, refused.stderr.strip()) == (2, 'method.gamma is -1.0: give a number from 0 on.')
+  assert (refused.returncode, refused.stderr.strip()) == (2, 'error: method.gamma is -1.0: give a number from 0 on.')
   ended = run_in(tmp_path, [*command, '--config.method.gamma=1.5'])
   assert not ended.returncode, ended.stderr
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['method'] == 'focal'
@@ -77,7 +77,7 @@ def test_a_method_of_two_runs_is_one_file_and_one_row(root, tmp_path):
   command = copy_with_row(root, tmp_path, 'TWO_STAGE', row, 'ule_jax/two_stage/shares.py', SHARES)
   command += ['--config.two_stage.steps=3']
   refused = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=1'])
-  message = 'two_stage.shares.mistakes is 1.0: give a number above 0 and below 1.'
+  message = 'error: two_stage.shares.mistakes is 1.0: give a number above 0 and below 1.'
   assert (refused.returncode, refused.stderr.strip()) == (2, message)
   ended = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=0.7'])
   assert not ended.returncode, ended.stderr

@@ -222,7 +222,7 @@ def test_first_runs_and_foreign_folders_are_no_runs(real, tmp_path):
   change(source, tmp_path / 'jtt' / 'first', method='erm')
   change(source, tmp_path / 'shared', method='erm')
   config = json.loads((tmp_path / 'jtt' / 'config.json').read_text())
-  config['first']['workdir'] = str(tmp_path / 'shared')
+  config['two_stage'] |= {'rule': 'jtt', 'workdir': str(tmp_path / 'shared')}
   (tmp_path / 'jtt' / 'config.json').write_text(json.dumps(config))
   (tmp_path / 'model').mkdir()
   (tmp_path / 'model' / 'config.json').write_text('{"architectures": ["ViT"]}')

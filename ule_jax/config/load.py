@@ -42,7 +42,7 @@ def load_config(spec: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
     try:
       config.update_from_flattened_dict({name: os.fspath(value) if isinstance(value, os.PathLike) else value})
     except (TypeError, ValueError) as error:
-      raise UserError(_mistake(error)) from None
+      raise UserError(f'{name}: {_mistake(error)}') from None
   return _with_paths(config)
 
 

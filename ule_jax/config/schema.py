@@ -248,6 +248,8 @@ def parse_config(config: Any, completes: bool = False) -> Config:
   parts = sections(fields['data.name'], fields['method.name'])
   known = defaults(fields['data.name'], fields['method.name'])
   if strangers := sorted(fields.keys() - known.keys()):
+    if completes:
+      raise UserError(f'there is no {strangers[0]}')
     near = nearest_names(strangers[0], list(known), '', 'docs/reference/config.md has all fields.')
     raise UserError(f'there is no field {strangers[0]}{near}')
   if not completes and (missing := sorted(known.keys() - fields.keys())):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -43,10 +44,11 @@ class Dfr(Options):
   )
   fits: int = option(20, 'balanced subsets whose fits are averaged; DFR', ge=1)
 
-  @pydantic.field_validator('strengths')
+  @pydantic.field_validator('strengths', mode='before')
   @classmethod
-  def _positive(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
-    if not strengths or min(strengths) <= 0:
+  def _positive(cls, strengths: Any) -> Any:
+    is_list = isinstance(strengths, (tuple, list)) and bool(strengths)
+    if not is_list or not all(isinstance(strength, (int, float)) and strength > 0 for strength in strengths):
       raise ValueError(f'two_stage.dfr.strengths is {strengths}: give numbers above 0, as (1.0, 0.1).')
     return strengths
 
