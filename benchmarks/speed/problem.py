@@ -89,7 +89,7 @@ def make_problem(network: str, precision: str, method: str, **changes: Any) -> P
   fields |= {f'method.{k}': v for k, v in ULE.items() if method == 'ule'}
   config = harness.load_config(f'celeba:{method}', fields)
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
-  loss = METHODS[method](config.method, sizes)
+  loss = METHODS[method].make(config.method, sizes)
   model, tx = make_model(config.model, 2), make_optimizer(config.optim, loss.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.5,) * 3), jax.random.key(0)
   rng, ids = np.random.default_rng(0), jnp.arange(case.batch, dtype=jnp.int32)
