@@ -60,7 +60,7 @@ class Contestant(NamedTuple):
   wait: returns when everything that was begun is done.
   columns: of its row; one that cannot be run has a `note` with the reason.
   first: the losses of a first step, if the contestant is past it.
-  close: gives back what it holds.
+  close: releases its resources.
   """
 
   step: Callable[[], dict]
@@ -105,7 +105,7 @@ def make_step(problem: Problem) -> Callable:
 
 
 def compile_ahead(function: Callable, *arguments: Any, **settings: Any) -> tuple[Callable, dict[str, float]]:
-  """Return the compiled function, and what the compiler reports of it: seconds, GFLOP and temporary GiB."""
+  """Return the compiled function, and the compiler's report: seconds, GFLOP and temporary GiB."""
   began = time.perf_counter()
   jitted = jax.jit(function, compiler_options=runtime.compiler_options(), **settings)
   compiled = jitted.lower(*arguments).compile()
