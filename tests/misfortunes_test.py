@@ -84,7 +84,7 @@ def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
 
 def test_what_is_ignored_at_the_start_stays_ignored():
   code = (
-    'import os, signal, time\nfrom ule_jax.signals import Signals\n'
+    'import os, signal, time\nfrom ule_jax.runs.signals import Signals\n'
     'with Signals() as signals:\n  os.kill(os.getpid(), signal.SIGHUP)\n  time.sleep(0.2)\nprint("went on")\n'
   )
   command = ['nohup', sys.executable, '-c', code]
@@ -108,7 +108,7 @@ def test_what_is_ignored_at_the_start_stays_ignored():
 def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python(block, line, patience):
   """As in a compilation, where Python's handlers wait: here in a factorisation."""
   code = (
-    'import numpy as np\nfrom ule_jax.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
+    'import numpy as np\nfrom ule_jax.runs.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
     f'with Signals() as signals, {block}:\n  print("ready", flush=True)\n  np.linalg.eig(a)\n'
   )
   with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
