@@ -3,7 +3,7 @@
   python -m benchmarks.robustness.run --out=NEW [--data=DIR] [--setting=digits] [--row=ule_default] [--raw=FILE]
 
 A line for each fresh seed goes to NEW/seeds.jsonl, one for the row to NEW/rows.jsonl, and with --raw the scores of
-everything that was tried to a file. Rows that NEW has are left out, so that a stopped run goes on. DIR has mnist/,
+everything that was tried to a file. Rows that NEW has are left out, so that a stopped run resumes. DIR has mnist/,
 fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only `digits` needs none of
 it. METHODOLOGY.md has the protocol.
 """
@@ -107,7 +107,7 @@ def tune(config: Any, setting: Setting, grid: dict[str, list[Any]], folder: Path
 
 
 def confirm(config: Any, setting: Setting, picked: dict[str, Any], folder: Path) -> tuple[list[dict], dict[str, bool]]:
-  """Train what was picked with the fresh seeds: test accuracy and worst groups of each, and where groups were used."""
+  """Train the selected values with the fresh seeds: test accuracy and worst groups of each, and the use of groups."""
   fresh: dict[str, list[dict[str, Any]]] = {}
   for pick, value in picked.items():
     if pick == 'label_free' and value == picked['oracle']:
