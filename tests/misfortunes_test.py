@@ -15,7 +15,7 @@ from common import from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.config.schema import complete_config
+from ule_jax.config.validate import complete_config
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
