@@ -1,14 +1,16 @@
-"""Eight virtual CPU devices, strict ranks, and checked shapes for every test."""
+"""Eight virtual CPU devices, strict ranks, checked shapes, and one compilation cache for every test."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # the user's is not for tests; theirs are in the tests of it
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 jax.config.update('jax_num_cpu_devices', 8)
@@ -17,6 +19,36 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # what asks for the fixture `optimized`.
 jax.config.update('jax_disable_most_optimizations', True)
 install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
+
+
+def pytest_configure(config):
+  """Let the tests, and all processes that they start, share what they compile; never with the user's own runs."""
+  if not hasattr(config, 'workerinput'):  # the workers of pytest-xdist inherit the environment
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ule-tests-')
+    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'true'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  share_compiled()
+
+
+def pytest_unconfigure(config):
+  if not hasattr(config, 'workerinput'):
+    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
+
+def share_compiled():
+  jax.config.update('jax_enable_compilation_cache', True)
+  jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
+  compilation_cache.reset_cache()  # jax looks at the folder once, when it first compiles
+
+
+@pytest.fixture(autouse=True)
+def keep_sharing_compiled():
+  """Undo what a run has set in jax."""
+  yield
+  if jax.config.jax_compilation_cache_dir != os.environ['JAX_COMPILATION_CACHE_DIR']:
+    share_compiled()
+
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get('ULE_TEST_DATA', ROOT.parent / 'shared' / 'data'))

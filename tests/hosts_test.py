@@ -14,9 +14,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
-from common import assert_close, batch_of, method_of, network, train
+from common import assert_close, batch_of, method_of, network, sgd, train
 from sharding_test import KINDS, config_of
 from writers import write_folder
 
@@ -83,7 +82,7 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
   with jax.enable_x64(True):
     for name in KINDS:
       batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
-      state, _ = train(method_of(name), network(batch_norm='batch', depth=1), batches, optax.sgd(1e-2))
+      state, _ = train(method_of(name), network(batch_norm='batch', depth=1), batches, sgd(1e-2))
       leaves = jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state))
       for parallel in PARALLEL:
         for number in (2, 4):

@@ -39,8 +39,7 @@ def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -
 def trained() -> dict:
   """The parameters and statistics of small networks after five steps."""
   import numpy as np
-  import optax
-  from common import batch_of, method_of, network, train_on
+  from common import batch_of, method_of, network, sgd, train_on
   from sharding_test import KINDS
 
   from ule_jax import sharding
@@ -50,7 +49,7 @@ def trained() -> dict:
     method, model = method_of(name), network(batch_norm='batch', depth=1)
     batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
     for parallel in sharding.PARALLEL:
-      state, _ = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+      state, _ = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
       for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state)):
         found[f'{name} {parallel} {jax.tree_util.keystr(path)}'] = np.asarray(leaf)
   return found

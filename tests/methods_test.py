@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from common import KEY, assert_close, batch_of, method_of, network, setup, train, train_on
+from common import KEY, assert_close, batch_of, method_of, network, setup, sgd, train, train_on
 
 from ule_jax import losses, sharding
 from ule_jax.errors import UserError
@@ -34,7 +33,7 @@ each = pytest.mark.parametrize(('name', 'changes'), VARIANTS, ids=[f'{n}-{c}' fo
 
 def gradients(method, model, batch):
   """The parameter gradients of the step's loss, read off one step of plain descent."""
-  state, step = setup(method, model, batch, optax.sgd(1.0))
+  state, step = setup(method, model, batch, sgd(1.0))
   after, metrics = jax.jit(step)(state, batch)
   return jax.tree.map(lambda a, b: a - b, state.params, after.params), metrics
 
@@ -98,11 +97,11 @@ def test_eight_devices_give_the_numbers_of_one(name, changes):
   """By both ways to compile the step, with BatchNorm and dropout."""
   method, model = method_of(name, **changes), network(batch_norm='batch', dropout=0.2)
   batches = [batch_of(seed=s) for s in range(5)]
-  one, expected = train(method, model, batches, optax.sgd(1e-2))
+  one, expected = train(method, model, batches, sgd(1e-2))
   mesh = sharding.make_mesh()
   assert mesh.size == 8
   for parallel in sharding.PARALLEL:
-    state, metrics = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+    state, metrics = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
     assert_close(state, one, rtol=1e-4, atol=1e-5)
     assert_close(metrics, expected, rtol=1e-4, atol=1e-5)
 
@@ -124,7 +123,7 @@ def test_a_loss_that_is_not_finite_is_dated(name):
 @each
 def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
   """Gradient accumulation, where the loss is a mean over examples; refused elsewhere."""
-  method, model, tx = method_of(name, **changes), network(), optax.sgd(1e-2)
+  method, model, tx = method_of(name, **changes), network(), sgd(1e-2)
   if SEPARABLE not in method.properties:
     with pytest.raises(UserError, match='mean over examples'):
       make_train_step(method, model, tx, KEY, accumulate=4)
@@ -142,14 +141,14 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
 def test_remat_changes_no_number(model, changes):
   """Double backward included, running statistics too."""
   method, batches = method_of('ule'), [batch_of(seed=s) for s in range(2)]
-  kept, _ = train(method, network(model, **changes), batches, optax.sgd(1e-2))
-  again, _ = train(method, network(model, remat=True, **changes), batches, optax.sgd(1e-2))
+  kept, _ = train(method, network(model, **changes), batches, sgd(1e-2))
+  again, _ = train(method, network(model, remat=True, **changes), batches, sgd(1e-2))
   assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
 
 
 def test_remat_needs_less_memory_for_the_double_backward(optimized):
   """The compiler must not undo it: at most 0.6 of the temporary memory."""
-  method, batch, tx = method_of('ule'), batch_of(size=32), optax.sgd(1e-2)
+  method, batch, tx = method_of('ule'), batch_of(size=32), sgd(1e-2)
   needed = {}
   for remat in (False, True):
     model = network('vit', remat=remat, width=32, depth=4)
@@ -162,7 +161,7 @@ def test_remat_needs_less_memory_for_the_double_backward(optimized):
 
 def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop(optimized):
   """There, convolutions in a loop would be scalar loops, and parts must not run at once."""
-  method, batch, model, tx = method_of('erm'), batch_of(64, size=32), network('cnn', width=32), optax.sgd(1e-2)
+  method, batch, model, tx = method_of('erm'), batch_of(64, size=32), network('cnn', width=32), sgd(1e-2)
   state = jax.eval_shape(lambda: create_state(method, model, tx, batch.image[:1], KEY))
   needed = {}
   for parts in (1, 4):
