@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from ule_jax import diagnose
+from ule_jax.explain import clusters
 
 
 def within_classes(label, part):
@@ -36,7 +36,7 @@ def ways(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     arrays = dict(file)
   label, role = arrays['label'], next(n for n in arrays if n.startswith('logits_')).removeprefix('logits_')
   logits = arrays[f'logits_{role}']
-  features, wrong = diagnose.standardise(arrays[f'features_{role}']), logits.argmax(1) != label
+  features, wrong = clusters.standardise(arrays[f'features_{role}']), logits.argmax(1) != label
   margin = logits[:, :1] - logits[:, 1:2]
 
   def at_mistakes(i):
@@ -50,7 +50,7 @@ def ways(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     'k-means of features': within_classes(label, lambda i: kmeans(features[i])),
     'the same, from the mistakes': within_classes(label, at_mistakes),
     'k-means of the margin': within_classes(label, lambda i: kmeans(margin[i])),
-    'mixture': diagnose.find_clusters(label, wrong, arrays[f'features_{role}']).cluster,
+    'mixture': clusters.find_clusters(label, wrong, arrays[f'features_{role}']).cluster,
   }
 
 
@@ -64,7 +64,7 @@ def main():
     for run in flags.runs:
       group, found = ways(run / 'predictions' / f'{split}.npz')
       for name, one in found.items():
-        rows.setdefault(name, []).append((diagnose.purity(one, group), adjusted_rand_score(group, one)))
+        rows.setdefault(name, []).append((clusters.purity(one, group), adjusted_rand_score(group, one)))
     print(f'\n| {split}, {len(flags.runs)} runs | purity, mean | least | adjusted Rand index, mean | least |')
     print('|---|---|---|---|---|')
     for name, values in rows.items():

@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import record
 
-from ule_jax import cli
+from ule_jax.cli import flags
 from ule_jax.data import DATASETS, pipeline
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.metrics import Counts, summarize
 from ule_jax.models import make_model
+from ule_jax.models.build import make_preprocess
 from ule_jax.optim import make_optimizer
-from ule_jax.train import create_state, make_preprocess, make_train_step
+from ule_jax.train.step import create_state, make_train_step
 
 NUMERIC = {'weight', 'q', 'a', 'noise', 'student_noise'}  # may differ inside a family
 TUNING, FRESH = (0, 1, 2), tuple(range(10, 20))
@@ -166,7 +167,7 @@ def load_config(method: str, setting: dict):
   if method in ('ule', 'shuffled_student', 'gradient_penalty'):
     argv.append('--config.method.hold_back=0')  # which these searches did not have
   argv += [f'--config.{name if "." in name else f"method.{name}"}={value}' for name, value in setting.items()]
-  return cli.parse(argv, '', {}).config
+  return flags.parse(argv, '', {}).config
 
 
 def family_of(method: str, setting: dict) -> tuple:

@@ -63,12 +63,13 @@ def settings(method: str) -> list[dict]:
 
 def run(method: str, setting: dict, seed: int) -> dict:
   """Run the main job in this process; return its results."""
-  from ule_jax import cli, train
+  from ule_jax.cli.flags import parse
+  from ule_jax.train.run import run as train_run
 
   flags = [f'--config=digits:{method}', f'--config.seed={seed}', '--config.train.eval_every=200']
-  config = cli.parse([*flags, *(f'--config.{name}={value}' for name, value in setting.items())], '', {}).config
+  config = parse([*flags, *(f'--config.{name}={value}' for name, value in setting.items())], '', {}).config
   with tempfile.TemporaryDirectory() as scratch:
-    return train.run(config, Path(scratch) / 'run')
+    return train_run(config, Path(scratch) / 'run')
 
 
 def row(method: str, setting: dict, seed: int, results: dict) -> dict:
@@ -124,20 +125,24 @@ def costs() -> dict[str, dict[str, float]]:
   import jax
   import numpy as np
 
-  from ule_jax import cli, data, sharding, train
+  from ule_jax import data
+  from ule_jax.cli.flags import parse
+  from ule_jax.devices.mesh import make_mesh
   from ule_jax.methods import Batch
+  from ule_jax.train import assemble
+  from ule_jax.train.step import make_train_step
 
   steps, flops, rng = {}, {}, np.random.default_rng(0)
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   for method in GRID:
-    config = cli.parse([f'--config=digits:{method}'], '', {}).config
+    config = parse([f'--config=digits:{method}'], '', {}).config
     options = dict(config.data)
     dataset = data.load(options.pop('name'), options)
-    built = train.build(config, dataset, mesh)
+    built = assemble.initialise(config, dataset, mesh)
     ids = rng.integers(0, 4, 128).astype(np.int32)
     image = rng.integers(0, 255, (128, *dataset.image_shape)).astype(np.uint8)
     batch = Batch(image, ids // 2, ids, np.arange(128, dtype=np.int32), np.ones(128, np.float32))
-    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
     steps[method] = jax.jit(step).lower(built.state, batch).compile()
     flops[method] = steps[method].cost_analysis()['flops']
     steps[method] = (steps[method], built.state, batch)

@@ -26,7 +26,7 @@ from configs import base  # noqa: E402
 from ule_jax.methods import METHODS, Batch, Sizes  # noqa: E402
 from ule_jax.models import make_network  # noqa: E402
 from ule_jax.models.layers import make_norm  # noqa: E402
-from ule_jax.train import create_state, make_train_step  # noqa: E402
+from ule_jax.train.step import create_state, make_train_step  # noqa: E402
 
 NETWORK, SIZE, BATCH, TURNS = 'resnet20', 32, 32, 20
 VALUES, CHANNELS, RATIOS = 4096, 64, (100, 300, 1000)

@@ -79,10 +79,10 @@ class Case(NamedTuple):
 
 
 def fields() -> list[str]:
-  from ule_jax import cli
-  from ule_jax.workdir import flatten
+  from ule_jax.cli import flags
+  from ule_jax.config.fields import flatten
 
-  return sorted(flatten(cli.parse(['--config=digits'], '', {}).config.to_dict()))
+  return sorted(flatten(flags.parse(['--config=digits'], '', {}).config.to_dict()))
 
 
 def command(number: int, place: Path) -> Case:
@@ -319,7 +319,8 @@ def attempt(kind: str, number: int) -> str:
   """Run a case in this process; return its exit code as text, or what is wrong with how it ended."""
   import fuzz_inputs
 
-  from ule_jax import cli, main, train
+  from ule_jax.cli import app, train
+  from ule_jax.train import task
 
   if kind in fuzz_inputs.KINDS:
     try:
@@ -327,18 +328,18 @@ def attempt(kind: str, number: int) -> str:
     except Exception:
       return f'traceback: {traceback.format_exc()}'
   place = Path(tempfile.mkdtemp(prefix='fuzz'))
-  before = Path.cwd(), sys.argv, train.total_steps
+  before = Path.cwd(), sys.argv, task.total_steps
   said = io.StringIO()
   try:
     os.chdir(place)
     case = {'command': command, 'data': data}[kind](number, place)
     sys.argv = ['main', *case.argv]
     # Cut: a thousand steps are no hang.
-    train.total_steps = lambda config, dataset: min(before[2](config, dataset), 2)
+    task.total_steps = lambda config, dataset: min(before[2](config, dataset), 2)
     known = set(place.rglob('done'))
     try:
       with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        cli.main(main.main)
+        app.main(train.main)
     except SystemExit as end:
       code = end.code
     except BaseException:
@@ -354,7 +355,7 @@ def attempt(kind: str, number: int) -> str:
       return f'code {code}, and done is {finished}, fatal {case.fatal}: {text[-500:]}\n{case.argv}'
     return str(code)
   finally:
-    train.total_steps, sys.argv = before[2], before[1]
+    task.total_steps, sys.argv = before[2], before[1]
     os.chdir(before[0])
     shutil.rmtree(place, ignore_errors=True)
 

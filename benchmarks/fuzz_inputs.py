@@ -82,18 +82,18 @@ def csv_text(rows: list[tuple], header=('filename', 'label', 'split', 'attribute
 
 def options_of(root: Path, *flags: str) -> dict:
   """Make the options of config.data for a folder of images."""
-  from ule_jax import cli
+  from ule_jax.cli.flags import parse
 
-  config = cli.parse(['--config=folder:erm', f'--config.data.dir={root}', *TINY, *flags], '', {}).config
+  config = parse(['--config=folder:erm', f'--config.data.dir={root}', *TINY, *flags], '', {}).config
   return dict(config.data)
 
 
 def read(root: Path, *flags: str) -> set[Row]:
   """Read a folder through the package, as rows by name."""
-  from ule_jax import data
+  from ule_jax.data import load
 
   options = options_of(root, *flags)
-  dataset = data.load(options.pop('name'), options)
+  dataset = load(options.pop('name'), options)
   rows = set()
   for part, split in dataset.splits.items():
     for i in range(split.count):
@@ -342,10 +342,10 @@ def prepared_case(rng: random.Random, place: Path) -> None:
   with contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
     builder = Builder(data_dir=place / 'tfds', file_format='array_record')
     builder.download_and_prepare()
-  from ule_jax import data
+  from ule_jax.data import load
 
   options = options_of(Path(str(builder.data_dir)))
-  dataset = data.load(options.pop('name'), options)
+  dataset = load(options.pop('name'), options)
   expect(kind not in ('no_val', 'far'), f'{kind} is taken')
   for part, content in dataset.splits.items():
     # TFDS shuffles: which example it is, its level of grey says.
@@ -432,10 +432,10 @@ SCALES = (_grey16, _grey16, _float, _float, _int32, _colours, _palette, _bits)
 
 
 def load_images(root: Path, *flags: str) -> list[np.ndarray]:
-  from ule_jax import data
+  from ule_jax.data import load
 
   options = options_of(root, *flags)
-  dataset = data.load(options.pop('name'), options)
+  dataset = load(options.pop('name'), options)
   split = dataset.splits['train']
   order = sorted(range(split.count), key=split.name)
   return [split.load(i) for i in order if not split.name(i).startswith('other')]
@@ -538,12 +538,12 @@ def weights_case(rng: random.Random, place: Path) -> None:
   import torch
   from safetensors.numpy import save_file
 
-  from ule_jax.models import pretrained
+  from ule_jax.models.pretrained import mapping
 
   if not _VARIABLES:
     _VARIABLES.append(_template())
   variables = _VARIABLES[0]
-  tensors = pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet')
+  tensors = mapping.export_tensors(variables['params'], variables['batch_stats'], 'CIFAR ResNet')
   prefix = rng.choice(('', '', 'module.', 'model.', 'network.', 'backbone.', 'encoder.', 'module.model.', '_orig_mod.'))
   tensors = {prefix + name: value for name, value in tensors.items()}
   content = {name: torch.tensor(value) for name, value in tensors.items()}
@@ -570,7 +570,7 @@ def weights_case(rng: random.Random, place: Path) -> None:
     path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
   elif damage == 'json':
     path.write_text(json.dumps({'state_dict': {}}))
-  loaded = pretrained.load(str(path), 'resnet20', variables, keep_head=True)
+  loaded = mapping.load_pretrained(str(path), 'resnet20', variables, keep_head=True)
   expect(not damage or damage == 'cut', f'{damage} is taken as weights')
   same = jax.tree.map(lambda a, b: bool(np.allclose(a, b)), loaded.params, dict(variables['params']))
   expect(all(jax.tree.leaves(same)), 'other tensors than those of the file')
@@ -583,14 +583,14 @@ def verb(name: str, *argv: str) -> tuple[int, str]:
   """Run a verb in this process: its exit code and what it printed."""
   import importlib
 
-  from ule_jax import cli
+  from ule_jax.cli import app
 
-  module = importlib.import_module(cli.VERBS[name])
+  module = importlib.import_module(app.VERBS[name])
   before, out = sys.argv, io.StringIO()
   sys.argv = [name, *argv]
   try:
     with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-      cli.main(module.main)
+      app.main(module.main)
   except SystemExit as end:
     code = end.code
   finally:

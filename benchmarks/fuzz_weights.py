@@ -30,7 +30,7 @@ from safetensors.torch import save
 
 sys.path.append(str(Path(__file__).parent.parent))
 from ule_jax.errors import UserError
-from ule_jax.models import pretrained, weight_files
+from ule_jax.models.pretrained import networks, weight_files
 
 RESULTS = Path(__file__).parent / 'results' / 'fuzz_weights.jsonl'
 LIMIT = 20.0  # seconds for a case
@@ -133,7 +133,7 @@ def attempt(number: int, place: Path) -> str:
   watched.clear()
   began = time.monotonic()
   try:
-    found = pretrained.network_in(weight_files.read(path), 'a case')
+    found = networks.network_in(weight_files.read(path), 'a case')
     end = 'read' if set(found.tensors) <= set(tensors()) | set(found.names) else 'read in part'
   except UserError as error:
     end = 'refused' if len(str(error).splitlines()) == 1 else f'several lines: {error}'

@@ -39,14 +39,17 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
   import jax.numpy as jnp
   import numpy as np
 
-  from ule_jax import cli, sharding
+  from ule_jax.cli.flags import parse
+  from ule_jax.devices import runtime
   from ule_jax.methods import Batch, Sizes
   from ule_jax.models import make_model
+  from ule_jax.models.build import make_preprocess
   from ule_jax.optim import make_optimizer
-  from ule_jax.train import create_state, make_method, make_preprocess, make_train_step
+  from ule_jax.train.assemble import make_method
+  from ule_jax.train.step import create_state, make_train_step
 
   flags = [f'--config.model.name={name}', f'--config.model.remat={remat}', f'--config.model.precision={precision}']
-  config = cli.parse(['--config=celeba:ule', '--config.data.dir=none', *flags], '', {}).config
+  config = parse(['--config=celeba:ule', '--config.data.dir=none', *flags], '', {}).config
   method = make_method(config, Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch'))
   model, tx = (
     make_model(SimpleNamespace(**config.model), 2),
@@ -59,7 +62,7 @@ def measure(name: str, batch: int, remat: bool, precision: str, run: bool) -> di
   data = Batch(jnp.asarray(image), ids % 2, ids % 4, ids, jnp.ones(batch))
   make_state = jax.jit(lambda: create_state(method, model, tx, preprocess(data.image[:1]), key))
   step = make_train_step(method, model, tx, key, preprocess)
-  step = jax.jit(step, donate_argnums=0, compiler_options=sharding.compiler_options())
+  step = jax.jit(step, donate_argnums=0, compiler_options=runtime.compiler_options())
   began = time.perf_counter()
   compiled = step.lower(jax.eval_shape(make_state), data).compile()
   row = {

@@ -36,8 +36,11 @@ STEPS, TURNS = 100, 3
 
 def load(args, case: str):
   """Return the config and the features of a case."""
-  from ule_jax import cli, console, data
-  from ule_jax.train import encode, load_weights
+  from ule_jax import data
+  from ule_jax.cli.flags import parse
+  from ule_jax.runs import progress
+  from ule_jax.train.features import encode_dataset
+  from ule_jax.train.weights import load_weights
 
   flags = [
     '--config=celeba:ule,frozen', f'--config.data.dir={args.data}', '--config.data.official=False',
@@ -46,23 +49,23 @@ def load(args, case: str):
     '--config.method.mistakes=none', '--config.method.term=project', '--config.method.student_noise=0',
     '--config.method.hold_back=0',
   ]  # fmt: skip
-  config = cli.parse(flags, '', {}).config
+  config = parse(flags, '', {}).config
   options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, console.say)
+  dataset = data.load(options.pop('name'), options, progress.say)
   args.work.mkdir(parents=True, exist_ok=True)
-  return config, encode(config, dataset, load_weights(config, dataset, args.work))
+  return config, encode_dataset(config, dataset, load_weights(config, dataset, args.work))
 
 
 def of_population(config, dataset) -> Callable[[], float]:
   """Make the function that trains all members at once and returns seconds."""
   import jax
 
-  from ule_jax import population, sweep
+  from ule_jax.sweep import axes, loop, population
 
-  members = sweep.numbers_of(sweep.expand(config, AXES))
+  members = axes.numbers_of(axes.expand(config, AXES))
   train = population.read(dataset, 'train', config.train.eval_batch_size, 0)
   graphs = population.compile_members(config, dataset, len(dataset.groups), members, train)
-  room = sweep.STEPS
+  room = loop.STEPS
 
   def run(steps: int = STEPS) -> float:
     state = jax.block_until_ready(graphs.create())
@@ -82,14 +85,17 @@ def of_singles(config, dataset) -> Callable[[], float]:
   """Make the function that trains the members one after the other, as `ule_jax.main` does, and returns seconds."""
   import jax
 
-  from ule_jax import sharding, sweep, train
   from ule_jax.data import pipeline
+  from ule_jax.devices.mesh import compile_step, make_mesh
   from ule_jax.methods import Batch
+  from ule_jax.sweep import axes
+  from ule_jax.train import assemble
+  from ule_jax.train.step import make_train_step
 
-  mesh = sharding.make_mesh()
-  built = train.build(config, dataset, mesh)
-  step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
-  step = sharding.compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
+  mesh = make_mesh()
+  built = assemble.initialise(config, dataset, mesh)
+  step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+  step = compile_step(step, mesh, 'jit', jax.tree.map(lambda leaf: leaf.sharding, built.state))
 
   def batches_of(own):
     return pipeline.train_batches(
@@ -99,7 +105,7 @@ def of_singles(config, dataset) -> Callable[[], float]:
 
   def run(steps: int = STEPS) -> float:
     seconds = 0.0
-    for member in sweep.expand(config, AXES):
+    for member in axes.expand(config, AXES):
       state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), built.state))
       began = time.perf_counter()
       batches = batches_of(member.config)
@@ -152,12 +158,12 @@ class Torch:
 
   def run(self, threads: int, steps: int = STEPS) -> float:
     """Train all members, one after the other; return seconds."""
-    from ule_jax import sweep
     from ule_jax.data import pipeline
+    from ule_jax.sweep import axes
 
     torch, seconds = self.torch, 0.0
     torch.set_num_threads(threads)
-    for member in sweep.expand(self.config, AXES):
+    for member in axes.expand(self.config, AXES):
       own = member.config
       torch.manual_seed(own.seed)
       student, teacher = self.network(), self.network()
@@ -179,18 +185,20 @@ class Torch:
     import jax
     import numpy as np
 
-    from ule_jax import sharding, train
     from ule_jax.data import pipeline
+    from ule_jax.devices.mesh import make_mesh
     from ule_jax.methods import Batch
+    from ule_jax.train import assemble
+    from ule_jax.train.step import make_train_step
 
     torch, config = self.torch, self.config
-    built = train.build(config, self.dataset, sharding.make_mesh())
+    built = assemble.initialise(config, self.dataset, make_mesh())
     batch = next(
       pipeline.train_batches(
         self.dataset, batch_size=config.train.batch_size, seed=0, sampling=config.train.sampling, start=0, threads=0
       )
     )
-    step = train.make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
+    step = make_train_step(built.method, built.model, built.tx, built.key, built.preprocess)
     _, metrics = jax.jit(step)(built.state, Batch(**batch))
     networks = []
     for role in built.method.roles:

@@ -256,7 +256,7 @@ RARE = {
 
 def config_of(setting: Setting, row: Row, args) -> Any:
   """Make the config of a row in a setting, preparing its data if need be."""
-  from ule_jax import cli
+  from ule_jax.cli.flags import parse
 
   method = f'{row.method},frozen' if 'model.head_depth' in setting.flags else row.method
   flags = dict(setting.flags)
@@ -272,33 +272,35 @@ def config_of(setting: Setting, row: Row, args) -> Any:
   if row.groups:
     flags |= BALANCED
   argv = [f'--config={setting.config}:{method}', *(f'--config.{field}={value}' for field, value in flags.items())]
-  return cli.parse(argv, '', {}).config
+  return parse(argv, '', {}).config
 
 
 def singly(config: Any, grid: dict[str, list[float]], folder: Path) -> dict[str, Any]:
   """Train what a sweep would, one run after the other; return what the sweep's comparison does."""
-  from ule_jax import sweep, train
   from ule_jax.errors import UserError
+  from ule_jax.sweep import axes
+  from ule_jax.sweep.compare import compare
+  from ule_jax.train.run import run as train_run
 
-  members, failed, found = sweep.expand(config, grid), {}, {}
+  members, failed, found = axes.expand(config, grid), {}, {}
   for member in members:
     try:
-      found[member.name] = train.run(member.config, folder / member.name)
+      found[member.name] = train_run(member.config, folder / member.name)
     except UserError as error:
       if 'finite' not in str(error):
         raise
       failed[member.name] = str(error)
-  return sweep.compare(members, found, failed)
+  return compare(members, found, failed)
 
 
 def population(setting: Setting, row: Row, grid: dict[str, list[float]], seeds, args) -> dict[str, Any]:
   """Train a grid with some seeds; return sweep.json and the entries of each member."""
-  from ule_jax import sweep
+  from ule_jax.sweep.run import run as sweep_run
 
   config, grid = config_of(setting, row, args), grid | {'seed': list(seeds)}
   folder = args.work / 'sweep'
   shutil.rmtree(folder, ignore_errors=True)
-  found = singly(config, grid, folder) if setting.single else sweep.run(config, grid, folder)
+  found = singly(config, grid, folder) if setting.single else sweep_run(config, grid, folder)
   found['results'] = {
     name: json.loads((folder / name / 'results.json').read_text())
     for name in found['members']
@@ -365,10 +367,10 @@ def confirm(setting: Setting, row: Row, picked: dict[str, dict[str, float]], arg
 
 def run(args) -> None:
   """Make the rows that the output does not have."""
-  from ule_jax import backend
+  from ule_jax.devices import runtime
   from ule_jax.errors import UserError
 
-  backend.keep_memory()
+  runtime.keep_memory()
   variants.register()
   made = record.made()
   done = {(row['setting'], row['row']) for row in record.read(args.out)}

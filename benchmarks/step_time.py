@@ -106,11 +106,12 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   import jax.numpy as jnp
   import numpy as np
 
-  from ule_jax import cli
+  from ule_jax.cli.flags import parse
   from ule_jax.methods import METHODS, Batch, Sizes
   from ule_jax.models import make_model
+  from ule_jax.models.build import make_preprocess
   from ule_jax.optim import make_optimizer
-  from ule_jax.train import create_state, make_preprocess
+  from ule_jax.train.step import create_state
 
   case = CASES[name]._replace(**{k: v for k, v in changes.items() if k in Case._fields})
   model = {'name': name, 'batch_norm': case.batch_norm, 'precision': precision, 'weights': 'none'}
@@ -118,7 +119,7 @@ def pose(name: str, precision: str, method: str, **changes) -> Problem:
   flags = [f'--config.model.{k}={v}' for k, v in model.items()]
   flags += [f'--config.optim.{k}={v}' for k, v in ADAM.items()]
   flags += [f'--config.method.{k}={v}' for k, v in ULE.items() if method == 'ule']
-  config = cli.parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
+  config = parse([f'--config=celeba:{method}', '--config.data.dir=none', *flags], '', {}).config
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
   method = METHODS[method](config.method, sizes)
   network, tx = make_model(config.model, 2), make_optimizer(config.optim, method.roles, 100)
@@ -137,10 +138,10 @@ def compiled(function: Callable, *arguments, **settings) -> tuple[Callable, dict
   """Compile ahead; return the function and what the compiler says of it."""
   import jax
 
-  from ule_jax import sharding
+  from ule_jax.devices import runtime
 
   began = time.perf_counter()
-  function = jax.jit(function, compiler_options=sharding.compiler_options(), **settings)
+  function = jax.jit(function, compiler_options=runtime.compiler_options(), **settings)
   function = function.lower(*arguments).compile()
   about = {
     'compile_s': time.perf_counter() - began,
@@ -159,13 +160,13 @@ def fused(problem: Problem, devices: int = 1) -> Contestant:
   import jax
   import jax.numpy as jnp
 
-  from ule_jax import sharding
-  from ule_jax.train import make_train_step
+  from ule_jax.devices.mesh import make_mesh, replicated_sharding, shard_batch
+  from ule_jax.train.step import make_train_step
 
-  mesh = sharding.make_mesh(jax.devices()[:devices])
-  everywhere = sharding.everywhere(mesh)
+  mesh = make_mesh(jax.devices()[:devices])
+  everywhere = replicated_sharding(mesh)
   step = make_train_step(problem.method, problem.model, problem.tx, problem.key, problem.preprocess)
-  batch = sharding.shard_batch(problem.batch, mesh)
+  batch = shard_batch(problem.batch, mesh)
   state = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=everywhere)(problem.state)
   step, about = compiled(step, state, batch, donate_argnums=0, out_shardings=everywhere)
 
@@ -211,9 +212,9 @@ class Served:
 
 def serve(name: str, precision: str, changes: dict, devices: int) -> None:
   """Make as many steps as each line of the standard input says, and say so when they are done."""
-  from ule_jax import backend
+  from ule_jax.devices import runtime
 
-  backend.keep_memory()
+  runtime.keep_memory()
   contestant = fused(pose(name, precision, 'ule', **changes), devices)
   first = {role: float(loss) for role, loss in contestant.step().items()}
   print(json.dumps(contestant.about | {'first': first}), flush=True)
@@ -263,15 +264,24 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
   import jax.numpy as jnp
   import optax
 
-  from ule_jax import losses
+  from ule_jax.losses import (
+    SCALARS,
+    classification_loss,
+    cross_entropy,
+    fit_and_input_gradient,
+    is_proportional,
+    mistake_weights,
+    unlearning_term,
+    weighted_mean,
+  )
   from ule_jax.methods import Output
 
   options, state = problem.config.method, problem.state
-  scalar, term = losses.SCALARS[options.scalar], losses.unlearning_term(options.term, options.a)
-  fit = losses.classification_loss(options.student_loss, options.q)
-  mistakes = losses.mistake_weights(options.mistakes, options.mistake_share)
+  scalar, term = SCALARS[options.scalar], unlearning_term(options.term, options.a)
+  fit = classification_loss(options.student_loss, options.q)
+  mistakes = mistake_weights(options.mistakes, options.mistake_share)
 
-  proportional = losses.is_proportional(options.scalar, 2, problem.config.model.batch_norm == 'batch')
+  proportional = is_proportional(options.scalar, 2, problem.config.model.batch_norm == 'batch')
 
   def run(params, batch_stats, batch, loss):
     def network(x):
@@ -280,10 +290,10 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
       return Output(logits, features, updated.get('batch_stats', {}))
 
     def mean(logits):
-      return losses.weighted_mean(loss(logits, batch.label), batch.weight)
+      return weighted_mean(loss(logits, batch.label), batch.weight)
 
     x = problem.preprocess(batch.image)
-    return losses.fit_and_input_gradient(network, x, batch.label, mean, scalar, proportional)
+    return fit_and_input_gradient(network, x, batch.label, mean, scalar, proportional)
 
   def of_student(params, batch_stats, batch):
     def loss(params):
@@ -296,8 +306,8 @@ def make_separate(problem: Problem) -> tuple[Callable, dict]:
 
   def of_teacher(params, batch_stats, batch, student, wrong):
     def loss(params):
-      teacher, learned, gradient = run(params, batch_stats, batch, lambda *at: wrong * losses.cross_entropy(*at))
-      shared = losses.weighted_mean(term(student, gradient), batch.weight)
+      teacher, learned, gradient = run(params, batch_stats, batch, lambda *at: wrong * cross_entropy(*at))
+      shared = weighted_mean(term(student, gradient), batch.weight)
       return learned + options.weight * shared, teacher.batch_stats
 
     (value, moved), slopes = jax.value_and_grad(loss, has_aux=True)(params)
@@ -440,7 +450,7 @@ def with_parameters(network, name: str, batch_norm: str, params, batch_stats):
   import numpy as np
   import torch
 
-  from ule_jax.models import pretrained
+  from ule_jax.models.pretrained import layouts, mapping
 
   params, batch_stats = jax.tree.map(np.asarray, (params, batch_stats))
   if name == 'cnn':
@@ -448,7 +458,7 @@ def with_parameters(network, name: str, batch_norm: str, params, batch_stats):
     for layer, own in params.items():
       tensors[f'{layer}.weight'] = own['kernel'].T if layer == 'head' else own['kernel'].transpose(3, 2, 0, 1)
   else:
-    tensors = pretrained.export(params, batch_stats, pretrained.layout_of(name, batch_norm))
+    tensors = mapping.export_tensors(params, batch_stats, layouts.layout_of(name, batch_norm))
   if params['head']['kernel'].dtype == np.float64:
     network = network.double()
   missing, extra = network.load_state_dict({k: torch.tensor(v.copy()) for k, v in tensors.items()}, strict=False)
@@ -646,9 +656,9 @@ def measure(name: str, precision: str, turns: int, contestants: Sequence[str], c
   """Prepare all contestants of a network, compare their losses, and time them in turns; return their rows."""
   import jax
 
-  from ule_jax import backend
+  from ule_jax.devices import runtime
 
-  backend.keep_memory()  # as `ule_jax.main` does; PyTorch gains by it, too
+  runtime.keep_memory()  # as `ule_jax.main` does; PyTorch gains by it, too
   problem = pose(name, precision, 'ule', **changes)
   makers = {'erm': lambda: fused(pose(name, precision, 'erm', **changes)), 'ule': lambda: fused(problem)}
   makers['separate'] = lambda: separate(problem)

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from ule_jax import backend
+from ule_jax.devices import runtime
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def cache(monkeypatch):
   yield
   jax.config.update('jax_enable_compilation_cache', False)
   jax.config.update('jax_compilation_cache_dir', before)
-  backend.compilation_cache.reset_cache()
+  runtime.compilation_cache.reset_cache()
 
 
 def used(choice):
   said = []
-  backend.use_cache(choice, said.append)
+  runtime.use_cache(choice, said.append)
   return jax.config.jax_compilation_cache_dir, said
 
 
@@ -108,14 +108,14 @@ def test_memory_of_a_step_is_kept_for_the_next():
 
 
 def test_memory_is_left_alone_where_jax_may_run_elsewhere(monkeypatch):
-  monkeypatch.setattr(backend.ctypes, 'CDLL', lambda name: pytest.fail('touched'))
-  monkeypatch.setattr(backend.sys, 'platform', 'darwin')
-  assert not backend.keep_memory()
+  monkeypatch.setattr(runtime.ctypes, 'CDLL', lambda name: pytest.fail('touched'))
+  monkeypatch.setattr(runtime.sys, 'platform', 'darwin')
+  assert not runtime.keep_memory()
   monkeypatch.undo()
   before = jax.config.jax_platforms
   try:
     jax.config.update('jax_platforms', 'cuda,cpu')
-    monkeypatch.setattr(backend.ctypes, 'CDLL', lambda name: type('Libc', (), {'mallopt': pytest.fail}))
-    assert not backend.keep_memory()
+    monkeypatch.setattr(runtime.ctypes, 'CDLL', lambda name: type('Libc', (), {'mallopt': pytest.fail}))
+    assert not runtime.keep_memory()
   finally:
     jax.config.update('jax_platforms', before)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from common import damage, leaves_equal
 
-from ule_jax import checkpoint
-from ule_jax.checkpoint import Checkpoints
 from ule_jax.errors import UserError
+from ule_jax.runs.checkpoints import Checkpoints
 
 # orbax leaves coroutines behind where it fails to read.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -209,7 +208,7 @@ def test_parts_are_read_alone_and_checked(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, RULES, 2)
   checkpoints.save(10, state_of(10), {})
-  monkeypatch.setattr(checkpoint, 'MARGIN', 1 << 60)
+  monkeypatch.setattr(checkpoints, 'MARGIN', 1 << 60)
   with pytest.raises(UserError, match=r'a checkpoint cannot be written in .* MB needed\): make room'):
     checkpoints.save(20, state_of(20), {})
   checkpoints.close()

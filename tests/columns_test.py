@@ -12,9 +12,10 @@ from PIL import Image
 from writers import write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
 
 from configs import base
-from ule_jax import data, workdir
-from ule_jax.data import checks, records
+from ule_jax import data
+from ule_jax.data import checks, listing, tables
 from ule_jax.errors import UserError
+from ule_jax.runs import files, workdir
 
 HEADER = ('filename', 'label', 'split', 'attribute')
 
@@ -71,8 +72,7 @@ def test_a_word_for_missing_is_an_unknown_group_and_is_said(word, column, own, c
 
 
 def test_several_words_are_named_and_the_data_verb_says_it_too(own, monkeypatch, capsys):
-  from ule_jax import cli
-  from ule_jax.data import __main__ as verb
+  from ule_jax.cli import app, data
 
   changed(own, ('train,indoors', 'train,NA'), count=2)
   changed(own, ('train,outdoors', 'train,nan'), count=1)
@@ -80,7 +80,7 @@ def test_several_words_are_named_and_the_data_verb_says_it_too(own, monkeypatch,
     'sys.argv', ['data', '--config=folder', f'--config.data.dir={own}', '--images=false', f'--out={own}/s']
   )
   with pytest.raises(SystemExit):
-    cli.main(verb.main)
+    app.main(data.main)
   assert '3 of 13 groups of train are unknown (written NA, nan).' in capsys.readouterr().out
 
 
@@ -393,12 +393,12 @@ def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups,
   ],
 )
 def test_codes_of_prepared_data_have_a_meaning(name, write, key, value, message, tmp_path):
-  from ule_jax.prepare import prepare
+  from ule_jax.data.pack import pack
 
-  prepare(name, load(name, write(tmp_path / 'tree')).table, tmp_path / 'out', skip=False)
-  arrays = dict(np.load(tmp_path / 'out' / records.COLUMNS))
+  pack(name, load(name, write(tmp_path / 'tree')).table, tmp_path / 'out', skip=False)
+  arrays = dict(np.load(tmp_path / 'out' / tables.COLUMNS))
   arrays[key][1] = value
-  np.savez(tmp_path / 'out' / records.COLUMNS, **arrays)
+  np.savez(tmp_path / 'out' / tables.COLUMNS, **arrays)
   with pytest.raises(UserError, match=message):
     load(name, tmp_path / 'out')
 
@@ -421,7 +421,7 @@ BESIDE = ('._{}', '.{}', '__MACOSX/{}', '@eaDir/{}/SYNOPHOTO_THUMB_M.jpg', '.ipy
 
 def litter(root):
   """Put what other systems write beside every image, and a link to the root."""
-  images = records.list_images(root)
+  images = listing.list_images(root)
   for name in images:
     folder, _, file = name.rpartition('/')
     for form in BESIDE:
@@ -448,7 +448,7 @@ def test_companion_files_are_passed_over_everywhere(name, write, tmp_path):
   root = write(tmp_path)
   expected = load(name, root)
   images = litter(root)
-  assert records.list_images(root) == images
+  assert listing.list_images(root) == images
   found = load(name, root)
   for part, split in expected.splits.items():
     assert [found.splits[part].name(i) for i in range(found.splits[part].count)] == [
@@ -472,19 +472,19 @@ def test_a_row_may_name_a_hidden_file(own):
 
 @pytest.mark.parametrize('target', ['.', '..', '../b', '/', 'self', 'nowhere'])
 def test_links_are_walked_once(target, own, tmp_path):
-  expected = records.list_images(own)
+  expected = listing.list_images(own)
   (own / 'a' / 'self').symlink_to(target)
   (own / 'b' / 'back').symlink_to('../a')
-  assert records.list_images(own) == expected
+  assert listing.list_images(own) == expected
   assert load('folder', own).splits['train'].count == 13
 
 
 def test_a_link_to_another_place_is_walked(own, tmp_path):
-  expected = records.list_images(own)
+  expected = listing.list_images(own)
   shutil.move(own / 'a', tmp_path / 'elsewhere')
   (own / 'a').symlink_to(tmp_path / 'elsewhere')
   (tmp_path / 'elsewhere' / 'home').symlink_to(own)
-  assert records.list_images(own) == expected
+  assert listing.list_images(own) == expected
   assert load('folder', own).splits['train'].count == 13
 
 
@@ -497,7 +497,7 @@ def test_a_folder_that_cannot_be_read_is_named(own):
 def test_a_run_that_was_recorded_without_the_list_of_classes_is_the_same_run(tmp_path):
   recorded = base.make('folder', 'erm').to_dict()
   del recorded['data']['classes']
-  workdir.write_json(tmp_path / 'config.json', recorded)
+  files.write_json(tmp_path / 'config.json', recorded)
   config = base.make('folder', 'erm')
   assert workdir.compare(tmp_path, config.to_dict(), force=False)
   config.data.classes = ('a', 'b')

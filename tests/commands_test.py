@@ -7,12 +7,12 @@ import sys
 import pytest
 from PIL import Image
 
-from ule_jax import cli
+from ule_jax.cli import app, flags
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
 RUN = """
 import contextlib, importlib, io, json, sys
-from ule_jax import cli
+from ule_jax.cli import app
 module, commands = sys.argv[1], json.loads(sys.argv[2])
 ended = []
 for argv in commands:
@@ -20,7 +20,7 @@ for argv in commands:
   sys.argv = ['verb', *argv]
   with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
     try:
-      cli.main(importlib.import_module(module).main)
+      app.main(importlib.import_module(module).main)
     except SystemExit as end:
       code = end.code
     except BaseException as error:
@@ -97,7 +97,7 @@ CASES = {
 def place(tmp_path_factory):
   """What the command lines name: a run as far as it is read before jax, and what is wrong with others."""
   root = tmp_path_factory.mktemp('place')
-  config = cli.parse(['--config=digits'], '', {}).config.to_dict()
+  config = flags.parse(['--config=digits'], '', {}).config.to_dict()
   results = {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
   for name in ('run', 'cut', 'torn', 'other', 'bare', 'in', 'bad'):
     (root / name).mkdir()
@@ -114,7 +114,7 @@ def place(tmp_path_factory):
 
 
 def test_every_verb_is_here():
-  assert set(CASES) == set(cli.VERBS)
+  assert set(CASES) == set(app.VERBS)
 
 
 @pytest.mark.parametrize('verb', CASES)
@@ -122,7 +122,7 @@ def test_help_and_usage_errors_come_before_jax(verb, place, monkeypatch):
   monkeypatch.delenv('ULE_DATA', raising=False)
   before = sorted(place.rglob('*'))
   commands = [['--help'], ['--nonsense=1'], *(argv for argv, _ in CASES[verb])]
-  command = [sys.executable, '-c', RUN, cli.VERBS[verb], json.dumps(commands)]
+  command = [sys.executable, '-c', RUN, app.VERBS[verb], json.dumps(commands)]
   ended = json.loads(subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout)
   expected = [(0, 'Exit codes: 0 '), (2, 'unknown flag --nonsense'), *((2, message) for _, message in CASES[verb])]
   for argv, (code, said, imported), (due, message) in zip(commands, ended, expected, strict=True):
@@ -133,7 +133,7 @@ def test_help_and_usage_errors_come_before_jax(verb, place, monkeypatch):
 
 
 def test_the_console_script_helps_before_jax(place):
-  code = 'import sys\nfrom ule_jax import cli\nsys.argv = ["ule-jax", "predict", "--help"]\n'
-  code += 'try:\n  cli.console()\nfinally:\n  sys.exit("jax" in sys.modules)'
+  code = 'import sys\nfrom ule_jax.cli import app\nsys.argv = ["ule-jax", "predict", "--help"]\n'
+  code += 'try:\n  app.command()\nfinally:\n  sys.exit("jax" in sys.modules)'
   ended = subprocess.run([sys.executable, '-c', code], cwd=place, capture_output=True, text=True, check=True)
   assert '--on-bad-image' in ended.stdout

@@ -13,10 +13,11 @@ import numpy as np
 import optax
 
 from configs import base
-from ule_jax import sharding
+from ule_jax.devices.mesh import compile_step, placement
 from ule_jax.methods import METHODS, Batch, Sizes
-from ule_jax.models import make_model, pretrained
-from ule_jax.train import create_state, make_train_step
+from ule_jax.models import make_model
+from ule_jax.models.pretrained import mapping
+from ule_jax.train.step import create_state, make_train_step
 
 SIZES = Sizes(n=100, k=2, g=4, group_counts=np.array([40, 10, 10, 40]))
 KEY = jax.random.key(0)
@@ -52,7 +53,7 @@ def save_network(name: str, path) -> None:
 
   model = network(name, 10)
   variables = jax.jit(lambda: model.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False))()
-  save_file(pretrained.export(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
+  save_file(mapping.export_tensors(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 
 def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:
@@ -97,9 +98,9 @@ def train(method, model, batches, tx=None):
 def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = False, **settings):
   """The same as `train`, on the devices of a mesh, of which this host has a share."""
   state, step = setup(method, model, batches[0], tx, **settings)
-  places = sharding.placement(state, mesh, fsdp)
+  places = placement(state, mesh, fsdp)
   state = jax.device_put(jax.tree.map(jnp.copy, state), places)  # the step donates what it is given
-  step = sharding.compile_step(step, mesh, parallel, places)
+  step = compile_step(step, mesh, parallel, places)
   for batch in batches:
     size = len(batch.label) // jax.process_count()
     mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)

@@ -11,19 +11,23 @@ import pytest
 from sources import SOURCES
 
 from ule_jax import cli
-from ule_jax.check import check
+from ule_jax.cli import app
+from ule_jax.cli.flags import parse, read
+from ule_jax.config.check import check
+from ule_jax.config.fields import flatten
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network
+from ule_jax.models.build import make_preprocess
 from ule_jax.optim import make_optimizer
-from ule_jax.train import create_state, make_method, make_preprocess, make_train_step
-from ule_jax.workdir import flatten
+from ule_jax.train.assemble import make_method
+from ule_jax.train.step import create_state, make_train_step
 
 SOMEWHERE = ('--config.data.dir=somewhere',)
 CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', 'urbancars', 'folder'), SOMEWHERE)
 
 
 def load(name, method='ule', *changes):
-  return cli.parse([f'--config={name}:{method}', *CONFIGS[name], *changes], '', {}).config
+  return parse([f'--config={name}:{method}', *CONFIGS[name], *changes], '', {}).config
 
 
 def test_every_config_file_is_listed_here(root):
@@ -214,13 +218,13 @@ def test_a_config_is_locked():
   ],
 )
 def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsys, tmp_path):
-  from ule_jax import main
+  from ule_jax.cli import train
 
   monkeypatch.setattr('sys.argv', ['main', *argv])
   monkeypatch.delenv('ULE_DATA', raising=False)
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as end:
-    cli.main(main.main)
+    app.main(train.main)
   assert end.value.code == 2
   said = capsys.readouterr().err.strip()
   assert re.search(message, said), said
@@ -231,11 +235,11 @@ def test_bad_usage_is_one_sentence_with_code_2(argv, message, monkeypatch, capsy
 
 def test_a_verb_without_a_config_reads_arguments_and_numbers():
   flags = {'model': '', 'count': 3, 'fast': False}
-  found = cli.read(['a.pth', '--model', 'resnet50', 'b=c', '--count=12', '--fast'], '', flags, positional=True)
+  found = read(['a.pth', '--model', 'resnet50', 'b=c', '--count=12', '--fast'], '', flags, positional=True)
   assert found == ({'model': 'resnet50', 'count': 12, 'fast': True}, ['a.pth', 'b=c'], [])
-  assert cli.read(['x'], '', flags, positional=True).values == flags
+  assert read(['x'], '', flags, positional=True).values == flags
   for spelling in ('--no-images', '--no_images'):
-    assert cli.read([spelling], '', {'no-images': False}).values == {'no-images': True}
+    assert read([spelling], '', {'no-images': False}).values == {'no-images': True}
   for argv, message in (
     (['--modle=x'], r'unknown flag --modle: did you mean model'),
     (['--config=digits'], r'unknown flag --config'),
@@ -244,11 +248,11 @@ def test_a_verb_without_a_config_reads_arguments_and_numbers():
     (['-m'], r"unexpected argument '-m': flags look like --model=VALUE"),
   ):
     with pytest.raises(cli.UserError, match=message):
-      cli.read(argv, '', flags, positional=True)
+      read(argv, '', flags, positional=True)
 
 
 def test_every_verb_has_a_module_with_help(capsys):
-  for module in cli.VERBS.values():
+  for module in app.VERBS.values():
     with pytest.raises(SystemExit) as end:
       importlib.import_module(module).main(['--help'])
     assert end.value.code == 0
@@ -265,17 +269,17 @@ def test_the_method_can_be_named_as_a_field():
 
 
 def test_configs_are_found_by_path_and_from_any_folder(root, tmp_path, monkeypatch):
-  by_path = cli.parse([f'--config={root}/configs/digits.py:erm'], '', {})
+  by_path = parse([f'--config={root}/configs/digits.py:erm'], '', {})
   monkeypatch.chdir(tmp_path)
   for spec in ('digits:erm', 'configs/digits.py:erm'):
-    assert cli.parse([f'--config={spec}'], '', {}).config == by_path.config
+    assert parse([f'--config={spec}'], '', {}).config == by_path.config
   own = tmp_path / 'mine.py'
   text = 'from configs import digits\n\ndef get_config(method="ule"):\n  c = digits.get_config(method)\n'
   own.write_text(f'{text}  c.seed = 7\n  return c\n')
-  assert cli.parse(['--config=mine.py:erm'], '', {}).config.seed == 7
+  assert parse(['--config=mine.py:erm'], '', {}).config.seed == 7
   own.write_text('def get_config(:\n')
   with pytest.raises(cli.UserError, match=r'mine.py:1: invalid syntax'):
-    cli.parse(['--config=mine.py'], '', {})
+    parse(['--config=mine.py'], '', {})
 
 
 BODY = 'from configs import base\n\ndef get_config():\n  c = base.make("digits", "ule")\n  {}\n  return c\n'
@@ -322,40 +326,40 @@ def test_what_a_config_file_does_wrong_is_one_sentence(name, content, message, t
   else:
     (tmp_path / name).write_text(content)
   with pytest.raises(cli.UserError, match=message) as end:
-    cli.parse([f'--config={name}'], '', {})
+    parse([f'--config={name}'], '', {})
   assert '\n' not in str(end.value)
 
 
 def test_a_folder_of_the_name_of_a_shipped_config_does_not_hide_it(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'digits').mkdir()
-  assert cli.parse(['--config=digits'], '', {}).config.data.name == 'digits'
+  assert parse(['--config=digits'], '', {}).config.data.name == 'digits'
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch):
   monkeypatch.setenv('ULE_DATA', '/data')
-  assert cli.parse(['--config=celeba'], '', {}).config.data.dir == '/data/celeba'
+  assert parse(['--config=celeba'], '', {}).config.data.dir == '/data/celeba'
 
 
 def test_help_runs(monkeypatch, capsys):
-  from ule_jax import main
+  from ule_jax.cli import train
 
   for argv in (['--help'], []):
     monkeypatch.setattr('sys.argv', ['main', *argv])
     with pytest.raises(SystemExit) as end:
-      cli.main(main.main)
+      app.main(train.main)
     assert end.value.code == 0
     assert '--config=configs/digits.py' in capsys.readouterr().out
 
 
 def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
   monkeypatch.setattr('sys.argv', ['ule-jax'])
-  cli.console()
+  app.command()
   listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
-  assert listed == list(cli.VERBS)
+  assert listed == list(app.VERBS)
   monkeypatch.setattr('sys.argv', ['ule-jax', 'mian'])
   with pytest.raises(SystemExit) as end:
-    cli.console()
+    app.command()
   assert end.value.code == 2
   assert "did you mean 'main'" in capsys.readouterr().err
 

@@ -70,8 +70,9 @@ def real_data() -> Path:
 @pytest.fixture(scope='session')
 def ule_run(tmp_path_factory) -> Path:
   """A short run of two networks, done, with saliency of its test split: not to be changed."""
-  from ule_jax import cli, train
-  from ule_jax.evaluate.__main__ import main
+  from ule_jax.cli.evaluate import main
+  from ule_jax.cli.flags import parse
+  from ule_jax.train.run import run
 
   workdir = tmp_path_factory.mktemp('ule') / 'w'
   steps = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.train.log_every=5']
@@ -79,7 +80,7 @@ def ule_run(tmp_path_factory) -> Path:
   method = {'term': 'project', 'weight': 30.0, 'q': 0.3, 'student_noise': 2.0, 'mistakes': 'class_balanced_weight'}
   method |= {'hold_back': 0}
   options = [f'--config.method.{name}={value}' for name, value in method.items()]
-  train.run(cli.parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
+  run(parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
   main([f'--run={workdir}', '--saliency=3'])
   return workdir
 
@@ -90,7 +91,8 @@ def frozen_run(tmp_path_factory) -> Path:
   from common import save_network
   from writers import write_celeba
 
-  from ule_jax import cli, train
+  from ule_jax.cli.flags import parse
+  from ule_jax.train.run import run
 
   root = tmp_path_factory.mktemp('frozen')
   save_network('resnet20', root / 'net.safetensors')
@@ -100,7 +102,7 @@ def frozen_run(tmp_path_factory) -> Path:
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
     '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache', '--config.method.hold_back=0',
   ]  # fmt: skip
-  train.run(cli.parse(flags, '', {}).config, root / 'w')
+  run(parse(flags, '', {}).config, root / 'w')
   return root / 'w'
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from common import KEY, network
 
-from ule_jax.models import convolution
+from ule_jax.kernels import convolution
 
 # height, width, channels in and out, window, stride, padding
 CASES = {

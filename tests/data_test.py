@@ -190,11 +190,11 @@ def test_worker_processes_give_the_same_batches_and_the_same_errors(faces):
 
 def test_images_are_prepared_alike_with_and_without_the_data():
   from configs import base
-  from ule_jax import data
+  from ule_jax.data import DATASETS, preparation
 
-  for name in data.DATASETS:
+  for name in DATASETS:
     options = base.make(name, 'erm').data.to_dict()
-    prepared = data.preparation(name, options)
+    prepared = preparation(name, options)
     assert prepared.words
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     assert prepared.eval_transform(image, np.random.default_rng(0)).shape == prepared.image_shape

@@ -474,7 +474,7 @@ def test_bad_images_can_be_left_out_and_are_reported(tmp_path):
 
 def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
   """The 8,000 faces: csv, txt, a folder of one's own and prepared array_record give byte-equal batches."""
-  from ule_jax.prepare import prepare
+  from ule_jax.data.pack import pack
 
   with tarfile.open(real_data / 'celeba' / 'celeba_8k.tar') as tar:
     tar.extractall(tmp_path, filter='data')
@@ -495,7 +495,7 @@ def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
   numbers = {'-1': 0, '1': 1}
   listed = ((f'img_align_celeba/{r[0]}', numbers[r[blond]], codes[r[0]], numbers[r[male]]) for r in sorted(rows))
   write_csv(own / META, ('filename', 'label', 'split', 'attribute'), listed)
-  prepare('celeba', reference.table, tmp_path / 'records', skip=False)
+  pack('celeba', reference.table, tmp_path / 'records', skip=False)
   others = {
     'txt': load('celeba', txt),
     'folder': load('folder', own, ratio=(1.0, 4 / 3)),
@@ -512,13 +512,12 @@ def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
 def test_the_counts_table_and_the_sheets(trees, tmp_path, monkeypatch, capsys):
   from PIL import Image
 
-  from ule_jax import cli
-  from ule_jax.data import __main__ as verb
+  from ule_jax.cli import app, data
 
   def run(name, *changes):
     monkeypatch.setattr('sys.argv', ['data', f'--config={name}', *changes, f'--out={tmp_path}/{name}'])
     with pytest.raises(SystemExit) as end:
-      cli.main(verb.main)
+      app.main(data.main)
     said = capsys.readouterr()
     return end.value.code, said.out, said.err.strip()
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from report_test import read
 
-from ule_jax import diagnose
-from ule_jax.diagnose.__main__ import main
+from ule_jax.cli.diagnose import main
 from ule_jax.errors import UserError
+from ule_jax.explain.clusters import Clusters, Match, examples, find_clusters, match, remark, summarise
 
 
 def misled(rng, minority):
@@ -27,8 +27,8 @@ def misled(rng, minority):
 @pytest.mark.parametrize('minority', [0.05, 0.5])
 def test_clusters_are_the_groups_and_not_only_the_mistakes(minority):
   label, shortcut, features, wrong = misled(np.random.default_rng(0), minority)
-  found = diagnose.find_clusters(label, wrong, features)
-  rows = {row.name: row for row in diagnose.match(found, label, wrong, 2 * label + shortcut)}
+  found = find_clusters(label, wrong, features)
+  rows = {row.name: row for row in match(found, label, wrong, 2 * label + shortcut)}
   assert rows['clusters'].rand > 0.97
   assert rows['clusters'].rand > rows["classes x the network's mistakes"].rand + 0.01
   assert found.label == (0, 0, 1, 1)
@@ -40,10 +40,10 @@ def test_clusters_are_the_groups_and_not_only_the_mistakes(minority):
 def test_what_groups_are_not_known_is_left_out_of_the_comparison():
   label, shortcut, features, wrong = misled(np.random.default_rng(1), 0.5)
   group = 2 * label + shortcut
-  clusters = diagnose.find_clusters(label, wrong, features)
+  clusters = find_clusters(label, wrong, features)
   some = np.where(np.arange(len(label)) < 100, group, -1)
-  first = diagnose.Clusters(clusters.cluster[:100], clusters.label, clusters.distance[:100])
-  assert diagnose.match(clusters, label, wrong, some) == diagnose.match(first, label[:100], wrong[:100], group[:100])
+  first = Clusters(clusters.cluster[:100], clusters.label, clusters.distance[:100])
+  assert match(clusters, label, wrong, some) == match(first, label[:100], wrong[:100], group[:100])
 
 
 def test_a_class_without_mistakes_is_one_cluster_and_more_can_be_asked_for():
@@ -54,12 +54,12 @@ def test_a_class_without_mistakes_is_one_cluster_and_more_can_be_asked_for():
     features[wrong & (np.arange(300) % 10 == turn + 1)] += where
   wrong &= np.arange(300) % 10 > 0
   wrong |= label == 2
-  found = diagnose.find_clusters(label, wrong, features, 3)
+  found = find_clusters(label, wrong, features, 3)
   assert found.label == (0, 1, 1, 1, 2)
   assert len(np.unique(found.cluster[label == 1])) == 3
-  summaries = diagnose.summarise(found, {'s': ~wrong}, wrong, np.full(300, -1), ())
+  summaries = summarise(found, {'s': ~wrong}, wrong, np.full(300, -1), ())
   assert [one.accuracy['s'] for one in summaries] == [0, 0, 0, 1, 1]
-  chosen = diagnose.examples(found, wrong, 1, 5)
+  chosen = examples(found, wrong, 1, 5)
   assert len(chosen) == 5
   assert (found.cluster[chosen] == 1).all()
 
@@ -135,7 +135,7 @@ def test_a_report_is_not_overwritten_by_a_diagnosis(page, ule_run, tmp_path):
 
 
 def test_it_says_where_the_clusters_tell_nothing_more():
-  own, classes = diagnose.Match('clusters', 0.9, 0.8, 4), diagnose.Match('classes', 0.9, 0.7, 2)
-  assert diagnose.remark([classes, own]) == ''
-  assert diagnose.remark([classes._replace(rand=0.8), own]).startswith('Here classes agree')
-  assert diagnose.remark([]) == ''
+  own, classes = Match('clusters', 0.9, 0.8, 4), Match('classes', 0.9, 0.7, 2)
+  assert remark([classes, own]) == ''
+  assert remark([classes._replace(rand=0.8), own]).startswith('Here classes agree')
+  assert remark([]) == ''

@@ -12,7 +12,7 @@ import warnings
 import pytest
 from writers import write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
 
-from ule_jax import cli
+from ule_jax.cli import app
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 PAGES = (
@@ -97,7 +97,7 @@ def run(verb, argv):
   """Run a command as the console script does; it ends well or raises."""
   import importlib
 
-  importlib.import_module(cli.VERBS[verb]).main([*argv, *(f'--{change}' for change in smaller(verb, argv))])
+  importlib.import_module(app.VERBS[verb]).main([*argv, *(f'--{change}' for change in smaller(verb, argv))])
 
 
 @pytest.mark.parametrize('page', PAGES)

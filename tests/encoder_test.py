@@ -8,10 +8,12 @@ import pytest
 from common import save_network
 from writers import write_celeba
 
-from ule_jax import cli, encoder, train
+from ule_jax.cli.flags import parse
 from ule_jax.data import load
 from ule_jax.errors import UserError
-from ule_jax.fingerprint import Fingerprint
+from ule_jax.runs.fingerprint import Fingerprint
+from ule_jax.train.features import encode_splits
+from ule_jax.train.run import run as train_run
 
 SMALL = {
   'size': 8, 'augment': False, 'official': False, 'on_bad_image': 'fail', 'resize': 'antialias',
@@ -41,7 +43,7 @@ def features(image):
 def encode(dataset, cache, name='one'):
   said, current = [], Fingerprint(dataset)
   contents = {split: current.content(split)['content'] for split in dataset.splits}
-  found = encoder.encode(dataset, features, name, contents, cache, batch_size=16, threads=0, say=said.append)
+  found = encode_splits(dataset, features, name, contents, cache, batch_size=16, threads=0, say=said.append)
   return found, [line for line in said if line.startswith('computing')]
 
 
@@ -91,7 +93,7 @@ def test_damaged_features_are_computed_again(celeba, tmp_path):
     encode(dataset, celeba / 'list_attr_celeba.csv')
   none = dict.fromkeys(dataset.splits, '')
   with pytest.raises(UserError, match=r'000\d+.jpg are not finite'):
-    encoder.encode(dataset, lambda x: np.full((16, 2), np.nan), 'nan', none, tmp_path, 16, 0, print)
+    encode_splits(dataset, lambda x: np.full((16, 2), np.nan), 'nan', none, tmp_path, 16, 0, print)
 
 
 def run(place, celeba, weights, method, *changes):
@@ -101,7 +103,7 @@ def run(place, celeba, weights, method, *changes):
     '--config.train.eval_batch_size=16', '--config.train.steps=4', '--config.train.eval_every=2',
     '--config.loader.threads=0', f'--config.model.feature_cache={place}/cache',
   ]  # fmt: skip
-  return train.run(cli.parse([*flags, *changes], '', {}).config, place / method.replace(',', '_'))
+  return train_run(parse([*flags, *changes], '', {}).config, place / method.replace(',', '_'))
 
 
 @pytest.mark.parametrize('method', ['ule,frozen', 'dfr,frozen', 'jtt,frozen'])

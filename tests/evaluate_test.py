@@ -11,12 +11,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from writers import write_urbancars
 
-from ule_jax import cli, data
+from ule_jax import data
+from ule_jax.cli.evaluate import main
+from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
-from ule_jax.evaluate import saliency
-from ule_jax.evaluate.__main__ import main
-from ule_jax.recorded import read_run
-from ule_jax.restore import load_data, restore
+from ule_jax.explain import saliency
+from ule_jax.runs.recorded import read_run
+from ule_jax.runs.restore import load_data, restore
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +127,7 @@ def test_what_is_chosen():
 
 
 def test_a_config_comes_back_as_it_was(ule_run):
-  given = cli.parse(['--config=digits:ule'], '', {}).config.to_dict()
+  given = parse(['--config=digits:ule'], '', {}).config.to_dict()
   found = read_run(ule_run)[0].to_dict()
   # tuples, too; the run has a method of its own
   assert {**found, **{part: given[part] for part in ('train', 'data', 'method')}} == given

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ule_jax import cli, export
+from ule_jax.cli import export
+from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
-from ule_jax.models import make_network, pretrained
-from ule_jax.restore import restore
+from ule_jax.models import make_network
+from ule_jax.models.pretrained import layouts, mapping
+from ule_jax.runs.restore import restore
 
 SHAPES = {
   'resnet18': ('--config.data.size=33',),
@@ -40,7 +42,7 @@ def untrained(tmp_path_factory):
   def make(name):
     root = tmp_path_factory.mktemp(name)
     flags = [f'--config.model.name={name}', '--config.model.weights=none', '--config.data.dir=gone', *SHAPES[name]]
-    config = cli.parse(['--config=folder:erm', *flags], '', {}).config
+    config = parse(['--config=folder:erm', *flags], '', {}).config
     results = {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
     network = make_network(SimpleNamespace(**config.model), 3)
     sample = jnp.zeros((1, config.data.size, config.data.size, 3))
@@ -53,7 +55,7 @@ def untrained(tmp_path_factory):
 
     one = jax.tree_util.tree_map_with_path(noise, shapes)
     state = {'params': {'model': one['params']}, 'batch_stats': {'model': one.get('batch_stats', {})}}
-    from ule_jax.checkpoint import Checkpoints
+    from ule_jax.runs.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(root / 'checkpoints', ())
     checkpoints.save(3, state, {})
@@ -89,7 +91,7 @@ def test_our_own_names_start_another_run(ule_run, tmp_path):
   export.main([f'--run={ule_run}', f'--out={tmp_path / "m.stablehlo"}'])
   run = restore(ule_run)
   variables = run.variables('teacher')
-  found = pretrained.load(str(tmp_path / 'm.safetensors'), 'mlp', variables, keep_head=True)
+  found = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), 'mlp', variables, keep_head=True)
   jax.tree.map(np.testing.assert_array_equal, found.params, dict(variables['params']))
   assert found.flavour == 'ule_jax'
 
@@ -116,7 +118,7 @@ def test_weights_go_to_pytorch_and_back(name, untrained, torchvision, tmp_path):
   np.testing.assert_allclose(theirs, expected, atol=1e-4)
   exported = jax.export.deserialize(bytearray((tmp_path / 'm.stablehlo').read_bytes()))
   np.testing.assert_allclose(exported.call(images_of(run)), expected, atol=1e-4)
-  back = pretrained.load(str(tmp_path / 'm.safetensors'), name, run.variables('model'), keep_head=True)
+  back = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), name, run.variables('model'), keep_head=True)
   jax.tree.map(np.testing.assert_array_equal, back.params, dict(run.variables('model')['params']))
 
 
@@ -127,7 +129,7 @@ def test_a_head_on_a_frozen_encoder_becomes_the_last_layer_of_one_network(frozen
   assert tensors['linear.weight'].shape == (2, 64)
   network = make_network(SimpleNamespace(**run.config.model), 2)
   template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
-  found = pretrained.load(str(tmp_path / 'm.safetensors'), 'resnet20', template, keep_head=True)
+  found = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), 'resnet20', template, keep_head=True)
   variables = {'params': found.params, 'batch_stats': found.batch_stats}
   logits, _ = network.apply(variables, run.preprocess(jnp.asarray(images_of(run))), train=False)
   np.testing.assert_allclose(logits, deployed(run), atol=1e-4)
@@ -136,9 +138,9 @@ def test_a_head_on_a_frozen_encoder_becomes_the_last_layer_of_one_network(frozen
 
 
 def test_layouts():
-  assert pretrained.layout_of('resnet50', 'frozen') == 'torchvision or timm ResNet'
-  assert pretrained.layout_of('resnet50', 'none') == pretrained.layout_of('cnn', 'batch') == 'ule_jax'
-  assert pretrained.layout_of('vit_b16', 'none') == 'timm ViT'
+  assert layouts.layout_of('resnet50', 'frozen') == 'torchvision or timm ResNet'
+  assert layouts.layout_of('resnet50', 'none') == layouts.layout_of('cnn', 'batch') == 'ule_jax'
+  assert layouts.layout_of('vit_b16', 'none') == 'timm ViT'
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-from ule_jax import data, train
+from ule_jax import data
+from ule_jax.errors import UserError
+from ule_jax.train import run
 
 
 @pytest.fixture
@@ -14,9 +16,9 @@ def fuzz(root, monkeypatch):
 
   # What would be run need not be: a case that gets so far ends there.
   def arrive(*args):
-    raise train.UserError('it would train')
+    raise UserError('it would train')
 
-  monkeypatch.setattr(train, '_train', arrive)
+  monkeypatch.setattr(run, 'train', arrive)
   yield fuzz
   sys.modules.pop('fuzz')
 
@@ -52,7 +54,7 @@ def test_data_that_are_read_as_others_are_seen(fuzz, monkeypatch):
   """An oracle that could not fail would be none: here words for missing are names."""
   import fuzz_inputs
 
-  from ule_jax.data import columns
+  from ule_jax.data import words
 
-  monkeypatch.setattr(columns, 'is_missing', lambda value: False)
+  monkeypatch.setattr(words, 'is_missing', lambda value: False)
   assert any(fuzz_inputs.attempt('words', number).startswith('wrong') for number in range(20))

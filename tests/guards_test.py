@@ -11,12 +11,21 @@ from common import KEY, SIZES, adam, batch_of, method_of, network, setup
 from PIL import Image
 
 from configs import base
-from ule_jax import cli, population, predict, sharding, sweep, train
+from ule_jax.cli import flags
+from ule_jax.deploy.predict import predict
+from ule_jax.devices import runtime
+from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
-from ule_jax.evaluate import evaluate, make_eval_step
 from ule_jax.methods import METHODS
 from ule_jax.optim import make_optimizer
-from ule_jax.restore import restore
+from ule_jax.runs.restore import restore
+from ule_jax.sweep import loop, population
+from ule_jax.sweep.axes import parse_axes
+from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train import loop as train_loop
+from ule_jax.train.evaluate import evaluate, make_eval_step
+from ule_jax.train.run import run as train_run
+from ule_jax.train.step import is_finite
 
 SHORT = ['--config.data.crops=1', '--config.train.eval_every=2', '--config.train.log_every=1', '--config.model.width=8']
 SGD = ['--config.optim.name=sgd', '--config.optim.schedule=constant']
@@ -24,7 +33,7 @@ DEEP = ['--config.model.depth=4', '--config.optim.lr=1e18']  # each layer is fin
 
 
 def config_of(method, *changes):
-  return cli.parse([f'--config=digits:{method}', *SHORT, *changes], '', {}).config
+  return flags.parse([f'--config=digits:{method}', *SHORT, *changes], '', {}).config
 
 
 def optimizer(**changes):
@@ -76,10 +85,10 @@ def test_a_step_that_is_not_finite_is_seen_whatever_the_optimiser_makes_of_it(tx
 def test_each_part_of_a_step_is_looked_at(place, value):
   """Statistics too: a variance that overflows makes an output of 0, and a loss that is finite."""
   fine = [jnp.zeros(()), {'a': jnp.ones(3), 'b': None}, {'a': jnp.ones(3)}, {'norm': {'var': jnp.full(2, 1e30)}}]
-  assert train.is_finite(*fine)
+  assert is_finite(*fine)
   fine[place] = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(value), fine[place])
-  assert not train.is_finite(*fine)
-  assert train.is_finite(jnp.zeros(()), {}, {}, {})
+  assert not is_finite(*fine)
+  assert is_finite(jnp.zeros(()), {}, {}, {})
 
 
 def test_what_is_not_trained_costs_no_backward_pass(optimized):
@@ -90,7 +99,7 @@ def test_what_is_not_trained_costs_no_backward_pass(optimized):
   def flops(pattern, **settings):
     tx = optimizer(name='adamw', trainable=pattern)
     state, step = setup(method_of('erm'), network('resnet20', batch_norm='frozen'), batch, tx, **settings)
-    compiled = jax.jit(step, compiler_options=sharding.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
     return compiled.cost_analysis()['flops']
 
   whole, head = flops('.*'), flops('^head', trainable='^head')
@@ -99,7 +108,7 @@ def test_what_is_not_trained_costs_no_backward_pass(optimized):
   assert flops('^head') > 0.9 * whole  # where the step is not told, it looks at every gradient
 
 
-@pytest.mark.parametrize('place', [train, population])
+@pytest.mark.parametrize('place', [train_loop, population])
 def test_the_step_of_a_run_is_told_what_is_trained(place, tmp_path, monkeypatch):
   class Stop(Exception):
     pass
@@ -109,16 +118,16 @@ def test_the_step_of_a_run_is_told_what_is_trained(place, tmp_path, monkeypatch)
 
   monkeypatch.setattr(place, 'make_train_step', make_train_step)
   config = config_of('erm', '--config.optim.trainable=^head', '--config.train.steps=1')
-  axes = () if place is train else (sweep.parse_axes(config, ['seed=0,1']),)
+  axes = () if place is train_loop else (parse_axes(config, ['seed=0,1']),)
   with pytest.raises(Stop, match=r'^\^head'):
-    (sweep.run if axes else train.run)(config, *axes, tmp_path / 'w')
+    (sweep_run if axes else train_run)(config, *axes, tmp_path / 'w')
 
 
 @pytest.mark.parametrize('steps', [1, 3])
 def test_a_rate_that_makes_one_infinite_update_does_not_end_as_done(steps, tmp_path):
   changes = [*SGD, '--config.optim.lr=1e38', f'--config.train.steps={steps}']
   with pytest.raises(UserError, match=r'the update of model is not finite at step 0; there is no good checkpoint'):
-    train.run(config_of('erm', *changes), tmp_path / 'w')
+    train_run(config_of('erm', *changes), tmp_path / 'w')
   assert not (tmp_path / 'w' / 'done').exists()
   assert not [p for p in (tmp_path / 'w' / 'checkpoints').iterdir() if p.name.isdecimal()]
 
@@ -129,14 +138,14 @@ def test_logits_that_are_not_finite_are_no_result(method, tmp_path):
   changes = [*SGD, *DEEP, '--config.train.steps=1']
   message = r'the logits of \w+ are not finite for [\d,]+ examples of val at step 1: lower optim.lr'
   with pytest.raises(UserError, match=message):
-    train.run(config_of(method, *changes), tmp_path / 'w')
+    train_run(config_of(method, *changes), tmp_path / 'w')
   assert not (tmp_path / 'w' / 'done').exists()
   assert not [p for p in (tmp_path / 'w' / 'checkpoints').iterdir() if p.name.isdecimal()]
   assert 'val/accuracy' not in (tmp_path / 'w' / 'metrics.jsonl').read_text()
 
 
 def test_evaluation_refuses_one_logit_and_not_padding():
-  mesh, batch = sharding.make_mesh(), batch_of(16)
+  mesh, batch = make_mesh(), batch_of(16)
   model = network()
   variables = model.init(KEY, batch.image[:1], train=False)
   step = make_eval_step(model, lambda x: x, ('model',), 4, mesh)
@@ -156,7 +165,7 @@ def test_evaluation_refuses_one_logit_and_not_padding():
 def test_members_of_a_sweep_are_refused_one_by_one(tmp_path):
   changes = [*SGD, *DEEP, '--config.train.steps=2', '--config.train.batch_size=32', '--config.train.eval_every=1']
   config = config_of('erm', *changes)
-  results = sweep.run(config, sweep.parse_axes(config, ['optim.lr=0.01,1e18,1e38']), tmp_path / 'w')
+  results = sweep_run(config, parse_axes(config, ['optim.lr=0.01,1e18,1e38']), tmp_path / 'w')
   assert set(results['failed']) == {'optim.lr=1e+18', 'optim.lr=1e+38'}
   assert results['failed']['optim.lr=1e+18'].endswith('a logit of model is not finite at step 1')
   assert {pick['setting'] for pick in results['picked'].values()} == {'optim.lr=0.01'}
@@ -165,13 +174,13 @@ def test_members_of_a_sweep_are_refused_one_by_one(tmp_path):
     assert 'val/accuracy' not in (tmp_path / 'w' / name / 'metrics.jsonl').read_text()
   assert (tmp_path / 'w' / 'optim.lr=0.01' / 'done').exists()
   with pytest.raises(UserError, match=r'no member is finite; optim.lr=1e\+18: .* not finite at step \d'):
-    sweep.run(config, sweep.parse_axes(config, ['optim.lr=1e18,1e38']), tmp_path / 'v')
+    sweep_run(config, parse_axes(config, ['optim.lr=1e18,1e38']), tmp_path / 'v')
   assert not (tmp_path / 'v' / 'sweep.json').exists()
 
 
 def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path, monkeypatch):
   config = config_of('erm', '--config.train.steps=2', '--config.train.batch_size=32')
-  original = sweep.Sweep.counts
+  original = loop.Sweep.counts
 
   def counts(self, networks, split):
     found = original(self, networks, split)
@@ -179,9 +188,9 @@ def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path,
       found['model'].broken[1, 0] = 3
     return found
 
-  monkeypatch.setattr(sweep.Sweep, 'counts', counts)
+  monkeypatch.setattr(loop.Sweep, 'counts', counts)
   monkeypatch.setattr(jax, 'device_get', lambda tree, get=jax.device_get: jax.tree.map(np.array, get(tree)))
-  results = sweep.run(config, sweep.parse_axes(config, ['seed=0,1']), tmp_path / 'w')
+  results = sweep_run(config, parse_axes(config, ['seed=0,1']), tmp_path / 'w')
   assert results['failed'] == {'seed=1': 'the logits of model are not finite for 3 examples of test at step 2'}
   said = json.loads((tmp_path / 'w' / 'seed=1' / 'results.json').read_text())
   assert said['failed'] == results['failed']['seed=1']
@@ -191,11 +200,11 @@ def test_a_prediction_that_is_no_number_is_none(ule_run, tmp_path):
   run = restore(ule_run)
   Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / 'a.png')
   look = predict.reader(tmp_path, run.preparation.decoding, older=False)
-  assert len(list(predict.predict(run, look, ['a.png']))) == 1
+  assert len(list(predict(run, look, ['a.png']))) == 1
   params = jax.tree.map(lambda leaf: leaf * 1e30, run.networks.params)
   broken = run._replace(networks=run.networks._replace(params=params))
   with pytest.raises(UserError, match=r'the logits of teacher are not finite for a\.png'):
-    list(predict.predict(broken, look, ['a.png']))
+    list(predict(broken, look, ['a.png']))
 
 
 def test_all_methods_report_the_roles_of_their_updates():

@@ -19,11 +19,13 @@ from common import assert_close, batch_of, method_of, network, sgd, train
 from sharding_test import KINDS, config_of
 from writers import write_folder
 
-from ule_jax import cli, hosts
-from ule_jax import train as training
+from ule_jax.cli.flags import parse
+from ule_jax.devices import processes
+from ule_jax.devices.mesh import PARALLEL
+from ule_jax.devices.processes import COUNTS, barrier, connect, first_process_first, preempted, process_slice
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.restore import restore
-from ule_jax.sharding import PARALLEL
+from ule_jax.runs.restore import restore
+from ule_jax.train.run import run
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {'PYTHONPATH': f'{HERE.parent}:{HERE}', 'XLA_FLAGS': ''}
@@ -61,12 +63,12 @@ def work(number, out, workdir, stop):
 
 
 def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(tmp_path, monkeypatch):
-  expected = training.run(config_of(), tmp_path / 'one')
+  expected = run(config_of(), tmp_path / 'one')
   workdir = tmp_path / 'turns'
   with monkeypatch.context() as patch:
-    patch.setattr('ule_jax.hosts.preempted', lambda step: 'SIGTERM' if step == 2 else '')
+    patch.setattr('ule_jax.devices.processes.preempted', lambda step: 'SIGTERM' if step == 2 else '')
     with pytest.raises(Interrupted):
-      training.run(config_of(), workdir)
+      run(config_of(), workdir)
   work(4, tmp_path / '4.npz', workdir, 4)
   assert not (workdir / 'done').exists()
   work(2, tmp_path / '2.npz', workdir, 0)
@@ -148,7 +150,7 @@ def test_two_stages_on_hosts_with_one_device(tmp_path):
   with started(2, lambda i, port: [*command, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
     ends = end(processes)
   assert [code for code, _ in ends] == [0, 0], ends
-  expected = training.run(cli.parse(flags, '', {}).config, tmp_path / 'one')
+  expected = run(parse(flags, '', {}).config, tmp_path / 'one')
   assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
 
 
@@ -209,7 +211,7 @@ def test_a_host_that_dies_ends_the_other(killed, codes, tmp_path):
 )
 def test_half_an_address_is_refused(arguments, sentence):
   with pytest.raises(UserError, match=sentence):
-    hosts.connect(**arguments)
+    connect(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -225,13 +227,13 @@ def test_half_an_address_is_refused(arguments, sentence):
   ],
 )
 def test_a_launcher_is_recognised(environment, calls, monkeypatch):
-  for name in (*hosts.COUNTS, 'TPU_WORKER_HOSTNAMES'):
+  for name in (*COUNTS, 'TPU_WORKER_HOSTNAMES'):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   found = []
-  monkeypatch.setattr(hosts, '_initialize', lambda **arguments: found.append(arguments))
-  hosts.connect()
+  monkeypatch.setattr(processes, '_initialize', lambda **arguments: found.append(arguments))
+  connect()
   assert found == calls
 
 
@@ -242,13 +244,13 @@ def test_a_launcher_that_jax_does_not_know_is_named(monkeypatch):
   monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
   monkeypatch.setattr(jax.distributed, 'initialize', find_nobody)
   with pytest.raises(UserError, match='--hosts=1 if it is a run of its own'):
-    hosts.connect()
-  hosts.connect(number=1)
+    connect()
+  connect(number=1)
 
 
 def test_one_host_waits_for_nobody():
-  hosts.wait('nobody')
-  with hosts.first_before_others('nobody'):
+  barrier('nobody')
+  with first_process_first('nobody'):
     pass
-  assert hosts.preempted(1) == ''
-  assert hosts.which() == {'host': 0, 'hosts': 1}
+  assert preempted(1) == ''
+  assert process_slice() == {'host': 0, 'hosts': 1}

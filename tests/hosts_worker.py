@@ -10,30 +10,30 @@ import jax
 
 
 def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -> None:
-  from ule_jax import hosts
+  from ule_jax.devices import processes
 
   jax.config.update('jax_num_cpu_devices', 4 // number)
   jax.config.update('jax_disable_most_optimizations', True)  # as the process that it is compared with
-  hosts.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
+  processes.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
   assert (jax.process_count(), jax.device_count()) == (number, 4)
 
   import numpy as np
   from sharding_test import config_of
 
-  from ule_jax import train
   from ule_jax.errors import Interrupted
+  from ule_jax.train.run import run
 
   with jax.enable_x64(True):
     found = trained()
-  if hosts.is_first():
+  if processes.is_first():
     np.savez(out, **found)
   if stop:
-    hosts.preempted = lambda step: 'SIGTERM' if step == stop else ''
+    processes.preempted = lambda step: 'SIGTERM' if step == stop else ''
   try:
-    train.run(config_of(), workdir)
+    run(config_of(), workdir)
   except Interrupted:
     assert stop
-  hosts.leave()
+  processes.shutdown()
 
 
 def trained() -> dict:
@@ -42,13 +42,13 @@ def trained() -> dict:
   from common import batch_of, method_of, network, sgd, train_on
   from sharding_test import KINDS
 
-  from ule_jax import sharding
+  from ule_jax.devices.mesh import PARALLEL, make_mesh
 
-  mesh, found = sharding.make_mesh(), {}
+  mesh, found = make_mesh(), {}
   for name in KINDS:
     method, model = method_of(name), network(batch_norm='batch', depth=1)
     batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
-    for parallel in sharding.PARALLEL:
+    for parallel in PARALLEL:
       state, _ = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
       for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state)):
         found[f'{name} {parallel} {jax.tree_util.keystr(path)}'] = np.asarray(leaf)

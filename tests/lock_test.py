@@ -13,12 +13,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from ule_jax import cli, lock, sweep, train, workdir
+from ule_jax.cli import flags
 from ule_jax.errors import UserError
+from ule_jax.runs import lock, workdir
+from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train.run import run as train_run
 
 # Another host: its name differs, and its kernel's locks are not seen here.
 ELSEWHERE = (
-  'import fcntl, platform, sys, time\nfrom pathlib import Path\nfrom ule_jax import lock, workdir\n'
+  'import fcntl, platform, sys, time\nfrom pathlib import Path\nfrom ule_jax.runs import lock, workdir\n'
   'platform.node = lambda: "elsewhere"\nfcntl.flock = lambda *a: None\n'
   'lock.BEAT, lock.LEASE = 0.2, float(sys.argv[2])\n'
   'with workdir.owned(Path(sys.argv[1]), {"seed": 0}, False):\n'
@@ -149,11 +152,11 @@ def test_a_file_server_that_is_away_for_a_while_ends_nothing(tmp_path, monkeypat
 
 
 def test_runs_and_sweeps_hold_the_lock(tmp_path):
-  config = cli.parse(['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=1'], '', {}).config
+  config = flags.parse(['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=1'], '', {}).config
   with lock.held(tmp_path / 'lock', print):
     for start in (
-      lambda: train.run(config, tmp_path),
-      lambda: sweep.run(config, {'seed': [0, 1]}, tmp_path),
+      lambda: train_run(config, tmp_path),
+      lambda: sweep_run(config, {'seed': [0, 1]}, tmp_path),
     ):
       with pytest.raises(UserError, match=f'in use by process {os.getpid()}'):
         start()

@@ -158,15 +158,15 @@ def test_competence_equals_a_loop(batch):
   accuracy = np.mean([right[(label == c) & (weight > 0)].mean() for c in np.unique(label[weight > 0])])
   k = logits.shape[1]
   assert 1 / k < accuracy < 1
-  found = losses.competence(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(weight))
+  found = losses.balanced_skill(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(weight))
   assert float(found) == pytest.approx((accuracy - 1 / k) / (1 - 1 / k), rel=1e-5)
 
 
 def test_competence_of_who_guesses_or_is_wrong_is_0_and_of_who_is_right_1():
   label = jnp.array([0, 1, 2, 0, 0, 1])
   for guess, expected in ((label, 1), (jnp.zeros(6, int), 0), ((label + 1) % 3, 0)):
-    assert float(losses.competence(jax.nn.one_hot(guess, 3), label, jnp.ones(6))) == expected
-  assert float(losses.competence(jnp.eye(2)[jnp.zeros(4, int)], jnp.zeros(4, int), jnp.ones(4))) == 0  # one class
+    assert float(losses.balanced_skill(jax.nn.one_hot(guess, 3), label, jnp.ones(6))) == expected
+  assert float(losses.balanced_skill(jnp.eye(2)[jnp.zeros(4, int)], jnp.zeros(4, int), jnp.ones(4))) == 0  # one class
 
 
 def test_mistake_weights_have_no_gradient_to_the_student(batch):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from common import KEY, assert_close, batch_of, method_of, network, setup, sgd, train, train_on
 
-from ule_jax import losses, sharding
+from ule_jax import losses
+from ule_jax.devices import runtime
+from ule_jax.devices.mesh import PARALLEL, make_mesh
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, SEPARABLE
-from ule_jax.train import create_state, make_train_step
+from ule_jax.train.step import create_state, make_train_step
 
 # Every method at its defaults (but for hold_back, see common.options), and the option values that change its graph.
 # Names that share a step (JTT's second run is ERM on other draws) are run through once.
@@ -98,9 +100,9 @@ def test_eight_devices_give_the_numbers_of_one(name, changes):
   method, model = method_of(name, **changes), network(batch_norm='batch', dropout=0.2)
   batches = [batch_of(seed=s) for s in range(5)]
   one, expected = train(method, model, batches, sgd(1e-2))
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   assert mesh.size == 8
-  for parallel in sharding.PARALLEL:
+  for parallel in PARALLEL:
     state, metrics = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
     assert_close(state, one, rtol=1e-4, atol=1e-5)
     assert_close(metrics, expected, rtol=1e-4, atol=1e-5)
@@ -154,7 +156,7 @@ def test_remat_needs_less_memory_for_the_double_backward(optimized):
     model = network('vit', remat=remat, width=32, depth=4)
     step = make_train_step(method, model, tx, KEY)
     state = jax.eval_shape(lambda model=model: create_state(method, model, tx, batch.image[:1], KEY))
-    compiled = jax.jit(step, compiler_options=sharding.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
     needed[remat] = compiled.memory_analysis().temp_size_in_bytes
   assert needed[True] < 0.6 * needed[False]
 
@@ -166,7 +168,7 @@ def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop(optimized):
   needed = {}
   for parts in (1, 4):
     step = make_train_step(method, model, tx, KEY, accumulate=parts)
-    compiled = jax.jit(step, compiler_options=sharding.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
     needed[parts] = compiled.memory_analysis().temp_size_in_bytes
     if jax.default_backend() == 'cpu':
       assert ' while(' not in compiled.as_text()

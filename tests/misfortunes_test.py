@@ -14,10 +14,19 @@ import pytest
 from common import leaves_equal
 from writers import write_folder
 
-from ule_jax import backend, cli, console, encoder, population, signals, sweep, train
-from ule_jax.checkpoint import Checkpoints
+from ule_jax import data
+from ule_jax.cli import flags
+from ule_jax.config import load
 from ule_jax.data import pipeline
+from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
+from ule_jax.runs import signals
+from ule_jax.runs.checkpoints import Checkpoints
+from ule_jax.runs.progress import Progress
+from ule_jax.sweep import population
+from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train import features, loop
+from ule_jax.train.run import run as train_run
 
 FAST = ['--config.train.eval_every=50', '--config.train.log_every=3', '--config.model.width=8']
 LONG = [*FAST, '--config.data.crops=1', '--config.train.steps=200000']
@@ -26,7 +35,7 @@ MAIN = [sys.executable, '-m', 'ule_jax.main', '--config=digits:erm', *LONG]
 
 def config_of(*changes, method='erm', name='digits'):
   crops = ['--config.data.crops=1'] if name == 'digits' else []
-  return cli.parse([f'--config={name}:{method}', *FAST, *crops, *changes], '', {}).config
+  return flags.parse([f'--config={name}:{method}', *FAST, *crops, *changes], '', {}).config
 
 
 def checkpoints_in(folder):
@@ -38,7 +47,7 @@ def checkpoints_in(folder):
 
 @pytest.mark.parametrize('name', ['SIGHUP', 'SIGUSR1', 'SIGINT', 'SIGTERM'])
 def test_each_signal_stops_a_run_with_its_state_saved(name, tmp_path, monkeypatch, capfd):
-  original, calls = train.Batch, []
+  original, calls = loop.Batch, []
 
   def batch(**arrays):
     calls.append(1)
@@ -47,9 +56,9 @@ def test_each_signal_stops_a_run_with_its_state_saved(name, tmp_path, monkeypatc
       time.sleep(0.3)  # for the thread that acknowledges it
     return original(**arrays)
 
-  monkeypatch.setattr(train, 'Batch', batch)
+  monkeypatch.setattr(loop, 'Batch', batch)
   with pytest.raises(Interrupted, match=rf'^{name} at step 6 of 60; resumable by the same command'):
-    train.run(config_of('--config.train.steps=60'), tmp_path / 'w')
+    train_run(config_of('--config.train.steps=60'), tmp_path / 'w')
   assert checkpoints_in(tmp_path / 'w') == [6]
   said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(name)]
   more = ' (a second one stops at once)' if name in ('SIGINT', 'SIGTERM') else ''
@@ -58,7 +67,7 @@ def test_each_signal_stops_a_run_with_its_state_saved(name, tmp_path, monkeypatc
 
 def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
   """A terminal that closes sends SIGHUP twice, and SLURM a SIGTERM after its SIGUSR1."""
-  original, calls = train.Batch, []
+  original, calls = loop.Batch, []
 
   def batch(**arrays):
     calls.append(1)
@@ -68,9 +77,9 @@ def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
         time.sleep(0.05)
     return original(**arrays)
 
-  monkeypatch.setattr(train, 'Batch', batch)
+  monkeypatch.setattr(loop, 'Batch', batch)
   with pytest.raises(Interrupted, match='SIGUSR1 at step 4'):
-    train.run(config_of('--config.train.steps=60'), tmp_path / 'w')
+    train_run(config_of('--config.train.steps=60'), tmp_path / 'w')
   assert checkpoints_in(tmp_path / 'w') == [4]
 
 
@@ -156,15 +165,15 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
   monkeypatch.setattr(population, 'make_order', make_order)
   config = config_of('--config.train.steps=8', '--config.train.eval_every=4')
   with pytest.raises(Interrupted, match='SIGUSR1 at step 4 of 8; resumable'):
-    sweep.run(config, {'seed': [0, 1]}, tmp_path / 'w')
+    sweep_run(config, {'seed': [0, 1]}, tmp_path / 'w')
   assert checkpoints_in(tmp_path / 'w') == [4]
 
 
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
   config = json.loads((frozen_run / 'config.json').read_text())
-  config = cli.complete(json.loads(json.dumps(config), object_hook=dict))
+  config = load.complete(json.loads(json.dumps(config), object_hook=dict))
   config.model.feature_cache = str(tmp_path / 'cache')
-  original = encoder.pipeline.eval_batches
+  original = features.pipeline.eval_batches
 
   def eval_batches(*args, **kwargs):
     for batch in original(*args, **kwargs):
@@ -172,9 +181,9 @@ def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monk
       time.sleep(0.2)
       yield batch
 
-  monkeypatch.setattr(encoder.pipeline, 'eval_batches', eval_batches)
+  monkeypatch.setattr(features.pipeline, 'eval_batches', eval_batches)
   with pytest.raises(Interrupted, match='SIGHUP; resumable'):
-    train.run(config, tmp_path / 'w')
+    train_run(config, tmp_path / 'w')
   assert not list((tmp_path / 'cache').glob('*')) or not (tmp_path / 'w' / 'done').exists()
 
 
@@ -195,8 +204,8 @@ def of_folder(folder, *changes):
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_path, monkeypatch):
-  whole = train.run(of_folder(folder), tmp_path / 'whole')
-  original, calls = train.Batch, []
+  whole = train_run(of_folder(folder), tmp_path / 'whole')
+  original, calls = loop.Batch, []
 
   def batch(**arrays):
     calls.append(1)
@@ -206,22 +215,22 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
     return original(**arrays)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train, 'Batch', batch)
+    patch.setattr(loop, 'Batch', batch)
     began = time.monotonic()
     name = number.name
     with pytest.raises(Interrupted, match=rf'^a data worker was killed by {name} \(loader\.workers=2.* at step \d+ of'):
-      train.run(of_folder(folder, '--config.loader.workers=2'), tmp_path / 'w')
+      train_run(of_folder(folder, '--config.loader.workers=2'), tmp_path / 'w')
     assert time.monotonic() - began < 60
   (saved,) = checkpoints_in(tmp_path / 'w')
   assert 3 <= saved < 60
   assert not multiprocessing.active_children()
-  assert train.run(of_folder(folder, '--config.loader.workers=0'), tmp_path / 'w') == whole
+  assert train_run(of_folder(folder, '--config.loader.workers=0'), tmp_path / 'w') == whole
 
 
 def test_the_batches_after_a_lost_worker_are_the_same(folder):
   config = of_folder(folder)
   options = dict(config.data)
-  dataset = train.data.load(options.pop('name'), options, print)
+  dataset = data.load(options.pop('name'), options, print)
   settings = {'batch_size': 4, 'seed': 0, 'sampling': 'uniform', 'threads': 1, 'start': 5}
   expected, said = pipeline.train_batches(dataset, **settings), []
   batches = pipeline.train_batches(dataset, **settings, workers=1, lost=said.append)
@@ -254,7 +263,7 @@ def test_how_a_worker_ended_is_said(code, text):
 @pytest.mark.parametrize('verb', ['main', 'sweep'])
 @pytest.mark.parametrize('platforms', ['cuda', 'tpu', 'cuda,cpu', 'gqu'])
 def test_a_device_that_is_not_there_is_refused_before_the_data(verb, platforms, tmp_path):
-  if any(os.path.exists(path) for path in backend.GPUS) and platforms != 'gqu':
+  if any(os.path.exists(path) for path in runtime.GPUS) and platforms != 'gqu':
     pytest.skip('it is there')
   command = [sys.executable, '-m', f'ule_jax.{verb}', '--config=digits:erm', f'--workdir={tmp_path / "w"}']
   command += ['--axis=seed=0,1'] if verb == 'sweep' else []
@@ -272,25 +281,25 @@ def test_a_gpu_that_jax_does_not_use_is_refused(monkeypatch, tmp_path):
   gpu = tmp_path / 'nvidia0'
   gpu.touch()
   plugin = type('Point', (), {'name': 'xla_cuda12'})
-  monkeypatch.setattr(backend, 'GPUS', (str(gpu),))
-  monkeypatch.setattr(backend.importlib.metadata, 'entry_points', lambda group: [plugin])
-  monkeypatch.setattr(backend, 'jax', type('Jax', (), {'config': type('C', (), {'jax_platforms': None})}))
-  backend.jax.default_backend = lambda: 'cpu'
+  monkeypatch.setattr(runtime, 'GPUS', (str(gpu),))
+  monkeypatch.setattr(runtime.importlib.metadata, 'entry_points', lambda group: [plugin])
+  monkeypatch.setattr(runtime, 'jax', type('Jax', (), {'config': type('C', (), {'jax_platforms': None})}))
+  runtime.jax.default_backend = lambda: 'cpu'
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
   with pytest.raises(UserError, match='there is a GPU, but jax does not use it although xla_cuda12 is installed'):
-    backend.require_devices()
+    runtime.require_devices()
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')  # hidden on purpose
-  backend.require_devices()
+  runtime.require_devices()
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
-  monkeypatch.setattr(backend.importlib.metadata, 'entry_points', lambda group: [])  # jax warns of it
-  backend.require_devices()
+  monkeypatch.setattr(runtime.importlib.metadata, 'entry_points', lambda group: [])  # jax warns of it
+  runtime.require_devices()
 
   def fail():
     raise RuntimeError("Unable to initialize backend 'cuda': no visible devices. (you may need to uninstall it)")
 
-  backend.jax.default_backend = fail
+  runtime.jax.default_backend = fail
   with pytest.raises(UserError, match=r'jax has a plugin is not here or does not work \(Unable .* visible devices\.\)'):
-    backend.require_devices()
+    runtime.require_devices()
 
 
 # --- Memory ------------------------------------------------------------------------------------------
@@ -304,7 +313,7 @@ def failing(*_, **__):
 
 @pytest.mark.parametrize(
   ('place', 'name'),
-  [(train, 'build'), (train, 'make_eval_step'), (train.sharding, 'compile_step'), (pipeline, '_read')],
+  [(loop, 'initialise'), (loop, 'make_eval_step'), (loop, 'compile_step'), (pipeline, '_read')],
 )
 @pytest.mark.parametrize('error', [jax.errors.JaxRuntimeError(FULL), MemoryError('Unable to allocate 286. GiB')])
 def test_no_memory_is_one_sentence_with_the_fields_that_help(place, name, error, tmp_path, monkeypatch):
@@ -314,7 +323,7 @@ def test_no_memory_is_one_sentence_with_the_fields_that_help(place, name, error,
   calls = (lambda *a, **k: fail) if name in ('make_eval_step', 'compile_step') else fail
   monkeypatch.setattr(place, name, calls)
   with pytest.raises(UserError) as raised:
-    train.run(config_of('--config.train.steps=4', '--config.train.eval_every=2'), tmp_path / 'w')
+    train_run(config_of('--config.train.steps=4', '--config.train.eval_every=2'), tmp_path / 'w')
   said = str(raised.value)
   assert said.startswith('out of memory (')
   for field in ('train.batch_size (128)', 'train.eval_batch_size (512)', 'train.accumulate (1)', 'model.remat'):
@@ -326,12 +335,12 @@ def test_no_memory_is_one_sentence_with_the_fields_that_help(place, name, error,
 def test_no_memory_in_a_sweep_counts_its_members(tmp_path, monkeypatch):
   monkeypatch.setattr(population, 'compile_members', failing)
   with pytest.raises(UserError, match=r'give fewer than these 6 members at once, or lower train\.batch_size'):
-    sweep.run(config_of(), {'seed': [0, 1, 2], 'optim.lr': [0.1, 0.2]}, tmp_path / 'w')
+    sweep_run(config_of(), {'seed': [0, 1, 2], 'optim.lr': [0.1, 0.2]}, tmp_path / 'w')
 
 
 def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_is_not_damaged(tmp_path, monkeypatch):
   config = config_of('--config.train.steps=4', '--config.train.eval_every=2')
-  train.run(config, tmp_path)
+  train_run(config, tmp_path)
   (tmp_path / 'done').unlink()
   before = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
   for error, message in (
@@ -341,7 +350,7 @@ def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_is_not_damaged(tmp_
     with monkeypatch.context() as patch:
       patch.setattr(Checkpoints, '_restore', lambda self, *_, error=error: (_ for _ in ()).throw(error))
       with pytest.raises(UserError, match=message):
-        train.run(config, tmp_path)
+        train_run(config, tmp_path)
     assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == before
 
 
@@ -380,12 +389,12 @@ def test_an_allocation_that_is_too_large_ends_with_code_2(tmp_path):
 
 def test_the_time_left_is_that_of_the_steps_and_not_of_compiling(monkeypatch, capsys):
   now = [0.0]
-  monkeypatch.setattr(console.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr('ule_jax.runs.progress.time.monotonic', lambda: now[0])
 
   def after(seconds):
     now[0] += seconds
 
-  progress = console.Progress(10_000, 6_500, 100)
+  progress = Progress(10_000, 6_500, 100)
   after(61)  # compiles, and does a step
   progress.begin(6_501)
   assert np.isnan(progress.report(6_501, {'loss': 0.5}))
@@ -401,12 +410,12 @@ def test_the_time_left_is_that_of_the_steps_and_not_of_compiling(monkeypatch, ca
 
 def test_runs_and_sweeps_begin_to_count_after_their_first_steps(tmp_path, monkeypatch):
   begun, reports = [], []
-  original = console.Progress.report
-  monkeypatch.setattr(console.Progress, 'begin', lambda self, step: begun.append(step))
-  monkeypatch.setattr(console.Progress, 'report', lambda *a: reports.append(len(begun)) or original(*a))
+  original = Progress.report
+  monkeypatch.setattr(Progress, 'begin', lambda self, step: begun.append(step))
+  monkeypatch.setattr(Progress, 'report', lambda *a: reports.append(len(begun)) or original(*a))
   config = config_of('--config.train.steps=4', '--config.train.log_every=1')
-  train.run(config, tmp_path / 'w')
+  train_run(config, tmp_path / 'w')
   assert begun == [1]
   assert reports == [1] * 4
-  sweep.run(config, {'seed': [0, 1]}, tmp_path / 'v')
+  sweep_run(config, {'seed': [0, 1]}, tmp_path / 'v')
   assert begun[1] == 1

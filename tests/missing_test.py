@@ -10,15 +10,18 @@ from common import assert_close, batch_of, leaves_equal, method_of, network, set
 from methods_test import DISTINCT, VARIANTS
 
 from configs import base
-from ule_jax import diagnose, losses
+from ule_jax import losses
 from ule_jax.data import pipeline
 from ule_jax.data.dataset import Split
 from ule_jax.errors import UserError
-from ule_jax.evaluate import saliency
-from ule_jax.methods import HEADS, METHODS, PREPARATIONS, Batch, First, shuffled_student
+from ule_jax.explain import saliency
+from ule_jax.explain.clusters import find_clusters, match, summarise
+from ule_jax.methods import METHODS, Batch, shuffled_student
 from ule_jax.methods.contract import LABEL_FREE
 from ule_jax.metrics import Counts, summarize
 from ule_jax.report import numbers
+from ule_jax.two_stage import REFITS, TWO_STAGE
+from ule_jax.two_stage.contract import FirstRun
 
 HOLES = np.array([0, 5, 6, 19])  # rows of a batch of 20 that are not labelled: the first, two in a row, and the last
 
@@ -123,7 +126,7 @@ def test_a_sampler_refuses_what_has_no_label(sampling, chance):
     assert len(pipeline.order(blind, seed=0, sampling=sampling, batch_size=4)(0)) == 4
 
 
-def first_run(holes: bool) -> First:
+def first_run(holes: bool) -> FirstRun:
   rng = np.random.default_rng(0)
   holed, _ = with_holes()
   data = {'label': np.asarray(holed.label), 'group': np.asarray(holed.group)}
@@ -131,16 +134,18 @@ def first_run(holes: bool) -> First:
     data = {'label': np.arange(20, dtype=np.int32) % 4 // 2, 'group': np.arange(20, dtype=np.int32) % 4}
   data |= {'logits': rng.normal(size=(20, 2)), 'features': rng.normal(size=(20, 3))}
   held_out = np.arange(20) % 2 == 0
-  return First({'train': data, 'val': data, 'test': data}, np.ones((3, 2)), np.zeros(2), held_out, ('a', 'b'), seed=0)
+  return FirstRun(
+    {'train': data, 'val': data, 'test': data}, np.ones((3, 2)), np.zeros(2), held_out, ('a', 'b'), seed=0
+  )
 
 
-@pytest.mark.parametrize('name', PREPARATIONS)
+@pytest.mark.parametrize('name', TWO_STAGE)
 def test_a_second_stage_refuses_what_has_no_label(name):
   settings = SimpleNamespace(**base.PREPARATIONS.get(name, {}) | ({'steps': 2} if name in ('eiil', 'afr') else {}))
   with pytest.raises(UserError, match=r'have no label|have none'):
-    PREPARATIONS[name](settings, first_run(holes=True))
-  assert PREPARATIONS[name](settings, first_run(holes=False)) is not None
-  assert set(HEADS) < set(PREPARATIONS)
+    TWO_STAGE[name](settings, first_run(holes=True))
+  assert TWO_STAGE[name](settings, first_run(holes=False)) is not None
+  assert set(REFITS) < set(TWO_STAGE)
 
 
 def test_what_is_looked_at_has_a_label():
@@ -177,13 +182,13 @@ def test_clusters_are_of_what_has_a_label():
   features = np.random.default_rng(0).normal(size=(20, 3))
   label = np.asarray(holed.label)
   with pytest.raises(UserError, match='4 examples have no label'):
-    diagnose.find_clusters(label, label == 1, features)
+    find_clusters(label, label == 1, features)
   wrong = np.arange(20) % 3 == 0
-  clusters = diagnose.find_clusters(np.maximum(label, 0), wrong, features)
+  clusters = find_clusters(np.maximum(label, 0), wrong, features)
   known = np.asarray(holed.group) >= 0
-  one = diagnose.match(clusters, np.maximum(label, 0), wrong, np.asarray(holed.group))
+  one = match(clusters, np.maximum(label, 0), wrong, np.asarray(holed.group))
   assert one[0].purity == np.bincount(np.asarray(holed.group)[known]).max() / known.sum()
-  assert sum(sum(s.groups.values()) for s in diagnose.summarise(
+  assert sum(sum(s.groups.values()) for s in summarise(
     clusters, {'model': wrong}, wrong, np.asarray(holed.group), ('w', 'x', 'y', 'z')
   )) == known.sum()  # fmt: skip
 

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 from writers import write_folder
 
-from ule_jax import cli, export, predict, train
-from ule_jax.data.transforms import decode
-from ule_jax.diagnose.__main__ import main as diagnose
-from ule_jax.evaluate.__main__ import main as evaluate
+from ule_jax.cli import export, predict
+from ule_jax.cli.diagnose import main as diagnose
+from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.cli.flags import parse
+from ule_jax.data.decoding import decode
 from ule_jax.models import MODELS
-from ule_jax.restore import restore
+from ule_jax.runs.restore import restore
+from ule_jax.train.run import run as train_run
 
 QUICK = ('cnn', 'mlp', 'vit', 'resnet20')
 LARGE_PATCH = ('vit_ti16', 'vit_s16', 'vit_b16')
@@ -58,8 +60,8 @@ def flags(name, photos, changes):
 
 def run(workdir, name, photos, changes, *more):
   method = 'ule' if name == 'cnn' else 'erm'
-  config = cli.parse([f'--config=folder:{method}', *flags(name, photos, changes), *more], '', {}).config
-  return train.run(config, workdir)
+  config = parse([f'--config=folder:{method}', *flags(name, photos, changes), *more], '', {}).config
+  return train_run(config, workdir)
 
 
 @pytest.mark.parametrize(('name', 'changes'), [*cases()])

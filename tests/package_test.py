@@ -31,11 +31,11 @@ def test_what_is_in_the_wheel(wheel, root):
   for path in (root / 'ule_jax').rglob('*'):
     if path.is_file() and '__pycache__' not in path.parts:
       assert path.relative_to(root).as_posix() in names
-  assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/diagnose/page.html'} <= names
+  assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/explain/page.html'} <= names
   assert {f'ule_jax/configs/{p.name}' for p in (root / 'configs').glob('*.py')} <= names
   assert not [n for n in names if not n.startswith(('ule_jax/', 'ule_jax-'))]  # no tests, no benchmarks
   assert set(about.get_all('Provides-Extra')) == {'cuda', 'tpu', 'torch', 'bench', 'dev'}
-  assert 'ule-jax = ule_jax.cli:console' in scripts
+  assert 'ule-jax = ule_jax.cli.app:command' in scripts
   core = [line for line in about.get_all('Requires-Dist') if 'extra ==' not in line]
   assert not [line for line in core if line.startswith(('torch', 'tensorflow>', 'tensorflow-cpu'))]
 
@@ -43,7 +43,7 @@ def test_what_is_in_the_wheel(wheel, root):
 def test_the_wheel_trains_reports_and_says_nothing_that_is_not_ours(wheel, tmp_path):
   with zipfile.ZipFile(wheel) as file:
     file.extractall(tmp_path / 'site')
-  run = 'import sys; from ule_jax.cli import console; sys.exit(console())'
+  run = 'import sys; from ule_jax.cli.app import command; sys.exit(command())'
   environment = os.environ | {'PYTHONPATH': str(tmp_path / 'site')}
 
   def ule_jax(*argv):

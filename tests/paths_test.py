@@ -15,9 +15,12 @@ import pytest
 from report_test import read
 from writers import write_folder
 
-from ule_jax import cli, paths, train
-from ule_jax.checkpoint import Checkpoints
+from ule_jax import paths
+from ule_jax.cli import app
+from ule_jax.config import load
 from ule_jax.errors import UserError
+from ule_jax.runs.checkpoints import Checkpoints
+from ule_jax.train import run as train_run
 
 ODD = '[a]*?\\ -"\'%20%s#&=,;:<b>{}$x$é\u0301😀\n~'
 NAMES = (ODD, '[ab]', '[!x]', '*', 'a?b', 'back\\slash', 'a\\', 'gs:', 'x' * 255, '~', '-x', ' ', '..x', '%', '3')
@@ -29,7 +32,7 @@ SMALL = [
 
 
 def verb(name, *argv):
-  importlib.import_module(cli.VERBS[name]).main(list(argv))
+  importlib.import_module(app.VERBS[name]).main(list(argv))
 
 
 @pytest.fixture(scope='module')
@@ -199,7 +202,7 @@ def nowhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('place', PLACES)
 def test_what_is_no_path_of_this_machine_is_refused_before_anything(place, ule_run, photos, nowhere, monkeypatch):
-  monkeypatch.setattr(train, '_train', lambda *args: pytest.fail('it trains'))
+  monkeypatch.setattr(train_run, 'train', lambda *args: pytest.fail('it trains'))
   name, flag = place
   for value in (*ELSEWHERE, *NO_NAMES):
     message = NO_NAMES.get(value, 'is no path of this machine: mount the bucket')
@@ -222,7 +225,7 @@ def test_a_home_folder_is_one_wherever_the_shell_left_it(photos, tmp_path, monke
   (tmp_path / 'here').mkdir()
   monkeypatch.chdir(tmp_path / 'here')
   os.symlink(photos, tmp_path / 'home' / 'photos')
-  shutil.copy(cli.configs_folder() / 'folder.py', tmp_path / 'home' / 'mine.py')
+  shutil.copy(load.configs_folder() / 'folder.py', tmp_path / 'home' / 'mine.py')
   flags = ['--config=~/mine.py:erm', '--config.data.dir=~/photos', *SMALL]
   verb('main', *flags, '--workdir=~/run')
   recorded = json.loads((tmp_path / 'home' / 'run' / 'config.json').read_text())
@@ -280,7 +283,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(ule_run, tmp_path):
 def test_a_name_with_a_line_break_does_not_break_the_sentence(capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['ule_jax', '--run=a\nb'])
   with pytest.raises(SystemExit) as end:
-    cli.main(importlib.import_module(cli.VERBS['evaluate']).main)
+    app.main(importlib.import_module(app.VERBS['evaluate']).main)
   assert end.value.code == 2
   assert capsys.readouterr().err.count('\n') == 1
 

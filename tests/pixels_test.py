@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 from writers import write_csv
 
-from ule_jax import cli, predict, prepare, train, workdir
-from ule_jax.data import __main__ as data_verb
+from ule_jax.cli import data, predict, prepare
+from ule_jax.cli import evaluate as evaluate_verb
+from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
-from ule_jax.evaluate import __main__ as evaluate_verb
+from ule_jax.runs import workdir
+from ule_jax.train.run import run as train_run
 
 SMALL = [
   '--config.model.name=mlp', '--config.model.width=8', '--config.model.depth=1', '--config.model.weights=none',
@@ -49,7 +51,7 @@ def flags(root, *changes):
 
 
 def run(place, root, *changes, force=False):
-  return train.run(cli.parse(flags(root, *changes), '', {}).config, place, force)
+  return train_run(parse(flags(root, *changes), '', {}).config, place, force)
 
 
 def warnings_of(capsys) -> list[str]:
@@ -64,7 +66,7 @@ def test_a_run_says_once_that_images_are_transparent(on_bad_image, tmp_path, cap
   run(tmp_path / 'run', root, skip)
   (said,) = warnings_of(capsys)
   assert '24 of 24 images that were looked at are transparent in places and were put on white (data.background)' in said
-  data_verb.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
+  data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
   (said,) = warnings_of(capsys)
   assert '24 of 24' in said
   run(tmp_path / 'plain', folder(tmp_path / 'plain_data', 'plain'), skip)
@@ -78,7 +80,7 @@ def test_a_range_of_which_little_is_used_is_said_until_white_is_given(tmp_path, 
   assert re.search(r'use less than a quarter of their range, 0 to 15 of 255: .*--config.data.white', said)
   run(tmp_path / 'white', root, '--config.data.white=4095')
   assert not warnings_of(capsys)
-  data_verb.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}'])
+  data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}'])
   (said,) = warnings_of(capsys)
   assert 'less than a quarter' in said
   with pytest.raises(UserError, match=r'data.white \(4095.0 there, 0.0 here\)'):
@@ -166,7 +168,8 @@ def test_a_run_predicts_with_the_white_and_the_background_that_it_was_trained_wi
 
 
 def test_features_of_a_frozen_encoder_are_of_one_white(tmp_path):
-  from ule_jax import data, encoder
+  from ule_jax import data
+  from ule_jax.train import features
 
   root = folder(tmp_path / 'data', 'few levels')
   options = {'dir': str(root), 'size': 8, 'fit': 'crop', 'resize': 'antialias', 'augment': False}
@@ -174,5 +177,5 @@ def test_features_of_a_frozen_encoder_are_of_one_white(tmp_path):
   keys = set()
   for changes in ({}, {'white': 255.0}, {'white': 4095.0}, {'background': 'black'}):
     dataset = data.load('folder', options | changes)
-    keys.add(encoder.key(dataset, dataset.splits['train'], 'net', content='of the files'))
+    keys.add(features.key(dataset, dataset.splits['train'], 'net', content='of the files'))
   assert len(keys) == 4

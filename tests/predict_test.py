@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 from configs import base
-from ule_jax import export, predict, recorded
-from ule_jax.data import records
+from ule_jax.cli import export
+from ule_jax.cli.diagnose import main as diagnose
+from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.config.fields import flatten
 from ule_jax.data.decoding import BY_TYPE
-from ule_jax.diagnose.__main__ import main as diagnose
+from ule_jax.data.listing import SUFFIXES
+from ule_jax.deploy import predict
 from ule_jax.errors import UserError
-from ule_jax.evaluate.__main__ import main as evaluate
-from ule_jax.restore import load_data, restore
-from ule_jax.workdir import flatten
+from ule_jax.runs.recorded import FLAGS, HOST_BOUND
+from ule_jax.runs.restore import load_data, restore
 
 
 def rows(path):
@@ -134,7 +136,7 @@ def test_a_bad_image_ends_it_before_anything_is_computed(ule_run, mixed, tmp_pat
   def compute(*args, **more):
     raise AssertionError('a network was restored')
 
-  monkeypatch.setattr('ule_jax.restore.restore', compute)
+  monkeypatch.setattr('ule_jax.runs.restore.restore', compute)
   message = r'image 2.png cannot be decoded \(no known image format\): take .*--on-bad-image=skip. 3 more of 9 cannot.$'
   with pytest.raises(UserError, match=message):
     predict.main([f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
@@ -145,7 +147,7 @@ def test_a_bad_image_ends_it_before_anything_is_computed(ule_run, mixed, tmp_pat
   assert not list(tmp_path.glob('*.csv*'))
 
 
-@pytest.mark.parametrize('suffix', records.SUFFIXES)
+@pytest.mark.parametrize('suffix', SUFFIXES)
 def test_every_ending_is_read(suffix, tmp_path):
   picture_of(tmp_path / f'x{suffix.upper()}')
   listing = predict.find(tmp_path)
@@ -196,7 +198,7 @@ def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, 
     (shared / 'config.json').write_text(json.dumps(config))
     picture_of(tmp_path / 'x.png')
     chosen = []
-    monkeypatch.setattr('ule_jax.backend.use_cache', lambda choice, say, to=chosen: to.append(choice))
+    monkeypatch.setattr('ule_jax.devices.runtime.use_cache', lambda choice, say, to=chosen: to.append(choice))
     predict.main([f'--run={shared}', f'--input={tmp_path / "x.png"}', f'--out={tmp_path / "p.csv"}'])
     evaluate([f'--run={shared}'])
     export.main([f'--run={shared}', f'--out={tmp_path / name}.stablehlo'])
@@ -213,8 +215,8 @@ def test_the_default_of_the_flag_is_that_of_the_config():
   assert {
     'threads': defaults['loader.threads'],
     'compilation-cache': defaults['compilation_cache'],
-  } == recorded.FLAGS
-  assert set(recorded.HOST_BOUND) <= set(defaults)
+  } == FLAGS
+  assert set(HOST_BOUND) <= set(defaults)
 
 
 def test_one_file_of_another_size(ule_run, tmp_path):

@@ -10,8 +10,10 @@ import pytest
 from datasets_test import WRITERS, load, one_batch
 from writers import write_celeba
 
-from ule_jax import cli, prepare
-from ule_jax.data import records
+from ule_jax.cli import app, prepare
+from ule_jax.data import pack as pack_module
+from ule_jax.data import tables
+from ule_jax.data.pack import pack
 from ule_jax.errors import UserError
 
 
@@ -25,7 +27,7 @@ def prepared(trees, tmp_path_factory):
   """Every tree, prepared."""
   root = tmp_path_factory.mktemp('prepared')
   for name, tree in trees.items():
-    prepare.prepare(name, load(name, tree).table, root / name, skip=False)
+    pack(name, load(name, tree).table, root / name, skip=False)
   return root
 
 
@@ -107,7 +109,7 @@ def test_labels_can_be_read_from_the_records_themselves(trees, prepared, tmp_pat
       np.testing.assert_array_equal(found.group_counts(split), expected.group_counts(split))
     assert one_batch(found)['image'].tobytes() == one_batch(expected)['image'].tobytes()
   shutil.copytree(prepared / 'folder', tmp_path / 'own')
-  (tmp_path / 'own' / records.COLUMNS).unlink()
+  (tmp_path / 'own' / tables.COLUMNS).unlink()
   assert_equal(load('folder', tmp_path / 'own'), load('folder', trees['folder']))
 
 
@@ -137,8 +139,8 @@ def damaged(prepared, target, apply):
   [
     (lambda r: next(r.glob('*train*')).unlink(), 'is not a data set that TFDS wrote as array_record'),
     (lambda r: (r / 'dataset_info.json').write_text('{'), 'is not a data set that TFDS wrote'),
-    (lambda r: (r / records.COLUMNS).write_bytes(b'PK\x03\x04 broken'), 'is damaged'),
-    (lambda r: np.savez(r / records.COLUMNS, **{'train/Male': np.zeros(3)}), 'does not fit the 30 records'),
+    (lambda r: (r / tables.COLUMNS).write_bytes(b'PK\x03\x04 broken'), 'is damaged'),
+    (lambda r: np.savez(r / tables.COLUMNS, **{'train/Male': np.zeros(3)}), 'does not fit the 30 records'),
   ],
 )
 def test_damaged_prepared_data_are_named(apply, message, prepared, tmp_path):
@@ -164,9 +166,9 @@ def test_an_undecodable_image_ends_preparation_or_is_left_out(tmp_path):
   (root / 'img_align_celeba' / '000005.jpg').write_bytes(b'no image')
   table = load('celeba', root).table
   with pytest.raises(UserError, match=r'000005\.jpg cannot be decoded'):
-    prepare.prepare('celeba', table, tmp_path / 'out', skip=False)
+    pack('celeba', table, tmp_path / 'out', skip=False)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['celeba']
-  assert prepare.prepare('celeba', table, tmp_path / 'out', skip=True) == sum((30, 14, 13)) - 1
+  assert pack('celeba', table, tmp_path / 'out', skip=True) == sum((30, 14, 13)) - 1
   found = load('celeba', tmp_path / 'out')
   assert found.splits['train'].count == 29
   assert '000005.jpg' not in {found.splits['train'].name(i) for i in range(29)}
@@ -174,22 +176,22 @@ def test_an_undecodable_image_ends_preparation_or_is_left_out(tmp_path):
 
 def test_an_interrupted_preparation_leaves_nothing(trees, tmp_path, monkeypatch):
   table = load('celeba', trees['celeba']).table
-  write = prepare._write
+  write = pack_module._write
 
   def interrupt(*args):
     write(*args)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(prepare, '_write', interrupt)
+  monkeypatch.setattr(pack_module, '_write', interrupt)
   with pytest.raises(KeyboardInterrupt):
-    prepare.prepare('celeba', table, tmp_path / 'out', skip=False)
+    pack('celeba', table, tmp_path / 'out', skip=False)
   assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_preparation_leaves_nothing_that_a_run_accepts(trees, tmp_path):
   code = (
-    'import os, sys; from ule_jax import prepare\n'
-    'prepare.np.savez_compressed = lambda *a, **k: os._exit(9)\n'
+    'import os, sys; from ule_jax.cli import prepare; from ule_jax.data import pack\n'
+    'pack.np.savez_compressed = lambda *a, **k: os._exit(9)\n'
     'prepare.main(sys.argv[1:])'
   )
   arguments = [f'--config.data.dir={trees["celeba"]}', '--config.data.official=False', f'--out={tmp_path}/out']
@@ -213,7 +215,7 @@ def test_bad_usage_is_one_sentence_with_code_2(arguments, message, monkeypatch, 
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('sys.argv', ['prepare', *arguments])
   with pytest.raises(SystemExit) as end:
-    cli.main(prepare.main)
+    app.main(prepare.main)
   assert end.value.code == 2
   said = capsys.readouterr().err.strip()
   assert re.search(message, said), said

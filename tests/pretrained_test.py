@@ -12,8 +12,10 @@ import pytest
 from common import KEY, network
 
 from ule_jax import losses
+from ule_jax.cli import weights
 from ule_jax.errors import UserError
 from ule_jax.models import pretrained
+from ule_jax.models.pretrained import layouts, mapping, sources
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional
@@ -84,7 +86,7 @@ def agree(net, name: str, size: int, k: int, **changes):
   """Compare our network with another one of the same weights, in evaluation."""
   net = randomized(net).eval()
   model, template = ours(name, size, k, **changes)
-  params, stats, rows, _ = pretrained.fit(tensors_of(net), template, name, keep_head=True)
+  params, stats, rows, _ = mapping.fit(tensors_of(net), template, name, keep_head=True)
   assert {row.theirs for row in rows} == set(net.state_dict())
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, size, size, 3)))
   y = jnp.array([0, k - 1])
@@ -94,7 +96,7 @@ def agree(net, name: str, size: int, k: int, **changes):
   assert_relative(g, g_t)
   # Gradients are laid out as their parameters are.
   with_stats = tensors_of(net) | {n: s.numpy() for n, s in slopes_t.items()}
-  expected, *_ = pretrained.fit(with_stats, template, name, keep_head=True)
+  expected, *_ = mapping.fit(with_stats, template, name, keep_head=True)
   jax.tree.map(assert_relative, slopes, expected)
 
 
@@ -120,7 +122,7 @@ def test_bottlenecks_are_torchvisions(torchvision, x64):
   short = model.clone(stages=(1, 2, 1, 1))
   template = jax.eval_shape(lambda: short.init(KEY, jnp.zeros((1, 32, 32, 3)), train=False))
   net = randomized(net).eval()
-  params, stats, *_ = pretrained.fit(tensors_of(net), template, 'short', keep_head=True)
+  params, stats, *_ = mapping.fit(tensors_of(net), template, 'short', keep_head=True)
   x = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
   z, _ = short.apply({'params': params, 'batch_stats': stats}, jnp.asarray(x), train=False)
   assert_relative(z, net(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy())
@@ -160,7 +162,7 @@ def test_running_statistics_differ_from_torchs_by_the_unbiased_variance_alone(to
   """After three batches: the mean as it is; the variance once the n - 1 of torch is undone."""
   net = randomized(torchvision.models.resnet18(num_classes=3))
   model, template = ours('resnet18', 32, 3)
-  params, stats, *_ = pretrained.fit(tensors_of(net), template, 'resnet18', keep_head=True)
+  params, stats, *_ = mapping.fit(tensors_of(net), template, 'resnet18', keep_head=True)
   first, rng = stats, np.random.default_rng(0)
   net.train()
   for _ in range(3):
@@ -169,7 +171,7 @@ def test_running_statistics_differ_from_torchs_by_the_unbiased_variance_alone(to
     seen = {'params': params, 'batch_stats': stats}
     _, updated = model.apply(seen, jnp.asarray(x), train=True, mutable=['batch_stats'])
     stats = updated['batch_stats']
-  _, theirs, *_ = pretrained.fit(tensors_of(net), template, 'resnet18', keep_head=True)
+  _, theirs, *_ = mapping.fit(tensors_of(net), template, 'resnet18', keep_head=True)
   side = {'norm': 16, 'stage0': 8, 'stage1': 4, 'stage2': 2, 'stage3': 1}
   for path, mine in jax.tree_util.tree_leaves_with_path(stats):
     keys = [key.key for key in path]
@@ -222,7 +224,7 @@ def test_cifar_resnets_are_the_other_networks(x64):
 def test_a_real_file_gives_the_logits_that_torch_gives(real_data):
   path = real_data / 'weights' / 'resnet20-12fca82f.th'
   model, template = ours('resnet20', 32, 10)
-  found = pretrained.load(str(path), 'resnet20', template, keep_head=True)
+  found = mapping.load_pretrained(str(path), 'resnet20', template, keep_head=True)
   net = CifarResNet20().eval()
   state = torch.load(path, map_location='cpu', weights_only=True)['state_dict']
   net.load_state_dict({name.removeprefix('module.'): value for name, value in state.items()})
@@ -234,14 +236,14 @@ def test_a_real_file_gives_the_logits_that_torch_gives(real_data):
   assert np.abs(mine - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize('flavour', pretrained.FLAVOURS)
+@pytest.mark.parametrize('flavour', layouts.FLAVOURS)
 def test_there_and_back(flavour):
   name = {'CIFAR ResNet': 'resnet20', 'torchvision or timm ResNet': 'resnet18'}.get(flavour, 'vit')
   _, template = ours(name, 8, 3, **(VIT if name == 'vit' else {}))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), template)
-  tensors = pretrained.export(variables['params'], variables.get('batch_stats', {}), flavour)
-  params, stats, _, found = pretrained.fit(tensors, template, name, keep_head=True)
+  tensors = mapping.export_tensors(variables['params'], variables.get('batch_stats', {}), flavour)
+  params, stats, _, found = mapping.fit(tensors, template, name, keep_head=True)
   assert found == flavour
   jax.tree.map(np.testing.assert_array_equal, params, dict(variables['params']))
   jax.tree.map(np.testing.assert_array_equal, stats, dict(variables.get('batch_stats', {})))
@@ -252,7 +254,7 @@ def test_timm_reads_the_original_format_as_we_write_it(timm, tmp_path):
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), template['params'])
   path = tmp_path / 'vit.npz'
-  np.savez(path, **pretrained.export(params, {}, 'original ViT'))
+  np.savez(path, **mapping.export_tensors(params, {}, 'original ViT'))
   net = small_timm_vit(timm, 8).eval()
   net.load_pretrained(str(path))
   x = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -265,7 +267,7 @@ def test_timm_reads_the_original_format_as_we_write_it(timm, tmp_path):
 def test_positions_are_resampled_as_timm_does(timm, old, new):
   position = np.random.default_rng(0).normal(size=(1, old**2 + 1, 5)).astype(np.float32)
   theirs = timm.layers.resample_abs_pos_embed(torch.tensor(position), [new, new]).numpy()
-  np.testing.assert_allclose(pretrained.resample(position, new**2 + 1), theirs, atol=1e-5)
+  np.testing.assert_allclose(layouts.resample(position, new**2 + 1), theirs, atol=1e-5)
 
 
 def resnet_file(path, torchvision, change=lambda state: state):
@@ -282,7 +284,7 @@ def test_wrappers_prefixes_and_half_precision_are_seen_through(torchvision, tmp_
   wrapped = {'epoch': 3, 'state_dict': {f'module.{name}': value for name, value in state.items()}}
   torch.save(wrapped, tmp_path / 'a.pth')
   save_file(state, tmp_path / 'b.safetensors')
-  a, b = (pretrained.load(str(tmp_path / f), 'resnet18', template) for f in ('a.pth', 'b.safetensors'))
+  a, b = (mapping.load_pretrained(str(tmp_path / f), 'resnet18', template) for f in ('a.pth', 'b.safetensors'))
   jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
   assert 'head' not in a.params
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(b.params))
@@ -342,13 +344,13 @@ def test_what_does_not_fit_is_named(change, message, torchvision, tmp_path):
   _, template = ours('resnet18', 32, 3)
   path = resnet_file(tmp_path / 'x.pth', torchvision, change)
   with pytest.raises(UserError, match=message):
-    pretrained.load(path, 'resnet18', template)
+    mapping.load_pretrained(path, 'resnet18', template)
 
 
 def test_a_kept_head_needs_its_classes(torchvision, tmp_path):
   _, template = ours('resnet18', 32, 2)
   with pytest.raises(UserError, match=r'fc.\w+ of shape .* of as many classes'):
-    pretrained.load(resnet_file(tmp_path / 'x.pth', torchvision), 'resnet18', template, keep_head=True)
+    mapping.load_pretrained(resnet_file(tmp_path / 'x.pth', torchvision), 'resnet18', template, keep_head=True)
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.npz', '.gz'])
@@ -359,7 +361,7 @@ def test_damaged_and_unknown_files_are_named(suffix, tmp_path):
     pretrained.read(path)
 
 
-@pytest.mark.parametrize('name', pretrained.DEFAULTS)
+@pytest.mark.parametrize('name', sources.DEFAULTS)
 def test_usual_weights_are_of_one_revision_and_of_no_other_content(name, tmp_path, monkeypatch):
   hub = pytest.importorskip('huggingface_hub')
   asked = []
@@ -373,12 +375,12 @@ def test_usual_weights_are_of_one_revision_and_of_no_other_content(name, tmp_pat
 
   monkeypatch.setattr(hub, 'hf_hub_download', download)
   with pytest.raises(UserError, match=rf'is not the file that default means for {name} \(its SHA-256 is \w+, and not'):
-    pretrained.load('default', name, {})
+    mapping.load_pretrained('default', name, {})
   ((repository, file, revision),) = asked
   assert repository.startswith('timm/')
   assert file == 'model.safetensors'
   assert re.fullmatch('[0-9a-f]{40}', revision)
-  assert re.fullmatch('[0-9a-f]{64}', pretrained.SHA256[name])
+  assert re.fullmatch('[0-9a-f]{64}', sources.SHA256[name])
 
 
 def test_the_commit_of_a_name_is_known_afterwards(tmp_path, monkeypatch, torchvision):
@@ -388,15 +390,15 @@ def test_the_commit_of_a_name_is_known_afterwards(tmp_path, monkeypatch, torchvi
   resnet_file(path, torchvision)
   monkeypatch.setattr(hub, 'hf_hub_download', lambda *_, **__: str(path))
   _, template = ours('resnet18', 32, 3)
-  assert pretrained.load('hf:a/b', 'resnet18', template).revision == 'c' * 40
-  assert not pretrained.load(str(resnet_file(tmp_path / 'x.pth', torchvision)), 'resnet18', template).revision
+  assert mapping.load_pretrained('hf:a/b', 'resnet18', template).revision == 'c' * 40
+  assert not mapping.load_pretrained(str(resnet_file(tmp_path / 'x.pth', torchvision)), 'resnet18', template).revision
 
 
 def test_weights_that_are_not_there(monkeypatch):
   with pytest.raises(UserError, match=r'nowhere.pth is no file'):
-    pretrained.find('nowhere.pth', 'resnet18')
+    sources.find_file('nowhere.pth', 'resnet18')
   with pytest.raises(UserError, match=r'resnet20 has no usual weights'):
-    pretrained.find('default', 'resnet20')
+    sources.find_file('default', 'resnet20')
 
 
 def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
@@ -404,12 +406,12 @@ def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
   with pytest.raises(UserError, match=r'hf:timm/resnet18.tv_in1k@bbd144b\w+ cannot be fetched .*give the file'):
-    pretrained.find('default', 'resnet18')
+    sources.find_file('default', 'resnet18')
 
 
 def test_the_verb_prints_the_mapping(real_data, capsys):
   path = real_data / 'weights' / 'resnet20-12fca82f.th'
-  pretrained.main([str(path), '--model=resnet20', '--classes=10', '--size=32'])
+  weights.main([str(path), '--model=resnet20', '--classes=10', '--size=32'])
   lines = capsys.readouterr().out.splitlines()
   (stem,) = [line for line in lines if line.startswith('conv1.weight')]
   assert stem.split() == ['conv1.weight', '16x3x3x3', 'stem/kernel', '(OIHW', 'to', 'HWIO)']
@@ -421,4 +423,4 @@ def test_the_verb_prints_the_mapping(real_data, capsys):
     (['--model=resnet20'], 'give one file'),
   ):
     with pytest.raises(UserError, match=message):
-      pretrained.main(argv)
+      weights.main(argv)

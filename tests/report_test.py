@@ -14,10 +14,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ule_jax import report
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
+from ule_jax.report import build as build_module
 from ule_jax.report import colors, numbers, panels, pictures, runs
+from ule_jax.report.build import build
+from ule_jax.report.series import Series, gather
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +36,7 @@ def real(ule_run, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
   """Leave out the drawings, which take most of a report's time."""
-  monkeypatch.setattr(report, 'draw', lambda series: {name: [] for name in report.datasets(series)})
+  monkeypatch.setattr(build_module, 'draw', lambda series: {name: [] for name in build_module.datasets(series)})
 
 
 def change(source, target, values=(), **new):
@@ -102,7 +104,7 @@ def rows(path):
 @pytest.fixture(scope='module')
 def page(real, tmp_path_factory):
   out = tmp_path_factory.mktemp('out') / 'report'
-  said = report.build([real], out)
+  said = build([real], out)
   return out, read(out), said
 
 
@@ -121,7 +123,7 @@ def test_the_page_stands_alone_and_is_accessible(page):
   assert len(ids) == len(set(ids))
   assert {a['href'] for a in found.of('a')} <= {f'#{name}' for name in ids}
   assert any(m.get('name') == 'viewport' for m in found.of('meta'))
-  assert len(text) < report.LIMIT
+  assert len(text) < build_module.LIMIT
 
 
 def test_files_beside_the_page(page):
@@ -138,7 +140,7 @@ def test_files_beside_the_page(page):
 
 def test_the_same_runs_give_the_same_page(page, real, tmp_path):
   out, _, _ = page
-  report.build([real], tmp_path / 'again')
+  build([real], tmp_path / 'again')
   for path in (p for p in out.rglob('*') if p.is_file()):
     assert path.read_bytes() == (tmp_path / 'again' / path.relative_to(out)).read_bytes(), path.name
 
@@ -181,7 +183,7 @@ def test_means_over_seeds_and_missing_cells(real, undrawn, tmp_path):
   change(source, tmp_path / 'a' / 'e', method='erm', values={rule: 0.25})
   change(source, tmp_path / 'a' / 'copy', seed=2)
   change(source, tmp_path / 'a' / 'new', method='mine', dataset='celeba', values={rule: 0.125})
-  said = report.build([tmp_path / 'a'], tmp_path / 'out', images=False)
+  said = build([tmp_path / 'a'], tmp_path / 'out', images=False)
   assert any(text.startswith('left out: u2 has the config and the seed of copy') for text in said)
   table = {cells[0]: cells for cells in read(tmp_path / 'out').cells[:6]}
   kept = json.loads((tmp_path / 'a' / 'copy' / 'results.json').read_text())['selected'][rule]['test']
@@ -204,7 +206,7 @@ def test_configs_that_differ_are_not_averaged(real, tmp_path):
   source = real / 'deep' / 'ule'
   for n, weight in enumerate((1.0, 1.0, 5.0)):
     change(source, tmp_path / f'r{n}', seed=n % 2, weight=weight)
-  found, _ = runs.gather(runs.find([tmp_path]).runs)
+  found, _ = gather(runs.find([tmp_path]).runs)
   assert [(one.label, len(one.runs)) for one in found] == [('ule, weight=1.0', 2), ('ule, weight=5.0', 1)]
   assert colors.style('ule', 0).color == colors.style('ule', 1).color
   assert colors.style('ule', 0) != colors.style('ule', 1)
@@ -227,7 +229,7 @@ def test_rules_without_group_labels_come_first():
   names = ['val_balanced/worst_group_accuracy', 'val/worst_class_accuracy', 'val/accuracy', 'val/worst_group_accuracy']
   names += ['val_balanced/accuracy']  # balanced by groups: no rule without them
   run = runs.Run('r', None, {}, {'selected': dict.fromkeys(names)}, '')
-  order = numbers.rules([runs.Series('d', 'm', 'm', 0, (run,))])
+  order = numbers.rules([Series('d', 'm', 'm', 0, (run,))])
   assert order[:3] == ['val/worst_class_accuracy', 'val/accuracy', 'last']
   assert [numbers.label_free(rule) for rule in order] == [True] * 3 + [False] * 3
   assert numbers.oracle_rule(order) == 'val_balanced/worst_group_accuracy'
@@ -235,16 +237,16 @@ def test_rules_without_group_labels_come_first():
 
 def test_a_page_that_is_too_large_shows_less(real, undrawn, tmp_path, monkeypatch):
   def size_of(name, limit):
-    monkeypatch.setattr(report, 'LIMIT', limit)
-    said = report.build([real], tmp_path / name)
+    monkeypatch.setattr(build_module, 'LIMIT', limit)
+    said = build([real], tmp_path / name)
     return (tmp_path / name / 'index.html').stat().st_size, said
 
-  size, _ = size_of('all', report.LIMIT)
+  size, _ = size_of('all', build_module.LIMIT)
   less, said = size_of('less', size - 1)
   assert less < size
   assert not any('images' in text for text in said)
   assert 'Image and saliency of test' in (tmp_path / 'less' / 'index.html').read_text()
-  report.build([real], tmp_path / 'bare', images=False)
+  build([real], tmp_path / 'bare', images=False)
   none, said = size_of('none', (tmp_path / 'bare' / 'index.html').stat().st_size + 200)
   assert any('images are left out' in text for text in said)
   assert 'would be too large' in (tmp_path / 'none' / 'index.html').read_text()
@@ -257,14 +259,14 @@ def test_names_cannot_break_the_page(real, tmp_path):
   change(real / 'deep' / 'ule', tmp_path / 'r')
   path, bad = tmp_path / 'r' / 'results.json', '<script>a</b>$x_$'
   path.write_text(path.read_text().replace('below five, cold', bad))
-  report.build([tmp_path / 'r'], tmp_path / 'out')
+  build([tmp_path / 'r'], tmp_path / 'out')
   found = read(tmp_path / 'out')
   assert not found.of('script')
   assert bad in [cells[0] for cells in found.cells]
 
 
 def test_pictures_and_numbers_of_saliency(real, page):
-  (one,) = (s for s in runs.gather(runs.find([real]).runs)[0] if s.method == 'ule')
+  (one,) = (s for s in gather(runs.find([real]).runs)[0] if s.method == 'ule')
   with np.load(real / 'deep' / 'ule' / 'saliency' / 'test.npz') as file:
     arrays = dict(file)
   drawn = arrays['category'] == 'group'
@@ -372,7 +374,7 @@ def test_bad_input_is_one_sentence(flags, message, real, tmp_path, monkeypatch):
     spoil[flags[0]](tmp_path / flags[0])
   (tmp_path / 'thesis').mkdir()
   (tmp_path / 'thesis' / 'thesis.tex').write_text('irreplaceable')
-  from ule_jax.report.__main__ import main
+  from ule_jax.cli.report import main
 
   with pytest.raises(UserError, match=message) as end:
     main(flags)

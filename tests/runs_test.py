@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from writers import write_folder, write_spawrious, write_urbancars, write_waterbirds
 
-from ule_jax import cli, console, train
+from ule_jax.cli import tables
+from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
+from ule_jax.train.run import run as train_run
 
 SMALL = [
   '--config.model.name=mlp', '--config.model.width=8', '--config.model.depth=1', '--config.model.weights=none',
@@ -17,7 +19,7 @@ SMALL = [
 def run(tmp_path, name, root, *changes, method='erm', official=False):
   flags = [f'--config={name}:{method}', f'--config.data.dir={root}', *SMALL, *changes]
   flags += [] if name == 'folder' else [f'--config.data.official={official}']
-  return train.run(cli.parse(flags, '', {}).config, tmp_path / 'run')
+  return train_run(parse(flags, '', {}).config, tmp_path / 'run')
 
 
 def test_waterbirds(tmp_path, capsys):
@@ -27,7 +29,7 @@ def test_waterbirds(tmp_path, capsys):
   adjusted = sum(groups[g]['accuracy'] * n for g, n in train_counts.items()) / 19
   assert results['test']['adjusted_accuracy'] == pytest.approx(adjusted)
   assert 'differs from the release of waterbirds' in capsys.readouterr().err
-  assert 'adjusted accuracy' in console.results_table(results)
+  assert 'adjusted accuracy' in tables.results_table(results)
 
 
 def test_spawrious_names_its_metrics_and_records_its_locations(tmp_path):
@@ -36,7 +38,7 @@ def test_spawrious_names_its_metrics_and_records_its_locations(tmp_path):
     '--config.train.eval_every=1',
   )  # fmt: skip
   assert results['data']['locations']['test']['bulldog'] == ('snow', 'beach')
-  table = console.results_table(results)
+  table = tables.results_table(results)
   assert 'average OOD accuracy' in table
   assert 'worst (class, location) cell' in table
   seen = {name for name, group in results['test']['groups'].items() if group['count']}
@@ -75,8 +77,8 @@ def test_a_folder_without_groups_has_no_group_metrics(tmp_path):
     'val/worst_class_accuracy',
     'val/mistake_balanced_accuracy',
   }
-  assert 'worst group accuracy' in console.results_table(results)
-  assert console.rules_table(results)
+  assert 'worst group accuracy' in tables.results_table(results)
+  assert tables.rules_table(results)
 
 
 def test_a_folder_with_groups_in_validation_only(tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ule_jax.errors import Interrupted
-from ule_jax.signals import CAUGHT, Signals, caught
+from ule_jax.runs.signals import CAUGHT, Signals, caught
 
 pytestmark = pytest.mark.skipif(
   threading.current_thread() is not threading.main_thread(), reason='only the main thread gets signals'

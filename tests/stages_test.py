@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from configs import base
-from ule_jax import cli, stages, train
+from ule_jax.cli import flags
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.methods import CORRECTIONS, PREPARATIONS, First, cnc, dfr
-from ule_jax.workdir import read_json
+from ule_jax.methods import CORRECTIONS, cnc
+from ule_jax.runs.files import read_json
+from ule_jax.train import evaluate, loop, task, two_stage
+from ule_jax.train.run import run
+from ule_jax.two_stage import TWO_STAGE, dfr
+from ule_jax.two_stage.contract import FirstRun
 
 RNG = np.random.default_rng(0)
 
@@ -42,7 +46,7 @@ def first_of(n=400, k=2, d=5, held_out=0.25, strength=3.0):
   }  # fmt: skip
   mask = rng.random(n) < held_out
   names = tuple('abc'[:k])
-  return First({'train': arrays, 'val': arrays}, kernel, bias, mask, names, seed=0)
+  return FirstRun({'train': arrays, 'val': arrays}, kernel, bias, mask, names, seed=0)
 
 
 def softmax(z):
@@ -52,7 +56,7 @@ def softmax(z):
 
 def test_jtt_draws_mistakes_more_often():
   first = first_of()
-  found = PREPARATIONS['jtt'](options('jtt', up_weight=20.0), first)
+  found = TWO_STAGE['jtt'](options('jtt', up_weight=20.0), first)
   data = first.splits['train']
   wrong = data['logits'].argmax(1) != data['label']
   assert 10 < wrong.sum() < 200
@@ -66,14 +70,14 @@ def test_a_first_run_without_mistakes_is_refused_with_advice(name, message):
   data = first.splits['train']
   perfect = data | {'logits': np.eye(2, dtype=np.float32)[data['label']]}
   with pytest.raises(UserError, match=message):
-    PREPARATIONS[name](None if name == 'cnc' else options(name), first._replace(splits={'train': perfect}))
+    TWO_STAGE[name](None if name == 'cnc' else options(name), first._replace(splits={'train': perfect}))
 
 
 def test_eiil_finds_the_environments_that_violate_invariance_most():
   """On BigML-CS-UCLA/SpuCo's objective, a plain NumPy ascent from another start ends in the same split."""
   first = first_of()
   data = first.splits['train']
-  found = PREPARATIONS['eiil'](options('eiil', steps=3000, lr=1e-2), first)
+  found = TWO_STAGE['eiil'](options('eiil', steps=3000, lr=1e-2), first)
   environment, z, y = found.group % 2, data['logits'].astype(float), data['label']
   step = 1e-5
 
@@ -101,7 +105,7 @@ def test_eiil_finds_the_environments_that_violate_invariance_most():
 def test_spare_clusters_and_weighs_as_its_code():
   first = first_of(strength=6.0)
   data = first.splits['train']
-  found = PREPARATIONS['spare'](options('spare', max_clusters=2), first)
+  found = TWO_STAGE['spare'](options('spare', max_clusters=2), first)
   attribute = data['group'] % 2
   for k in (0, 1):
     members = data['label'] == k
@@ -116,13 +120,13 @@ def test_spare_clusters_and_weighs_as_its_code():
     np.testing.assert_allclose(found.chance[members], weight / weight.sum())
   same = data | {'logits': np.zeros_like(data['logits'])}
   with pytest.raises(UserError, match='finds no clusters'):
-    PREPARATIONS['spare'](options('spare'), first._replace(splits={'train': same}))
+    TWO_STAGE['spare'](options('spare'), first._replace(splits={'train': same}))
 
 
 @pytest.mark.parametrize('clusters', [2, 4])
 def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
   first = first_of(strength=6.0)
-  made = PREPARATIONS['spare'](options('spare', clusters=clusters), first)
+  made = TWO_STAGE['spare'](options('spare', clusters=clusters), first)
   assert len(made.groups) == 2 * clusters
   assert made.groups[:clusters] == tuple(f'a, cluster {c}' for c in range(clusters))
   for k in (0, 1):
@@ -134,7 +138,7 @@ def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
   data = first.splits['train']
   coarse = data | {'logits': np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])}  # two outputs
   with pytest.raises(UserError, match=f"class 'a': the first run has 2 different outputs .* too few for {clusters}"):
-    PREPARATIONS['spare'](options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
+    TWO_STAGE['spare'](options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
 
 
 def around(f, anchor, positives, negatives, temperature):
@@ -185,7 +189,7 @@ def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
 
   first = first_of(k=3, n=90)
   data = first.splits['train']
-  made = PREPARATIONS['cnc'](None, first)
+  made = TWO_STAGE['cnc'](None, first)
   p = data['logits'].argmax(1)
   np.testing.assert_array_equal(made.group, data['label'] * 3 + p)
   z, f, y = RNG.normal(size=(90, 3)), RNG.normal(size=(90, 4)), data['label']
@@ -204,7 +208,7 @@ def test_dfr_is_the_fit_of_its_code():
 
   first = first_of(n=2000)
   data = first.splits['val']
-  kernel, bias = PREPARATIONS['dfr'](options('dfr', strengths=(0.3,), fits=20), first).head
+  kernel, bias = TWO_STAGE['dfr'](options('dfr', strengths=(0.3,), fits=20), first).head
   x, y, group = data['features'].astype(float), data['label'], data['group']
   least, rng, weights = np.bincount(group).min(), np.random.default_rng(7), []
   for _ in range(20):
@@ -290,12 +294,12 @@ def test_dfr_of_three_classes_converges():
 @pytest.mark.parametrize('k', [2, 3])
 def test_fits_of_dfr_that_do_not_converge_are_said(k, monkeypatch):
   monkeypatch.setattr(dfr, 'ITERATIONS', {'liblinear': 2, 'saga': 2})
-  made = PREPARATIONS['dfr'](options('dfr', strengths=(1.0, 0.5), fits=3), first_of(n=900, k=k))
+  made = TWO_STAGE['dfr'](options('dfr', strengths=(1.0, 0.5), fits=3), first_of(n=900, k=k))
   assert made.notes['not_converged'] == 5
   (message,) = made.messages
   assert '5 of 5 fits of DFR stopped at 2 iterations' in message
   monkeypatch.undo()
-  made = PREPARATIONS['dfr'](options('dfr', strengths=(0.1,), fits=3), first_of(n=900, k=k))
+  made = TWO_STAGE['dfr'](options('dfr', strengths=(0.1,), fits=3), first_of(n=900, k=k))
   assert (made.notes['not_converged'], made.messages) == (0, ())
 
 
@@ -310,7 +314,7 @@ def test_only_the_warning_of_convergence_is_passed_over(monkeypatch):
 
   monkeypatch.setattr(LogisticRegression, 'fit', warning)
   with pytest.raises(FutureWarning, match='will be removed'):
-    PREPARATIONS['dfr'](options('dfr', strengths=(1.0,), fits=1), first_of())
+    TWO_STAGE['dfr'](options('dfr', strengths=(1.0,), fits=1), first_of())
 
 
 @pytest.mark.parametrize(('version', 'old'), [('1.6.1', True), ('1.7.2', True), ('1.8.0', False), ('1.10.0rc1', False)])
@@ -344,30 +348,28 @@ def test_dfr_chooses_on_the_smaller_half(n, monkeypatch):
     return balanced(group, among, rng)
 
   monkeypatch.setattr(dfr, '_balanced', recorded)
-  PREPARATIONS['dfr'](options('dfr', strengths=(1.0,), fits=2), first_of(n=n))
+  TWO_STAGE['dfr'](options('dfr', strengths=(1.0,), fits=2), first_of(n=n))
   assert seen == [n - n // 2, n, n]
 
 
 def test_dfr_of_three_classes_and_what_it_needs():
   first = first_of(n=1500, k=3, d=8)
-  found = PREPARATIONS['dfr'](options('dfr', strengths=(1.0, 0.1), fits=2), first)
+  found = TWO_STAGE['dfr'](options('dfr', strengths=(1.0, 0.1), fits=2), first)
   assert found.head[0].shape == (8, 3)
   assert found.notes['strength'] in (1.0, 0.1)
   with pytest.raises(UserError, match=r"first\.dfr\.split is 'vall'"):
-    PREPARATIONS['dfr'](options('dfr', split='vall'), first)
+    TWO_STAGE['dfr'](options('dfr', split='vall'), first)
   with pytest.raises(UserError, match='test is for testing'):
-    PREPARATIONS['dfr'](
-      options('dfr', split='test'), first._replace(splits={**first.splits, 'test': first.splits['val']})
-    )
+    TWO_STAGE['dfr'](options('dfr', split='test'), first._replace(splits={**first.splits, 'test': first.splits['val']}))
   data = first.splits['val']
   for name, gone, message in (('group', 4, 'no example of group 4'), ('label', 2, "no example of the class 'c'")):
     kept = {key: values[data[name] != gone] for key, values in data.items()}
     splits = {'train': data if name == 'group' else data | {'group': kept['group'][:1].repeat(1500)}, 'val': kept}
     with pytest.raises(UserError, match=message):
-      PREPARATIONS['dfr'](options('dfr'), first._replace(splits=splits))
+      TWO_STAGE['dfr'](options('dfr'), first._replace(splits=splits))
   blind = data | {'group': np.where(data['index'] < 5, -1, data['group'])}
   with pytest.raises(UserError, match='5 have none'):
-    PREPARATIONS['dfr'](options('dfr'), first._replace(splits={'val': blind}))
+    TWO_STAGE['dfr'](options('dfr'), first._replace(splits={'val': blind}))
 
 
 def afr_descent(first, gamma, strength, steps, lr, max_norm=1.0):
@@ -396,7 +398,7 @@ def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
   data = first.splits['train']
   data = data | {'features': scale * data['features']}
   first = first._replace(splits={'train': data}, kernel=first.kernel / scale)
-  made = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
+  made = TWO_STAGE['afr'](options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
   kernel, bias, norms = afr_descent(first, 3.0, strength, 60, 0.05)
   assert (max(norms) > 1) == clipped
   np.testing.assert_allclose(made.head[0], kernel, rtol=1e-9, atol=1e-12)
@@ -405,13 +407,13 @@ def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
 
 def test_afr_in_float32_and_what_it_needs():
   first = first_of()
-  made = PREPARATIONS['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
+  made = TWO_STAGE['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
   kernel, bias, _ = afr_descent(first, 3.0, 0.1, 50, 0.05)
   assert made.head[0].dtype == np.float32
   np.testing.assert_allclose(made.head[0], kernel, atol=2e-6)
   np.testing.assert_allclose(made.head[1], bias, atol=2e-6)
   with pytest.raises(UserError, match=r'train.holdout'):
-    PREPARATIONS['afr'](options('afr'), first._replace(held_out=np.zeros(400, bool)))
+    TWO_STAGE['afr'](options('afr'), first._replace(held_out=np.zeros(400, bool)))
 
 
 FAST = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.data.crops=1', '--config.first.steps=10']
@@ -420,12 +422,12 @@ FAST += ['--config.first.dfr.split=val_balanced', '--config.first.dfr.strengths=
 
 
 def config_of(method, *changes):
-  return cli.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return flags.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
 
 
-@pytest.mark.parametrize('method', PREPARATIONS)
+@pytest.mark.parametrize('method', TWO_STAGE)
 def test_two_runs_in_one_command(method, tmp_path):
-  results = train.run(config_of(method), tmp_path / 'w')
+  results = run(config_of(method), tmp_path / 'w')
   assert (tmp_path / 'w' / 'done').exists()
   assert (tmp_path / 'w' / 'first' / 'done').exists()
   assert results['method'] == method
@@ -437,16 +439,16 @@ def test_two_runs_in_one_command(method, tmp_path):
   assert first['method'] == 'erm'
   assert first['select'] == 'last'
   assert first['step'] == first['last']['step'] == 10
-  again = train.run(config_of(method), tmp_path / 'w')
+  again = run(config_of(method), tmp_path / 'w')
   assert json.loads(json.dumps(again)) == json.loads(json.dumps(results))
 
 
 @pytest.mark.parametrize('method', ['jtt', 'dfr'])
 def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp_path, monkeypatch):
-  whole = train.run(config_of(method), tmp_path / 'a')
+  whole = run(config_of(method), tmp_path / 'a')
   shared = f'--config.first.workdir={tmp_path}/a/first'
   before = (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns
-  conclude, broken = train.conclude, []
+  conclude, broken = evaluate.evaluate_checkpoints, []
 
   def interrupt(config, *args):
     if config.method.name == method and not broken:
@@ -454,21 +456,21 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
       raise KeyboardInterrupt
     return conclude(config, *args)
 
-  monkeypatch.setattr(train, 'conclude', interrupt)
+  monkeypatch.setattr(loop, 'evaluate_checkpoints', interrupt)
   with pytest.raises(KeyboardInterrupt):
-    train.run(config_of(method, shared), tmp_path / 'b')
-  assert train.run(config_of(method, shared), tmp_path / 'b') == whole
+    run(config_of(method, shared), tmp_path / 'b')
+  assert run(config_of(method, shared), tmp_path / 'b') == whole
   assert not (tmp_path / 'b' / 'first').exists()
   assert (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns == before
   # Options of what is made of it do not matter to a first run; its seed does.
   other = '--config.first.jtt.up_weight=3' if method == 'jtt' else '--config.first.dfr.fits=3'
-  train.run(config_of(method, shared, other), tmp_path / 'd')
+  run(config_of(method, shared, other), tmp_path / 'd')
   with pytest.raises(UserError, match='holds a run with another config'):
-    train.run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
+    run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
 
 
 def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
-  batch, calls = train.Batch, []
+  batch, calls = loop.Batch, []
 
   def signalling(**arrays):
     calls.append(1)
@@ -477,26 +479,26 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
     return batch(**arrays)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train, 'Batch', signalling)
+    patch.setattr(loop, 'Batch', signalling)
     with pytest.raises(Interrupted, match='at step 3 of 10'):
-      train.run(config_of('jtt'), tmp_path / 'w')
+      run(config_of('jtt'), tmp_path / 'w')
   assert (tmp_path / 'w' / 'first' / 'checkpoints' / '3').is_dir()
   assert not list(tmp_path.glob('**/lock'))
-  assert train.run(config_of('jtt'), tmp_path / 'w')['last']['step'] == 20
+  assert run(config_of('jtt'), tmp_path / 'w')['last']['step'] == 20
 
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
-  config = cli.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
-  assert (config.model.batch_norm, stages.first_config(config).model.batch_norm) == ('frozen', 'batch')
+  config = flags.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
+  assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
   config.first.batch_norm = 'same'
-  assert stages.first_config(config).model.batch_norm == 'frozen'
+  assert two_stage.first_config(config).model.batch_norm == 'frozen'
   with pytest.raises(UserError, match=r"unknown first.batch_norm 'moving'"):
-    train.run(config_of('cnc', '--config.first.batch_norm=moving'), tmp_path / 'w')
+    run(config_of('cnc', '--config.first.batch_norm=moving'), tmp_path / 'w')
 
 
 @pytest.mark.parametrize('method', ['mmd', 'vrex'])
 def test_a_run_that_goes_on_with_a_corrected_loss_says_so_once(method, tmp_path, monkeypatch, capsys):
-  batch, calls, workdir = train.Batch, [], tmp_path / 'w'
+  batch, calls, workdir = loop.Batch, [], tmp_path / 'w'
 
   def signalling(**arrays):
     calls.append(1)
@@ -504,38 +506,38 @@ def test_a_run_that_goes_on_with_a_corrected_loss_says_so_once(method, tmp_path,
       os.kill(os.getpid(), signal.SIGTERM)
     return batch(**arrays)
 
-  monkeypatch.setattr(train, 'Batch', signalling)
+  monkeypatch.setattr(loop, 'Batch', signalling)
   with pytest.raises(Interrupted):
-    train.run(config_of(method), workdir)
+    run(config_of(method), workdir)
   assert 'was corrected' not in capsys.readouterr().err
   environment = read_json(workdir / 'env.json')
   assert environment['correction'] == CORRECTIONS.get(method, '')
   del environment['correction']  # as a run of before has none
   (workdir / 'env.json').write_text(json.dumps(environment))
   with pytest.raises(Interrupted):
-    train.run(config_of(method), workdir)
+    run(config_of(method), workdir)
   said = capsys.readouterr().err
   assert (f'the loss of {method} was corrected since this run began' in said) == (method in CORRECTIONS)
-  train.run(config_of(method), workdir)
+  run(config_of(method), workdir)
   assert 'was corrected' not in capsys.readouterr().err
 
 
 def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
   place = tmp_path / 'w'
-  train.run(config_of('jtt'), place)
+  run(config_of('jtt'), place)
   for folder in (place, place / 'first'):
     config = read_json(folder / 'config.json')
     config['first'].pop('batch_norm', None)
     config['first'].get('spare', {}).pop('clusters', None)
     (folder / 'config.json').write_text(json.dumps(config))
-  assert train.run(config_of('jtt'), place)['method'] == 'jtt'
+  assert run(config_of('jtt'), place)['method'] == 'jtt'
   with pytest.raises(UserError, match=r"first.batch_norm \('same' there, 'none' here\)"):
-    train.run(config_of('jtt', '--config.first.batch_norm=none'), place)
+    run(config_of('jtt', '--config.first.batch_norm=none'), place)
 
 
 def test_group_inference_feeds_any_method(tmp_path):
   changes = ['--config.first.prepare=spare', '--config.train.sampling=group_subsampled']
-  results = train.run(config_of('vrex', *changes), tmp_path / 'w')
+  results = run(config_of('vrex', *changes), tmp_path / 'w')
   assert results['needs_groups']['train'] is False
   assert len(results['first']['clusters']) == 4
   assert len(results['test']['groups']) == 4
@@ -543,24 +545,24 @@ def test_group_inference_feeds_any_method(tmp_path):
 
 
 def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
-  train.run(config_of('jtt'), tmp_path / 'w')
+  run(config_of('jtt'), tmp_path / 'w')
   (tmp_path / 'w' / 'first' / 'predictions' / 'train.npz').write_bytes(b'x')
   shutil.rmtree(tmp_path / 'w' / 'checkpoints')
   (tmp_path / 'w' / 'done').unlink()
   with pytest.raises(UserError, match=r'train.npz of the first run cannot be read'):
-    train.run(config_of('jtt'), tmp_path / 'w')
+    run(config_of('jtt'), tmp_path / 'w')
 
 
 def test_held_out_examples_are_not_trained_on():
   config = config_of('afr')
   from ule_jax.data import load
-  from ule_jax.methods import Prepared
+  from ule_jax.two_stage.contract import SecondStage
 
   data = dict(config.data)
   dataset = load(data.pop('name'), data)
-  mask = stages.held_out(config, dataset)
+  mask = task.held_out(config, dataset)
   assert mask.mean() == pytest.approx(0.2, abs=0.01)
-  kept = stages.training(config, dataset, Prepared()).splits['train']
+  kept = task.training_data(config, dataset, SecondStage()).splits['train']
   names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask)]
   assert [kept.name(i) for i in range(kept.count)] == names
 
@@ -591,17 +593,17 @@ def test_draws_follow_the_chance():
 
 
 def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
-  train.run(config_of('jtt'), tmp_path / 'a')
+  run(config_of('jtt'), tmp_path / 'a')
   place = tmp_path / 'a' / 'first'
   with np.load(place / 'predictions' / 'train.npz') as file:
     arrays = dict(file)
   np.savez(place / 'predictions' / 'train.npz', **arrays | {'label': 1 - arrays['label']})
   shared = config_of('jtt', f'--config.first.workdir={place}')
   with pytest.raises(UserError, match='first run on other data'):
-    train.run(shared, tmp_path / 'b')
+    run(shared, tmp_path / 'b')
   shutil.rmtree(place / 'checkpoints')
   with pytest.raises(UserError, match='has no checkpoint of the first run'):
-    train.run(shared, tmp_path / 'c')
+    run(shared, tmp_path / 'c')
 
 
 @pytest.mark.parametrize(
@@ -622,10 +624,10 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, message, tmp_path):
   with pytest.raises(UserError, match=message):
-    train.run(config_of(method, *changes), tmp_path / 'w')
+    run(config_of(method, *changes), tmp_path / 'w')
   assert not (tmp_path / 'w' / 'first').exists()
 
 
 def test_dfr_says_where_it_needs_groups(tmp_path):
-  results = train.run(config_of('dfr', '--config.first.dfr.split=train'), tmp_path / 'w')
+  results = run(config_of('dfr', '--config.first.dfr.split=train'), tmp_path / 'w')
   assert results['needs_groups'] == {'train': True, 'validation': False}

@@ -11,14 +11,25 @@ from common import leaves_equal, save_network
 from PIL import Image
 from writers import write_celeba, write_folder, write_urbancars
 
-from ule_jax import cli, fingerprint, inputs, prepare, report, stages, sweep, train, workdir
+from ule_jax import two_stage
+from ule_jax.cli.diagnose import main as diagnose
+from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.cli.flags import parse
+from ule_jax.config import fields
 from ule_jax.data import digits
 from ule_jax.data import load as load_dataset
-from ule_jax.diagnose.__main__ import main as diagnose
+from ule_jax.data.pack import pack
 from ule_jax.errors import UserError
-from ule_jax.evaluate.__main__ import main as evaluate
-from ule_jax.fingerprint import Fingerprint
-from ule_jax.restore import restore
+from ule_jax.models import build
+from ule_jax.report import runs
+from ule_jax.report.series import gather
+from ule_jax.runs import fingerprint, inputs, workdir
+from ule_jax.runs.fingerprint import Fingerprint
+from ule_jax.runs.restore import restore
+from ule_jax.sweep.axes import parse_axes
+from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train import features
+from ule_jax.train.run import run as train_run
 
 SMALL = [
   '--config.data.size=8', '--config.model.name=mlp', '--config.model.width=8', '--config.model.depth=1',
@@ -35,11 +46,11 @@ def write_data(root):
 
 
 def config_of(data, *changes, method='erm'):
-  return cli.parse([f'--config=folder:{method}', f'--config.data.dir={data}', *SMALL, *changes], '', {}).config
+  return parse([f'--config=folder:{method}', f'--config.data.dir={data}', *SMALL, *changes], '', {}).config
 
 
 def run(place, data, *changes, method='erm', force=False):
-  return train.run(config_of(data, *changes, method=method), place, force=force)
+  return train_run(config_of(data, *changes, method=method), place, force=force)
 
 
 @pytest.fixture(scope='module')
@@ -140,10 +151,10 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
       verb([f'--run={place}/run', *flags])
     assert str(end.value) == f'{expected}Restore them, or take them as they are with --force.'
   assert {path: path.read_bytes() for path in (place / 'run').rglob('*') if path.is_file()} == before
-  found = report.runs.find([place / 'run'])
+  found = runs.find([place / 'run'])
   assert found.changed == [f'run was trained on other data than its folder holds now: {CHANGES[change]}']
   shutil.rmtree(place / 'data')
-  assert report.runs.find([place / 'run']).changed == []
+  assert runs.find([place / 'run']).changed == []
 
 
 def test_an_unfinished_run_does_not_go_on_with_other_data(place):
@@ -166,12 +177,12 @@ def test_what_is_there_again_is_the_same(place, tmp_path, capsys, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(fingerprint, '_content', None)
     assert run(place / 'run', place / 'data') == expected
-  assert report.runs.find([place / 'run']).changed == []
+  assert runs.find([place / 'run']).changed == []
   shutil.copytree(place / 'data', tmp_path / 'copy', copy_function=shutil.copyfile)
   assert run(place / 'run', tmp_path / 'copy') == expected
   assert (place / 'run' / fingerprint.NAME).read_text() != state
   options = config_of(place / 'data').data.to_dict()
-  prepare.prepare('folder', load_dataset(options.pop('name'), options).table, tmp_path / 'records', skip=False)
+  pack('folder', load_dataset(options.pop('name'), options).table, tmp_path / 'records', skip=False)
   assert run(place / 'run', tmp_path / 'records') == expected
   one_label(tmp_path / 'copy')
   with pytest.raises(UserError, match='labels and the groups of val'):
@@ -181,16 +192,16 @@ def test_what_is_there_again_is_the_same(place, tmp_path, capsys, monkeypatch):
 def test_records_that_are_written_again_are_compared_by_their_images(place, tmp_path):
   options = config_of(place / 'data').data.to_dict()
   table = load_dataset(options.pop('name'), options).table
-  prepare.prepare('folder', table, tmp_path / 'records', skip=False)
+  pack('folder', table, tmp_path / 'records', skip=False)
   expected = run(tmp_path / 'w', tmp_path / 'records')
   shutil.rmtree(tmp_path / 'records')
-  prepare.prepare('folder', table, tmp_path / 'records', skip=False)
+  pack('folder', table, tmp_path / 'records', skip=False)
   for path in (tmp_path / 'records').iterdir():
     os.utime(path, (1, 1))
   assert json.dumps(run(tmp_path / 'w', tmp_path / 'records')) == json.dumps(expected)
   other_image(place / 'data')
   shutil.rmtree(tmp_path / 'records')
-  prepare.prepare('folder', table, tmp_path / 'records', skip=False)
+  pack('folder', table, tmp_path / 'records', skip=False)
   with pytest.raises(UserError, match='the images of train differ'):
     run(tmp_path / 'w', tmp_path / 'records')
 
@@ -208,7 +219,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   assert run(place / 'run', place / 'data') == json.loads((place / 'run' / 'results.json').read_text())
   evaluate([f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
-  changed = report.runs.find([place / 'run']).changed
+  changed = runs.find([place / 'run']).changed
   assert changed == ['run went on by --force at step 4, although the labels and the groups of val differ']
 
 
@@ -264,12 +275,12 @@ def test_masks_and_skipped_images(tmp_path):
 
 def test_data_that_are_made_in_memory_are_compared_by_their_pixels(tmp_path, monkeypatch):
   flags = ['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=2', '--config.train.eval_every=2']
-  config = cli.parse(flags, '', {}).config
-  train.run(config, tmp_path / 'w')
+  config = parse(flags, '', {}).config
+  train_run(config, tmp_path / 'w')
   drawn = digits._draw
   monkeypatch.setattr(digits, '_draw', lambda *args: drawn(*args) ^ np.uint8(1))
   with pytest.raises(UserError, match='the images of train, val, val_balanced and test differ'):
-    train.run(config, tmp_path / 'w')
+    train_run(config, tmp_path / 'w')
 
 
 def test_a_second_run_takes_no_first_one_of_other_images(tmp_path, capsys):
@@ -290,13 +301,13 @@ def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatc
   data = write_data(tmp_path / 'data')
   flags = ['--config.first.steps=2', '--config.train.steps=2']
   run(tmp_path / 'w', data, *flags, method='jtt')
-  original = stages.PREPARATIONS['jtt']
+  original = two_stage.TWO_STAGE['jtt']
 
   def other(options, first):
     prepared = original(options, first)
     return prepared._replace(chance=prepared.chance + 1)
 
-  monkeypatch.setitem(stages.PREPARATIONS, 'jtt', other)
+  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', other)
   with pytest.raises(UserError, match='the first run gives other groups or chances than'):
     run(tmp_path / 'w', data, '--config.first.steps=2', method='jtt')
 
@@ -307,7 +318,7 @@ def frozen(tmp_path_factory):
   root = tmp_path_factory.mktemp('frozen')
   save_network('resnet20', root / 'net.safetensors')
   write_celeba(root / 'data')
-  train.run(frozen_config(root, root), root / 'run')
+  train_run(frozen_config(root, root), root / 'run')
   return root
 
 
@@ -318,7 +329,7 @@ def frozen_config(root, cache, *changes):
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
     '--config.train.eval_every=4', '--config.loader.threads=1', f'--config.model.feature_cache={cache}/cache',
   ]  # fmt: skip
-  return cli.parse([*flags, *changes], '', {}).config
+  return parse([*flags, *changes], '', {}).config
 
 
 def other_weights(path):
@@ -339,7 +350,7 @@ def test_heads_do_not_go_on_with_other_weights(frozen):
     other_weights(weights)
     for steps in (4, 6):
       with pytest.raises(UserError, match=f'^{weights} are other weights than those of {run}: restore them'):
-        train.run(frozen_config(frozen, frozen, f'--config.train.steps={steps}'), run)
+        train_run(frozen_config(frozen, frozen, f'--config.train.steps={steps}'), run)
     assert (run / 'weights.json').read_text() == about
     with pytest.raises(UserError, match='are other weights than those that'):
       evaluate([f'--run={run}'])
@@ -350,13 +361,13 @@ def test_heads_do_not_go_on_with_other_weights(frozen):
 def test_features_of_other_code_are_not_used_and_not_gone_on_with(frozen, tmp_path, monkeypatch, capsys):
   shutil.copytree(frozen / 'run', tmp_path / 'w')
   config = frozen_config(frozen, frozen, '--config.train.steps=6')
-  monkeypatch.setattr(train, 'feature_code', lambda: 'other')
-  train.run(config, tmp_path / 'w')  # the same features
+  monkeypatch.setattr(features, 'feature_code', lambda: 'other')
+  train_run(config, tmp_path / 'w')  # the same features
   assert capsys.readouterr().err.count('computing the features') == 3
-  monkeypatch.setattr(train, 'feature_code', lambda: 'another')
-  monkeypatch.setattr(train, 'headless', doubled(train.headless))
+  monkeypatch.setattr(features, 'feature_code', lambda: 'another')
+  monkeypatch.setattr(features, 'headless', doubled(build.headless))
   with pytest.raises(UserError, match=r'the encoder makes other features than .*, as its code is another one'):
-    train.run(frozen_config(frozen, frozen, '--config.train.steps=8'), tmp_path / 'w')
+    train_run(frozen_config(frozen, frozen, '--config.train.steps=8'), tmp_path / 'w')
 
 
 def doubled(headless):
@@ -380,10 +391,7 @@ def test_features_are_of_the_images_that_are_there(frozen, tmp_path):
     options = config_of(tmp_path / name).data.to_dict()
     current = Fingerprint(load_dataset(options.pop('name'), options))
     keys.append(
-      [
-        train.encoder.key(current.dataset, s, 'e', current.content(n)['content'])
-        for n, s in current.dataset.splits.items()
-      ]
+      [features.key(current.dataset, s, 'e', current.content(n)['content']) for n, s in current.dataset.splits.items()]
     )
   assert sum(a != b for a, b in zip(*keys, strict=True)) == 1
 
@@ -391,13 +399,13 @@ def test_features_are_of_the_images_that_are_there(frozen, tmp_path):
 def test_a_sweep_and_its_members(tmp_path, capsys):
   data = write_data(tmp_path / 'data')
   config = config_of(data, '--config.data.augment=False')
-  axes = sweep.parse_axes(config, ['optim.lr=0.001,0.01'])
-  sweep.run(config, axes, tmp_path / 's')
+  axes = parse_axes(config, ['optim.lr=0.001,0.01'])
+  sweep_run(config, axes, tmp_path / 's')
   capsys.readouterr()
-  sweep.run(config, axes, tmp_path / 's')
+  sweep_run(config, axes, tmp_path / 's')
   assert 'already done, nothing trained' in capsys.readouterr().err
   longer = config_of(data, '--config.data.augment=False', '--config.train.steps=6')
-  results = sweep.run(longer, axes, tmp_path / 's')
+  results = sweep_run(longer, axes, tmp_path / 's')
   assert results['steps'] == 6
   assert json.loads((tmp_path / 's' / 'sweep-4.json').read_text())['steps'] == 4
   member = tmp_path / 's' / 'optim.lr=0.01'
@@ -405,11 +413,11 @@ def test_a_sweep_and_its_members(tmp_path, capsys):
   with pytest.raises(UserError, match='is a sweep, not a run'):
     evaluate([f'--run={tmp_path}/s'])
   with pytest.raises(UserError, match='beyond the 4 steps asked for'):
-    sweep.run(config, axes, tmp_path / 's')
+    sweep_run(config, axes, tmp_path / 's')
   assert (tmp_path / 's' / 'done').exists()
   one_label(data)
   for where, call in (
-    (tmp_path / 's', lambda: sweep.run(longer, axes, tmp_path / 's')),
+    (tmp_path / 's', lambda: sweep_run(longer, axes, tmp_path / 's')),
     (member, lambda: evaluate([f'--run={member}'])),
   ):
     with pytest.raises(
@@ -417,13 +425,13 @@ def test_a_sweep_and_its_members(tmp_path, capsys):
     ):
       call()
   (tmp_path / 's' / 'done').unlink()
-  found = report.runs.find([tmp_path / 's'])
+  found = runs.find([tmp_path / 's'])
   assert [run.name for run in found.runs] == ['optim.lr=0.001', 'optim.lr=0.01']
   assert found.unfinished == ['s (sweep of optim.lr, erm on folder): its last logged step is 6']
   for name in ('optim.lr=0.001', 'optim.lr=0.01'):
     shutil.rmtree(tmp_path / 's' / name)
   with pytest.raises(UserError, match=r'only unfinished runs, the first is s \(sweep of optim.lr'):
-    report.runs.find([tmp_path / 's'])
+    runs.find([tmp_path / 's'])
 
 
 def test_runs_of_one_folder_with_two_data_sets_in_its_time_are_no_series(place, tmp_path):
@@ -434,13 +442,11 @@ def test_runs_of_one_folder_with_two_data_sets_in_its_time_are_no_series(place, 
       (f, json.loads((tmp_path / 'runs' / name / f).read_text())) for f in ('config.json', 'results.json')
     ):
       (tmp_path / 'runs' / name / file).write_text(json.dumps(content | {'seed': seed}))
-  assert [
-    [run.seed for run in one.runs] for one in report.runs.gather(report.runs.find([tmp_path / 'runs']).runs)[0]
-  ] == [[0, 1]]
+  assert [[run.seed for run in one.runs] for one in gather(runs.find([tmp_path / 'runs']).runs)[0]] == [[0, 1]]
   recorded = json.loads((place / 'run' / fingerprint.NAME).read_text())
   recorded['splits']['train']['content'] = 'of other images'
   (tmp_path / 'runs' / 'b' / fingerprint.NAME).write_text(json.dumps(recorded))
-  series, _ = report.runs.gather(report.runs.find([tmp_path / 'runs']).runs)
+  series, _ = gather(runs.find([tmp_path / 'runs']).runs)
   assert [[run.seed for run in one.runs] for one in series] in ([[0], [1]], [[1], [0]])
   assert all('fingerprint=' in one.dataset for one in series)
 
@@ -479,7 +485,7 @@ def test_a_field_that_may_change_changes_no_step(field, finished, frozen, tmp_pa
 
   def go(name, *changes):
     if field == 'model.feature_cache':
-      train.run(frozen_config(frozen, tmp_path, *changes), tmp_path / name)
+      train_run(frozen_config(frozen, tmp_path, *changes), tmp_path / name)
     elif field == 'first.workdir':
       run(tmp_path / name, finished / 'data', '--config.first.steps=2', *changes, method='jtt')
     else:
@@ -502,7 +508,7 @@ def test_every_other_field_is_refused_by_its_name(tmp_path):
     place = tmp_path / f'w{len(changes)}'
     with workdir.owned(place, config, False):
       (place / 'results.json').touch()
-    for field in workdir.flatten(config):
+    for field in fields.flatten(config):
       *parts, last = field.split('.')
       changed = json.loads(json.dumps(config))
       inner = changed
@@ -588,10 +594,10 @@ def test_a_report_passes_over_what_older_starts_left(place, tmp_path):
   start.mkdir()
   shutil.copy(place / 'run' / 'config.json', start)
   with pytest.raises(UserError, match='holds only starts that came to nothing'):
-    report.runs.find([start])
-  assert report.runs.find([start, place / 'run']).unfinished == []
+    runs.find([start])
+  assert runs.find([start, place / 'run']).unfinished == []
   (start / workdir.LOCK).touch()
-  assert len(report.runs.find([start, place / 'run']).unfinished) == 1
+  assert len(runs.find([start, place / 'run']).unfinished) == 1
 
 
 def test_the_feature_comparison_allows_for_rounding(tmp_path):

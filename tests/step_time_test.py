@@ -21,7 +21,7 @@ TINY = {'batch': 4, 'size': 8, 'width': 4, 'depth': 2}
 
 
 def test_separate_calls_are_the_fused_step(benchmark):
-  from ule_jax.train import make_train_step
+  from ule_jax.train.step import make_train_step
 
   problem = benchmark.pose('cnn', 'float32', 'ule', batch_norm='batch', **TINY)
   fused = jax.jit(make_train_step(problem.method, problem.model, problem.tx, problem.key, problem.preprocess))

@@ -11,11 +11,18 @@ import pytest
 from common import SIZES, batch_of, leaves_equal, network, setup
 
 from configs import base
-from ule_jax import cli, console, population, report, sweep, train
+from ule_jax.cli import flags, sweep, tables
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS
-from ule_jax.recorded import read_run
-from ule_jax.restore import restore
+from ule_jax.report import runs
+from ule_jax.report.series import gather
+from ule_jax.runs.recorded import read_run
+from ule_jax.runs.restore import restore
+from ule_jax.sweep import population
+from ule_jax.sweep.axes import describe, expand, parse_axes
+from ule_jax.sweep.compare import compare
+from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train.run import run as train_run
 
 SMALL = ['--config.data.crops=1', '--config.model.width=8', '--config.train.batch_size=32', '--config.loader.threads=0']
 BREAKABLE = ['method.term=project', 'method.weight=30.0', 'method.hold_back=0']
@@ -23,15 +30,15 @@ SHORT = ['--config.train.steps=7', '--config.train.eval_every=3', '--config.trai
 
 
 def config_of(spec, *changes):
-  return cli.parse([f'--config={spec}', *(f'--config.{change}' for change in changes)], '', {}).config
+  return flags.parse([f'--config={spec}', *(f'--config.{change}' for change in changes)], '', {}).config
 
 
 def small(method, *changes):
-  return cli.parse([f'--config=digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes)], '', {}).config
+  return flags.parse([f'--config=digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes)], '', {}).config
 
 
 def go(config, directory, *axes):
-  return sweep.run(config, sweep.parse_axes(config, axes), directory)
+  return sweep_run(config, parse_axes(config, axes), directory)
 
 
 def same_run(member, single):
@@ -55,7 +62,7 @@ def with_a_failure(tmp_path_factory):
 
 def test_a_member_of_ule_is_its_single_run_whatever_happens_to_the_others(with_a_failure, tmp_path):
   directory, _ = with_a_failure
-  train.run(small('ule', *BREAKABLE, 'seed=1'), tmp_path / 'one')
+  train_run(small('ule', *BREAKABLE, 'seed=1'), tmp_path / 'one')
   same_run(directory / 'method.weight=30,seed=1', tmp_path / 'one')
 
 
@@ -71,7 +78,7 @@ def test_a_member_that_is_not_finite_is_named_and_the_others_go_on(with_a_failur
   assert (first['seeds'], first['failed']) == ([0, 1], [])
   assert (second['seeds'], second['last']) == ([], {})
   assert {pick['setting'] for pick in results['picked'].values()} == {'method.weight=30'}
-  text = console.sweep_tables(results)
+  text = tables.sweep_tables(results)
   assert f'failed: method.weight=1e+38,seed=1: {said}' in text
 
 
@@ -89,7 +96,7 @@ def test_the_numbers_of_the_table_are_those_of_the_members(with_a_failure):
     assert row['last']['test'][metric]['mean'] == pytest.approx(np.mean(found))
   assert members[0]['test'] != members[1]['test']
   worst = row['last']['test']['worst_group_accuracy']
-  assert f'{100 * worst["mean"]:.1f} ± {100 * worst["sd"]:.1f}' in console.sweep_tables(results)
+  assert f'{100 * worst["mean"]:.1f} ± {100 * worst["sd"]:.1f}' in tables.sweep_tables(results)
 
 
 def test_a_rule_picks_the_setting_that_is_best_on_validation():
@@ -97,12 +104,12 @@ def test_a_rule_picks_the_setting_that_is_best_on_validation():
     return {'step': 1, 'val': {'accuracy': val}, 'test': {'accuracy': test}}
 
   config = small('erm')
-  members = sweep.expand(config, {'optim.lr': [0.1, 0.2], 'seed': [0, 1]})
+  members = expand(config, {'optim.lr': [0.1, 0.2], 'seed': [0, 1]})
   results = {
     m.name: {'last': entry(0.0, 0.0), 'selected': {'val/accuracy': entry(*values)}}
     for m, values in zip(members, [(0.5, 0.9), (0.6, 0.1), (0.7, 0.9), (0.8, 0.3)], strict=True)
   }
-  found = sweep.compare(members, results, {})['picked']['val/accuracy']
+  found = compare(members, results, {})['picked']['val/accuracy']
   assert found['setting'] == 'optim.lr=0.2'
   assert found['val']['accuracy']['mean'] == pytest.approx(0.7)
   assert found['test']['accuracy'] == {'mean': pytest.approx(0.2), 'sd': pytest.approx(0.02**0.5), 'n': 2}
@@ -110,10 +117,10 @@ def test_a_rule_picks_the_setting_that_is_best_on_validation():
 
 def test_the_report_reads_the_members(with_a_failure):
   directory, _ = with_a_failure
-  found = report.runs.find([directory])
+  found = runs.find([directory])
   assert [run.name for run in found.runs] == ['method.weight=30,seed=0', 'method.weight=30,seed=1']
   assert len(found.unfinished) == 2
-  ((series,), _) = report.runs.gather(found.runs)
+  ((series,), _) = gather(found.runs)
   assert [run.seed for run in series.runs] == [0, 1]
 
 
@@ -123,7 +130,7 @@ def test_erm_with_its_own_rate_clip_decay_and_batches(tmp_path):
   go(small('erm', *changes), tmp_path / 's', *axes)
   for lr, clip, decay, seed in ((0.02, 0.5, 0.3, 4), (0.02, 0, 0.1, 3)):
     values = [f'optim.lr={lr}', f'optim.clip={clip}', f'optim.weight_decay={decay}', f'seed={seed}']
-    train.run(small('erm', *changes, *values), tmp_path / f'{seed}')
+    train_run(small('erm', *changes, *values), tmp_path / f'{seed}')
     same_run(tmp_path / 's' / ','.join(values), tmp_path / f'{seed}')
 
 
@@ -132,11 +139,11 @@ def test_gradient_penalty_with_a_student(tmp_path):
   sgd = 'optim.name=sgd', 'optim.lr=0.05'  # Adam would divide a slope that is nothing but rounding by itself
   go(small('gradient_penalty', *sgd), tmp_path / 's', *axes)
   values = ['method.weight=0.3', 'method.q=0.5', 'method.student_noise=2', 'method.hold_back=0.5']
-  train.run(small('gradient_penalty', *sgd, *values), tmp_path / 'one')
+  train_run(small('gradient_penalty', *sgd, *values), tmp_path / 'one')
   same_run(tmp_path / 's' / ','.join(values), tmp_path / 'one')
   # a weight of 0 is traced here, and leaves the term out there; so is a hold_back of 0, with the trust
   values = ['method.weight=0', 'method.q=0.2', 'method.student_noise=0.5', 'method.hold_back=0']
-  train.run(small('gradient_penalty', *sgd, *values), tmp_path / 'none')
+  train_run(small('gradient_penalty', *sgd, *values), tmp_path / 'none')
   a, b = restore(tmp_path / 's' / ','.join(values)), restore(tmp_path / 'none')
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.networks, b.networks)
 
@@ -145,7 +152,7 @@ def test_heads_on_frozen_features(frozen_run, tmp_path):
   config, _ = read_run(frozen_run)
   config.model.feature_cache = str(frozen_run.parent / 'cache')
   go(config, tmp_path / 's', f'method.weight={config.method.weight},100', 'seed=0,1')
-  same_run(tmp_path / 's' / f'{sweep.describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
+  same_run(tmp_path / 's' / f'{describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
 
 
 def test_an_interrupted_sweep_ends_with_the_same_bits_and_compiles_once(tmp_path, monkeypatch):
@@ -239,7 +246,9 @@ def test_every_number_of_a_method_can_be_traced(name):
 def test_the_verb_prints_the_tables(with_a_failure, monkeypatch, capsys):
   directory, results = with_a_failure
   given = {}
-  monkeypatch.setattr(sweep, 'run', lambda config, axes, place, force: given.update(axes=axes, place=place) or results)
+  monkeypatch.setattr(
+    'ule_jax.sweep.run.run', lambda config, axes, place, force: given.update(axes=axes, place=place) or results
+  )
   sweep.main(['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}'])
   said = capsys.readouterr().out
   assert given == {'axes': {'method.weight': [30.0, 1e38], 'seed': [0, 1]}, 'place': directory}

@@ -12,7 +12,7 @@ import pytest
 from common import KEY, batch_of, method_of, network
 
 from ule_jax import losses
-from ule_jax.train import create_state, make_train_step
+from ule_jax.train.step import create_state, make_train_step
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional

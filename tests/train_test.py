@@ -14,20 +14,26 @@ import pytest
 from common import damage, leaves_equal
 from writers import write_folder
 
-from ule_jax import cli, train
-from ule_jax.checkpoint import Checkpoints
+from ule_jax import data
+from ule_jax.cli.flags import parse
+from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.workdir import owned
+from ule_jax.metrics import SELECTABLE
+from ule_jax.runs.checkpoints import Checkpoints
+from ule_jax.runs.workdir import owned
+from ule_jax.train import loop
+from ule_jax.train import run as run_module
+from ule_jax.train.run import run as train_run
 
 FAST = ['--config.train.steps=12', '--config.train.eval_every=4', '--config.train.log_every=3', '--config.data.crops=1']
 
 
 def config_of(method='ule', *changes):
-  return cli.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
 
 
 def run(workdir, *changes, method='ule', force=False):
-  return train.run(config_of(method, *changes), workdir, force=force)
+  return train_run(config_of(method, *changes), workdir, force=force)
 
 
 def final_checkpoint(workdir):
@@ -69,7 +75,7 @@ def test_a_run_leaves_what_the_interface_names(finished):
       assert set(found['groups']) == set(results['groups'])
       assert sum(g['count'] for g in found['groups'].values()) == {'val': 297, 'test': 1000}[split]
   assert results['roles']['teacher'] == {k: results[k] for k in results['roles']['teacher']}
-  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in train.SELECTABLE}
+  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in SELECTABLE}
   assert results['last']['step'] == 12
 
 
@@ -116,7 +122,7 @@ class Stop(Exception):
 
 
 def interrupt_after(monkeypatch, step):
-  original = train.pipeline.train_batches
+  original = pipeline.train_batches
 
   def limited(*args, **kwargs):
     for number, batch in enumerate(original(*args, **kwargs), start=kwargs['start']):
@@ -124,7 +130,7 @@ def interrupt_after(monkeypatch, step):
         raise Stop
       yield batch
 
-  monkeypatch.setattr(train.pipeline, 'train_batches', limited)
+  monkeypatch.setattr(pipeline, 'train_batches', limited)
 
 
 def same_run(a, b, results_a, results_b):
@@ -169,11 +175,11 @@ def signal_at(monkeypatch, place, name, after=1):
 @pytest.mark.parametrize(
   ('place', 'name', 'after', 'saved'),
   [
-    (train.data, 'load', 1, None),
-    (train, 'Batch', 6, 6),
-    (train, 'Batch', 8, 8),
-    (train, 'summary', 2, 4),
-    (train, 'conclude', 1, 12),
+    (data, 'load', 1, None),
+    (loop, 'Batch', 6, 6),
+    (loop, 'Batch', 8, 8),
+    (loop, 'summary', 2, 4),
+    (loop, 'evaluate_checkpoints', 1, 12),
   ],
 )
 def test_a_terminated_run_ends_bitwise_as_the_other(place, name, after, saved, finished, tmp_path, monkeypatch):
@@ -214,8 +220,8 @@ def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monke
   ]
   flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
   flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
-  config = cli.parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
-  batch, calls = train.Batch, []
+  config = parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
+  batch, calls = loop.Batch, []
 
   def losing(**arrays):
     calls.append(1)
@@ -224,12 +230,12 @@ def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monke
     return batch(**arrays)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train, 'Batch', losing)
+    patch.setattr(loop, 'Batch', losing)
     with pytest.raises(UserError, match=rf'image {root}/.* cannot be read'):
-      train.run(config, tmp_path / 'w')
+      train_run(config, tmp_path / 'w')
   assert (tmp_path / 'w' / 'checkpoints' / '2').is_dir()
   shutil.move(tmp_path / 'elsewhere', root)
-  assert train.run(config, tmp_path / 'w')['last']['step'] == 40
+  assert train_run(config, tmp_path / 'w')['last']['step'] == 40
 
 
 def test_a_run_in_use_is_refused(finished):
@@ -264,7 +270,7 @@ def test_a_killed_run_ends_bitwise_as_the_other(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(finished, monkeypatch):
   workdir, results = finished
-  monkeypatch.setattr(train, '_train', None)
+  monkeypatch.setattr(run_module, 'train', None)
   assert run(workdir) == json.loads(json.dumps(results))
 
 
@@ -321,8 +327,8 @@ def test_balanced_sampling_is_recorded(tmp_path):
 def test_learning(seed, tmp_path):
   def worst(method, *changes):
     changes = [f'--config.seed={seed}', *changes]
-    config = cli.parse([f'--config=digits:{method}', *changes], '', {}).config
-    return train.run(config, tmp_path / f'{method}{len(changes)}')['last']['test']['worst_group_accuracy']
+    config = parse([f'--config=digits:{method}', *changes], '', {}).config
+    return train_run(config, tmp_path / f'{method}{len(changes)}')['last']['test']['worst_group_accuracy']
 
   erm = worst('erm')
   assert erm <= 0.6

@@ -288,7 +288,7 @@ def test_one_backward_pass_saves_a_tenth_for_each_network(optimized):
 def test_batch_statistics_mix_examples(kind, mixing):
   from types import SimpleNamespace as Some
 
-  from ule_jax.train import sizes_of
+  from ule_jax.train.assemble import sizes_of
 
   config = Some(model=Some(batch_norm=kind))
   dataset = Some(splits={'train': Some(count=1)}, classes='ab', groups='ab', group_counts=lambda: np.ones(2))

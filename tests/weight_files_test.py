@@ -25,7 +25,7 @@ import pytest
 from common import KEY, network
 
 from ule_jax.errors import UserError
-from ule_jax.models import pretrained, weight_files
+from ule_jax.models.pretrained import mapping, weight_files
 
 torch = pytest.importorskip('torch')
 
@@ -45,7 +45,7 @@ def state(seed=0, flavour='CIFAR ResNet'):
   """The tensors of a resnet20 of random weights."""
   rng = np.random.default_rng(seed)
   values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes())
-  exported = pretrained.export(values['params'], values['batch_stats'], flavour)
+  exported = mapping.export_tensors(values['params'], values['batch_stats'], flavour)
   return OrderedDict((name, torch.tensor(value)) for name, value in exported.items())
 
 
@@ -131,8 +131,8 @@ def test_the_network_is_found_in_what_is_saved_around_it(kind, legacy, template,
   path = tmp_path / 'model.pkl'
   torch.save(content, path, _use_new_zipfile_serialization=not legacy)
   keep_head = kind != 'VISSL'
-  found = pretrained.load(str(path), 'resnet20', template, keep_head)
-  expected = pretrained.fit({n: t.numpy() for n, t in state().items()}, template, '', keep_head)
+  found = mapping.load_pretrained(str(path), 'resnet20', template, keep_head)
+  expected = mapping.fit({n: t.numpy() for n, t in state().items()}, template, '', keep_head)
   jax.tree.map(np.testing.assert_array_equal, (found.params, found.batch_stats), expected[:2])
   assert found.place == place
   assert ('not used' in found.note) == (kind == 'ImageNet example')
@@ -172,10 +172,10 @@ class Classifier(torch.nn.Module):
 def test_a_whole_module_is_read_without_its_code(template, tmp_path):
   net = Classifier()
   torch.save({'model': torch.nn.DataParallel(net)}, tmp_path / 'last_model.pth')
-  found = pretrained.load(str(tmp_path / 'last_model.pth'), 'resnet20', template, keep_head=True)
+  found = mapping.load_pretrained(str(tmp_path / 'last_model.pth'), 'resnet20', template, keep_head=True)
   assert found.place == 'model.module.backbone'
   own = {name: value.numpy() for name, value in net.backbone.state_dict().items()}
-  expected, *_ = pretrained.fit(own, template, '', keep_head=True)
+  expected, *_ = mapping.fit(own, template, '', keep_head=True)
   jax.tree.map(np.testing.assert_array_equal, found.params, expected)
 
 
@@ -199,30 +199,30 @@ def test_of_several_networks_one_is_taken_by_a_rule_and_said_or_the_user_chooses
   content, place, other = SEVERAL[kind]
   path = tmp_path / 'a#b.pth'
   torch.save(content, path)
-  first, second = (pretrained.fit({n: t.numpy() for n, t in state(seed).items()}, template, '')[0] for seed in (0, 1))
+  first, second = (mapping.fit({n: t.numpy() for n, t in state(seed).items()}, template, '')[0] for seed in (0, 1))
   if place is None:
     with pytest.raises(UserError, match=r'networks that differ \(.*: say which, as model.weights=FILE#NAME'):
-      pretrained.load(str(path), 'resnet20', template)
+      mapping.load_pretrained(str(path), 'resnet20', template)
   else:
-    found = pretrained.load(str(path), 'resnet20', template)
+    found = mapping.load_pretrained(str(path), 'resnet20', template)
     assert found.place == place
     assert f'FILE#NAME takes another ({other})' in found.note
     jax.tree.map(np.testing.assert_array_equal, found.params, first)
-  chosen = pretrained.load(f'{path}#{other}', 'resnet20', template)
+  chosen = mapping.load_pretrained(f'{path}#{other}', 'resnet20', template)
   assert chosen.place == other
   jax.tree.map(np.testing.assert_array_equal, chosen.params, second)
   with pytest.raises(UserError, match=r'no network in it is called nothing; there are: '):
-    pretrained.load(f'{path}#nothing', 'resnet20', template)
+    mapping.load_pretrained(f'{path}#nothing', 'resnet20', template)
 
 
 def test_an_mlp_in_the_place_of_the_last_layer_is_left_out_and_not_kept(template, tmp_path):
   own = state(flavour='torchvision or timm ResNet')
   tensors = body(own) | {'fc.0.weight': torch.ones(64, 64), 'fc.2.weight': torch.ones(8, 64)}
   torch.save({'state_dict': under('backbone.', tensors)}, tmp_path / 'simclr.tar')
-  found = pretrained.load(str(tmp_path / 'simclr.tar'), 'resnet20', template)
+  found = mapping.load_pretrained(str(tmp_path / 'simclr.tar'), 'resnet20', template)
   assert {row.note for row in found.rows if row.theirs.startswith('fc.')} == {'the last layer, not kept'}
   with pytest.raises(UserError, match=r'it has no tensor fc\.\w+'):
-    pretrained.load(str(tmp_path / 'simclr.tar'), 'resnet20', template, keep_head=True)
+    mapping.load_pretrained(str(tmp_path / 'simclr.tar'), 'resnet20', template, keep_head=True)
 
 
 def test_a_classifier_that_differs_from_its_twin_is_not_guessed(template, tmp_path):
@@ -230,7 +230,7 @@ def test_a_classifier_that_differs_from_its_twin_is_not_guessed(template, tmp_pa
   tensors['classifier.bias'] = tensors['classifier.bias'] + 1
   torch.save({'model_dict': tensors}, tmp_path / 'x.pkl')
   with pytest.raises(UserError, match=r'it has no tensor fc\.\w+'):
-    pretrained.load(str(tmp_path / 'x.pkl'), 'resnet20', template, keep_head=True)
+    mapping.load_pretrained(str(tmp_path / 'x.pkl'), 'resnet20', template, keep_head=True)
 
 
 def saved(content):

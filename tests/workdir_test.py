@@ -9,8 +9,11 @@ import time
 
 import pytest
 
-from ule_jax import backend, workdir
+from ule_jax.config import fields
+from ule_jax.devices import runtime
 from ule_jax.errors import UserError
+from ule_jax.runs import environment, files, workdir
+from ule_jax.runs.log import MetricsLog
 
 HOLD = (
   'import sys, time\nfrom pathlib import Path\nfrom ule_jax import workdir\n'
@@ -56,10 +59,10 @@ def test_a_lock_of_another_host_says_how_to_remove_it(tmp_path):
 def test_a_run_recorded_before_a_field_existed_had_its_value_of_then(tmp_path):
   recorded = {'first': {'lr': 0.0, 'spare': {'threshold': 0.9}}, 'seed': 0}
   now = {'first': {'lr': 0.0, 'batch_norm': 'same', 'spare': {'threshold': 0.9, 'clusters': 0}}, 'seed': 0}
-  workdir.write_json(tmp_path / 'config.json', recorded)
+  files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
   assert workdir.compare(tmp_path, now, False)
-  assert workdir.with_added({'first.steps': 0}) == {'first.steps': 0}  # a first run has no first run of its own
+  assert fields.with_added({'first.steps': 0}) == {'first.steps': 0}  # a first run has no first run of its own
   now['first']['spare']['clusters'] = 4
   with pytest.raises(UserError, match=r'first.spare.clusters \(0 there, 4 here\)'):
     workdir.compare(tmp_path, now, False)
@@ -94,7 +97,7 @@ def test_no_room_is_one_sentence(number, tmp_path):
 def test_a_damaged_log_loses_only_what_is_damaged(tmp_path):
   lines = [json.dumps({'step': step}) for step in (1, 2, 3, 4)]
   (tmp_path / 'metrics.jsonl').write_bytes('\n'.join([*lines[:2], '{"step"', *lines[2:]]).encode() + b'\n\xff\xfe')
-  log = workdir.MetricsLog(tmp_path, 3)
+  log = MetricsLog(tmp_path, 3)
   log.write(4, {'train/loss': 0.5})
   log.close()
   found = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
@@ -104,7 +107,7 @@ def test_a_damaged_log_loses_only_what_is_damaged(tmp_path):
 def test_tensorboard_events_can_be_read(tmp_path):
   from tensorboardX.proto.event_pb2 import Event
 
-  log = workdir.MetricsLog(tmp_path, 7)
+  log = MetricsLog(tmp_path, 7)
   log.write(8, {'train/loss': 0.5})
   log.close()
   (path,) = (tmp_path / 'tensorboard').iterdir()
@@ -122,7 +125,7 @@ def test_tensorboard_events_can_be_read(tmp_path):
 def test_the_environment_names_flags_versions_and_determinism(monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_gpu_deterministic_ops=true')
   monkeypatch.setenv('UNRELATED', 'secret')
-  found = json.loads(json.dumps(workdir.environment(backend.describe())))
+  found = json.loads(json.dumps(environment.describe_environment(runtime.describe())))
   assert found['flags']['XLA_FLAGS'] == '--xla_gpu_deterministic_ops=true'
   assert 'secret' not in json.dumps(found)
   assert found['versions']['jaxlib']
@@ -141,16 +144,17 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
 
 
 def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did(tmp_path):
-  from ule_jax import cli
+  from ule_jax.cli import flags
+  from ule_jax.config import load
 
-  config = cli.parse(['--config=digits:erm'], '', {}).config.to_dict()
+  config = flags.parse(['--config=digits:erm'], '', {}).config.to_dict()
   recorded = json.loads(json.dumps(config))
   for field in ('head_init', 'fast_variance'):
     del recorded['model'][field]
-  workdir.write_json(tmp_path / 'config.json', recorded)
+  files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
   assert workdir.compare(tmp_path, config, force=False)
-  completed = cli.complete(recorded).model
+  completed = load.complete(recorded).model
   assert (completed.head_init, completed.fast_variance) == ('lecun', True)
   for field, value in (('head_init', 'torch'), ('fast_variance', False)):
     other = json.loads(json.dumps(config))

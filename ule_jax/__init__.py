@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-  'make_train_step': 'train',
-  'create_state': 'train',
-  'TrainState': 'train',
+  'make_train_step': 'train.step',
+  'create_state': 'train.step',
+  'TrainState': 'train.step',
   'METHODS': 'methods',
   'Batch': 'methods',
   'Method': 'methods',

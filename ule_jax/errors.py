@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 DONE, DEFECT, USAGE, RESUMABLE = 0, 1, 2, 75  # exit codes
 
@@ -65,3 +66,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   hint = f'did you mean {" or ".join(repr(n) for n in near)}? ' if near else ''
   shown = ', '.join(brief(one) for one in known[:45])
   return UserError(f'unknown {kind} {brief(name)!r}: {hint}Known: {shown}.')
+
+
+def one_line(error: BaseException) -> str:
+  """Return the text of an error on one line, without quotation marks around it."""
+  return re.sub(r'\s+', ' ', str(error)).strip('"')
+
+
+def nearest_names(name: str, known: Sequence[str], prefix: str = '', otherwise: str = 'see --help.') -> str:
+  """Return the end of a sentence: the nearest known names, or `otherwise` where none is near."""
+  near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+  return f': did you mean {" or ".join(prefix + n for n in near)}?' if near else f': {otherwise}'

@@ -14,12 +14,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ule_jax.data import columns, records
-from ule_jax.data.columns import Listing
+from ule_jax.data import csv_files, tables
+from ule_jax.data.codes import codes
+from ule_jax.data.csv_files import Listing
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import random_crop_and_flip, split_of, square
-from ule_jax.data.records import Rows, Table
+from ule_jax.data.image_files import random_crop_and_flip, split_of, square
+from ule_jax.data.listing import match_files
+from ule_jax.data.open_table import check_codes, open_table
+from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize
 from ule_jax.errors import UserError, brief, unknown
 
@@ -65,14 +68,14 @@ def load(
   Raises:
     UserError: a file, an attribute or an image is missing, or a file cannot be understood.
   """
-  table = records.open_table(dir, 'CelebA', scan, PARTS)
+  table = open_table(dir, 'CelebA', scan, PARTS)
   names = sorted(table.parts['train'].columns)
   for chosen in (target, attribute):
     if chosen not in names:
       raise unknown('CelebA attribute', chosen, names)
   if target == attribute:
     raise UserError(f'data.target and data.attribute are both {target!r}: choose two attributes.')
-  records.check_codes(dir, table, {target: 2, attribute: 2})
+  check_codes(dir, table, {target: 2, attribute: 2})
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   # Both sides of the ratio: group_DRO's data/celebA_dataset.py with --augment_data.
   crop = random_crop_and_flip(size, (0.7, 1.0), (1.0, 4 / 3), make_resize(resize))
@@ -107,11 +110,11 @@ def scan(root: Path) -> Table:
   folder = outer / 'img_align_celeba' if (outer / 'img_align_celeba').is_dir() else outer
   if not folder.is_dir():
     raise UserError(f'{root} has no folder img_align_celeba: unpack the aligned images there.')
-  records.match_files(attributes, folder)
+  match_files(attributes, folder)
   known = {'-1': 0, '0': 0, '1': 1}  # the files say -1 or 1, some copies 0 or 1
-  found = {name: columns.codes(attributes, name, known) for name in attributes.columns}
-  part = columns.codes(partition, next(iter(partition.columns)), {'0': 0, '1': 1, '2': 2}, 'the split code')
-  return records.parted(partition.path, folder, attributes.names, found, part, PARTS)
+  found = {name: codes(attributes, name, known) for name in attributes.columns}
+  part = codes(partition, next(iter(partition.columns)), {'0': 0, '1': 1, '2': 2}, 'the split code')
+  return tables.parted(partition.path, folder, attributes.names, found, part, PARTS)
 
 
 def _list(root: Path, stem: str) -> Listing:
@@ -120,20 +123,20 @@ def _list(root: Path, stem: str) -> Listing:
   if path is None:
     raise UserError(f'{root} has neither {stem}.csv nor {stem}.txt: point --config.data.dir at the CelebA folder.')
   if path.suffix == '.csv':
-    listing = columns.read_csv(path, 'image_id')
+    listing = csv_files.read_csv(path, 'image_id')
     listing = listing._replace(columns={name: v for name, v in listing.columns.items() if name != 'image_id'})
     if not listing.columns:
       raise UserError(f'{path} has only the column image_id: restore the original.')
   else:
     listing = _read_txt(path)
-  columns.refuse_twice(listing)
+  csv_files.refuse_twice(listing)
   return listing.take(sorted(range(len(listing.names)), key=listing.names.__getitem__))
 
 
 def _read_txt(path: Path) -> Listing:
   """Read a list whose values are parted by blanks: the number of images and the names of the columns, or no header."""
   numbered = [
-    (i, line.split()) for i, line in enumerate(re.split(r'\r\n|\r|\n', columns.read_text(path)), 1) if line.strip()
+    (i, line.split()) for i, line in enumerate(re.split(r'\r\n|\r|\n', csv_files.read_text(path)), 1) if line.strip()
   ]
   header = ['value']
   if numbered and len(numbered[0][1]) == 1 and numbered[0][1][0].isdecimal():

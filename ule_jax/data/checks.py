@@ -12,7 +12,7 @@ import numpy as np
 
 from ule_jax.data.dataset import Dataset, Split
 from ule_jax.data.decoding import Decoded, Decoding, decode, has_changed, may_have_changed
-from ule_jax.data.records import Rows
+from ule_jax.data.tables import Rows
 from ule_jax.errors import UserError, brief
 
 EVERY = 10.0  # seconds between lines of progress

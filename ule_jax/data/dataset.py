@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from ule_jax.data.decoding import BY_TYPE, Decoded, Decoding
-from ule_jax.data.records import Table
+from ule_jax.data.tables import Table
 
 Image = UInt8[np.ndarray, 'h w c'] | Float32[np.ndarray, 'd']
 Transform = Callable[[Image, np.random.Generator], Image]

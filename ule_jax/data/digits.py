@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from ule_jax.data.dataset import Dataset, Preparation, Split
-from ule_jax.data.files import stretch
+from ule_jax.data.image_files import stretch
 from ule_jax.data.transforms import antialias
 from ule_jax.errors import UserError, unknown
 

@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from ule_jax.data import columns, records
-from ule_jax.data.columns import Listing, Numbered
+from ule_jax.data import array_record, csv_files, tables
+from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_alike, refuse_same_look, whole_number, written
+from ule_jax.data.csv_files import Listing
 from ule_jax.data.dataset import Dataset, Preparation, Transform
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import check_size, random_crop_and_flip, split_of, square, stretch
-from ule_jax.data.records import Rows, Table
+from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
+from ule_jax.data.listing import match_files
+from ule_jax.data.open_table import open_table
+from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
 from ule_jax.errors import UserError, brief, unknown
 
@@ -84,7 +87,7 @@ def load(
   prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
   decoding = prepared.decoding
   classes = _class_names(classes)
-  table = records.open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
+  table = open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
   if table.prepared:
     table = _from_records(dir, table, classes)
   values = table.names.get('attribute')
@@ -138,7 +141,7 @@ def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
   )
   if not all(names) or len(names) == 1:
     raise UserError(f"data.classes is {brief(classes)}: give the names of two or more classes, as ('cat', 'dog').")
-  columns.refuse_same_look('data.classes', 'classes', names)
+  refuse_same_look('data.classes', 'classes', names)
   return names
 
 
@@ -153,20 +156,20 @@ def scan(root: Path, unlisted: str, classes: tuple[str, ...] = ()) -> Table:
   path = root / 'metadata.csv'
   if not path.is_file():
     raise UserError(f'{root} has no metadata.csv: write one with the columns filename, label, split.')
-  listing = columns.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
-  records.match_files(listing, root, unlisted)
+  listing = csv_files.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
+  match_files(listing, root, unlisted)
   parts = _parts(listing)
   codes, names, remarks = _understand(listing, parts, classes)
   order = ['train', *sorted({p for p in parts if p.startswith('val')}), 'test']
   part = np.array([order.index(p) for p in parts], np.int32)
-  return records.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
+  return tables.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
 
 
 def _parts(listing: Listing) -> list[str]:
   """Read the column split."""
   values = listing.columns['split']
-  columns.refuse_alike(listing, 'split', dict.fromkeys(values))
-  as_whole = columns.whole(dict.fromkeys(values))
+  refuse_alike(listing, 'split', dict.fromkeys(values))
+  as_whole = whole_number(dict.fromkeys(values))
   parts = {value: CODES.get(as_whole[value], value) for value in as_whole}
   for value, part in parts.items():
     if not re.fullmatch(r'train|val|test|val_\w+', part):
@@ -177,7 +180,7 @@ def _parts(listing: Listing) -> list[str]:
 
 def _from_records(dir: str, table: Table, classes: tuple[str, ...]) -> Table:
   """Understand prepared data as metadata.csv is understood."""
-  listing = records.as_listing(dir, table, ('label', 'group', 'attribute'))
+  listing = array_record.as_listing(dir, table, ('label', 'group', 'attribute'))
   parts = [part for part, rows in table.parts.items() for _ in rows.names]
   codes, names, remarks = _understand(listing, parts, classes)
   own, first = {}, 0
@@ -205,24 +208,24 @@ def _understand(
     raise UserError(f'{path} has both a column group and a column attribute: keep one.')
   if missing := [part for part in ('train', 'val', 'test') if part not in parts]:
     raise UserError(f'{path} gives no image to {missing[0]}: it needs train, val and test.')
-  label = columns.number(listing, 'label', classes or listing.declared.get('label', ()))
+  label = number(listing, 'label', classes or listing.declared.get('label', ()))
   _refuse_unlabelled(listing, parts, label)
   if len(label.names) < 2:
     raise UserError(f"{path} has only the label '{brief(label.names[0])}': a classifier needs two.")
   of_train = {int(code) for code, part in zip(label.codes, parts, strict=True) if part == 'train'}
   if absent := sorted(set(range(len(label.names))) - of_train):
     raise UserError(f"{path} gives no image of the class '{brief(label.names[absent[0]])}' to train.")
-  columns.refuse_same_look(path, 'classes', label.names)
+  refuse_same_look(path, 'classes', label.names)
   codes, names, remarks = {'label': label.codes}, {'label': label.names}, []
   remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
-      found = columns.number(listing, column)
+      found = number(listing, column)
       remarks += _count_unknown(path, parts, found) + _suspicious(path, column, found.names)
       if found.names:  # a column that is empty everywhere says nothing
         codes[column], names[column] = found.codes, found.names
   pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
-  columns.refuse_same_look(path, 'groups', _group_names(names), pairs)
+  refuse_same_look(path, 'groups', _group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
@@ -238,7 +241,7 @@ def _refuse_unlabelled(listing: Listing, parts: Sequence[str], label: Numbered) 
   word = listing.columns['label'][first]
   name = f', or name {word} in data.classes, if it is the name of a class' if word and word != '-1' else ''
   raise UserError(
-    f'{listing.at(first)} has no label ({columns.written([word])}); {whole}: give one, or take the row out{name}.'
+    f'{listing.at(first)} has no label ({written([word])}); {whole}: give one, or take the row out{name}.'
   )
 
 
@@ -248,7 +251,7 @@ def _count_unknown(path: Any, parts: Sequence[str], found: Numbered) -> list[str
   for part in dict.fromkeys(parts):
     here = np.array([p == part for p in parts])
     if unknown := int((found.codes[here] < 0).sum()):
-      how = columns.written(found.missing)
+      how = written(found.missing)
       remarks.append(f'{path}: {unknown:,} of {int(here.sum()):,} groups of {part} are unknown ({how}).')
   return remarks
 
@@ -257,7 +260,7 @@ def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   return [
     f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where nothing is known."
     for name in names
-    if name.casefold() in columns.SUSPICIOUS
+    if name.casefold() in SUSPICIOUS
   ]
 
 

@@ -24,11 +24,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ule_jax.data import records
+from ule_jax.data import listing, tables
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import split_of, stretch
-from ule_jax.data.records import Table
+from ule_jax.data.image_files import split_of, stretch
+from ule_jax.data.open_table import open_table
+from ule_jax.data.tables import Table
 from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
 from ule_jax.errors import UserError, unknown
 
@@ -113,7 +114,7 @@ def load(
     raise unknown('data.challenge', challenge, CHALLENGES)
   if not 0 < val_fraction < 1:
     raise UserError(f'data.val_fraction is {val_fraction}: give the share of train for validation, between 0 and 1.')
-  table = records.open_table(
+  table = open_table(
     dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
   )
   prepared = preparation(size=size, resize=resize, white=white, background=background)
@@ -179,7 +180,7 @@ def scan(root: Path) -> Table:
         files = sorted(
           name
           for name in os.listdir(root / below)
-          if name.lower().endswith(records.SUFFIXES) and not records.is_companion(name)
+          if name.lower().endswith(listing.SUFFIXES) and not listing.is_companion(name)
         )
         names += [f'{below}/{name}' for name in files]
         codes = (int(directory), LOCATIONS.index(location), CLASSES.index(breed))
@@ -187,11 +188,11 @@ def scan(root: Path) -> Table:
           column += [code] * len(files)
   if not names:
     raise UserError(f'{root} has no image: unpack a Spawrious archive there.')
-  return Table({'images': records.files_rows(root, names, columns)}, {'location': LOCATIONS, 'class': CLASSES})
+  return Table({'images': tables.files_rows(root, names, columns)}, {'location': LOCATIONS, 'class': CLASSES})
 
 
 def _folders(root: Path, known: tuple[str, ...], kind: str) -> list[str]:
-  found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not records.is_companion(entry.name))
+  found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not listing.is_companion(entry.name))
   for name in found:
     if name not in known:
       raise unknown(f'{kind} in {root}', name, known)

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ule_jax.data.decoding import Pixels
-from ule_jax.data.decoding import decode as decode  # as it is called from outside
 from ule_jax.errors import unknown
 
 cv2.setNumThreads(0)  # the pipeline has threads of its own

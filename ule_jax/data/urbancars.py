@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ule_jax.data import records
+from ule_jax.data import listing, tables
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import split_of, stretch
-from ule_jax.data.records import Rows, Table
+from ule_jax.data.image_files import split_of, stretch
+from ule_jax.data.open_table import open_table
+from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize, random_flip
 from ule_jax.errors import UserError
 
@@ -67,7 +68,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  table = records.open_table(dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
+  table = open_table(dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   evaluate = prepared.eval_transform
 
@@ -110,14 +111,14 @@ def combinations() -> dict[str, Float[np.ndarray, '8']]:
 
 def scan(root: Path) -> Table:
   """List the official tree."""
-  root = records.find_root(root, 'bg-0.95_co_occur_obj-0.95', 'urbancars', 'data/urbancars')
+  root = listing.find_root(root, 'bg-0.95_co_occur_obj-0.95', 'urbancars', 'data/urbancars')
   names, part, columns = [], [], {column: [] for column in COLUMNS}
   known = {f'obj-{VALUES[obj]}_bg-{VALUES[bg]}_co_occur_obj-{VALUES[co]}': (obj, bg, co) for obj, bg, co in CELLS}
   for code, below in enumerate(FOLDERS.values()):
     if not (root / below).is_dir():
       raise UserError(f'{root} has no folder {below}: build it with the generator, or complete it.')
     folders = (entry.name for entry in (root / below).iterdir() if entry.is_dir())
-    for folder in sorted(name for name in folders if not records.is_companion(name)):
+    for folder in sorted(name for name in folders if not listing.is_companion(name)):
       if folder not in known:
         raise UserError(
           f'{root / below} has the folder {folder}, which is no obj-X_bg-Y_co_occur_obj-Z of urban and country: '
@@ -126,15 +127,15 @@ def scan(root: Path) -> Table:
       files = sorted(
         entry.name
         for entry in (root / below / folder).iterdir()
-        if entry.suffix.lower() in records.SUFFIXES
+        if entry.suffix.lower() in listing.SUFFIXES
         and not entry.name.endswith(tuple(MASKS.values()))
-        and not records.is_companion(entry.name)
+        and not listing.is_companion(entry.name)
       )
       names += [f'{below}/{folder}/{name}' for name in files]
       part += [code] * len(files)
       for column, value in zip(COLUMNS, known[folder], strict=True):
         columns[column] += [value] * len(files)
-  table = records.parted(
+  table = tables.parted(
     root, root, names, {c: np.array(v, np.int32) for c, v in columns.items()}, np.array(part), tuple(FOLDERS)
   )
   return table._replace(parts={part: _with_masks(root, rows) for part, rows in table.parts.items()})
@@ -150,4 +151,4 @@ def _with_masks(root: Path, rows: Rows) -> Rows:
     raise UserError(
       f'{len(missing)} masks in {root} are missing, the first is {min(missing)}: complete them, or remove all masks.'
     )
-  return records.files_rows(root, rows.names, rows.columns, paths)
+  return tables.files_rows(root, rows.names, rows.columns, paths)

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ule_jax.data import columns, records
+from ule_jax.data import csv_files, tables
+from ule_jax.data.codes import codes
 from ule_jax.data.dataset import Dataset, Preparation
 from ule_jax.data.decoding import make_decoding
-from ule_jax.data.files import random_crop_and_flip, shrink_and_center, split_of
-from ule_jax.data.records import Rows, Table
+from ule_jax.data.image_files import random_crop_and_flip, shrink_and_center, split_of
+from ule_jax.data.listing import find_root, match_files
+from ule_jax.data.open_table import open_table
+from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize
 
 PARTS = ('train', 'val', 'test')  # the codes 0, 1, 2
@@ -55,7 +58,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
   Raises:
     UserError: something is missing or cannot be understood.
   """
-  table = records.open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
+  table = open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
   prepared = preparation(size=size, resize=resize, white=white, background=background)
   # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
   crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
@@ -79,11 +82,11 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
 
 def scan(root: Path) -> Table:
   """Read the official layout."""
-  root = records.find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
+  root = find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
   path = root / 'metadata.csv'
-  listing = columns.read_csv(path, 'img_filename', ('img_id', 'y', 'split', 'place'))
-  columns.refuse_twice(listing, 'img_id')
-  y, place = (columns.codes(listing, column, {'0': 0, '1': 1}) for column in ('y', 'place'))
-  part = columns.codes(listing, 'split', {'0': 0, '1': 1, '2': 2})
-  records.match_files(listing, root)
-  return records.parted(path, root, listing.names, {'y': y, 'place': place}, part, PARTS, {'y': CLASSES})
+  listing = csv_files.read_csv(path, 'img_filename', ('img_id', 'y', 'split', 'place'))
+  csv_files.refuse_twice(listing, 'img_id')
+  y, place = (codes(listing, column, {'0': 0, '1': 1}) for column in ('y', 'place'))
+  part = codes(listing, 'split', {'0': 0, '1': 1, '2': 2})
+  match_files(listing, root)
+  return tables.parted(path, root, listing.names, {'y': y, 'place': place}, part, PARTS, {'y': CLASSES})

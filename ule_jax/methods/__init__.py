@@ -2,27 +2,21 @@
 
 from ule_jax import losses
 from ule_jax.methods import (
-  afr,
   cnc,
   coral,
-  dfr,
-  eiil,
   erm,
   gradient_penalty,
   group_dro,
   irm,
-  jtt,
   lff,
   lisa,
   mixup,
   mmd,
   shuffled_student,
-  spare,
   ule,
   vrex,
 )
 from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes, labelled
-from ule_jax.methods.first import First, Prepared
 
 METHODS = {
   'erm': erm.make_method,
@@ -42,7 +36,7 @@ METHODS = {
   'rwy': erm.make_method,
   'subg': erm.make_method,
   'suby': erm.make_method,
-  # the second of two runs; what it takes from the first stands in PREPARATIONS
+  # the second of two runs; its inputs from the first are computed in two_stage/
   'jtt': erm.make_method,
   'spare': erm.make_method,
   'eiil': group_dro.make_method,
@@ -50,17 +44,6 @@ METHODS = {
   'dfr': erm.make_method,
   'afr': erm.make_method,
 }
-
-# config.first.prepare -> what a second run is given by a first one
-PREPARATIONS = {
-  'jtt': jtt.prepare,
-  'eiil': eiil.prepare,
-  'spare': spare.prepare,
-  'cnc': cnc.prepare,
-  'dfr': dfr.prepare,
-  'afr': afr.prepare,
-}
-HEADS = ('dfr', 'afr')  # those that fit the last layer, and leave nothing to train
 
 # method -> what was corrected in its loss since runs of it were first recorded
 CORRECTIONS = {
@@ -79,7 +62,7 @@ CHOICES = {
 }
 
 __all__ = [
-  'CHOICES', 'CORRECTIONS', 'HEADS', 'LABEL_FREE', 'METHODS', 'PREPARATIONS', 'SEPARABLE',
-  'Aux', 'Batch', 'First', 'Forward', 'Method', 'Output', 'Prepared', 'Sizes',
+  'CHOICES', 'CORRECTIONS', 'LABEL_FREE', 'METHODS', 'SEPARABLE',
+  'Aux', 'Batch', 'Forward', 'Method', 'Output', 'Sizes',
   'labelled',
 ]  # fmt: skip

@@ -25,20 +25,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ule_jax import losses
-from ule_jax.errors import UserError
-from ule_jax.methods.contract import (
-  IGNORES_WEIGHT_ZERO,
-  PERMUTATION_INVARIANT,
-  Aux,
-  Method,
-  Sizes,
-  stateless,
-)
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Aux, Method, Sizes, stateless
 from ule_jax.methods.coral import EXACT
-from ule_jax.methods.first import First, Prepared
 
 
 def make_method(options, sizes: Sizes) -> Method:
@@ -78,22 +68,3 @@ def contrastive(features, label, prediction, weight, temperature: float):
     return (each * anchors).sum() / jnp.maximum(anchors.sum(), 1)
 
   return side(is_anchor[:, 0] & right) + side(is_anchor[:, 0] & ~right)
-
-
-def prepare(options, first: First) -> Prepared:
-  """Make groups of label and first prediction.
-
-  Raises:
-    UserError: the first run makes no mistake on train.
-  """
-  del options
-  train = first.labelled('train')
-  prediction = train['logits'].argmax(1)
-  if (prediction == train['label']).all():
-    raise UserError(
-      'the first run of CnC makes no mistake on train, so that nothing is to be contrasted: make it shorter or weaker '
-      '(first.steps, first.epochs, a smaller first.lr).'
-    )
-  names = tuple(f'{label}, taken for {p}' for label in first.classes for p in first.classes)
-  group = (train['label'] * len(first.classes) + prediction).astype(np.int32)
-  return Prepared(group=group, groups=names, notes={'mistakes': int((prediction != train['label']).sum())})

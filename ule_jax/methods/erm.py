@@ -9,8 +9,8 @@ these two this is also the student of ULE on its own.
 from __future__ import annotations
 
 from ule_jax import losses
+from ule_jax.devices.collectives import local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
-from ule_jax.sharding import here
 
 
 def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
@@ -20,7 +20,7 @@ def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
 
   def loss(params, forward, state, batch, step, key):
     del params, step
-    out = forward(role, losses.add_noise(key, batch.image, here(batch.index), options.noise))
+    out = forward(role, losses.add_noise(key, batch.image, local_examples(batch.index), options.noise))
     value = losses.weighted_mean(classification_loss(out.logits, batch.label), batch.weight)
     return value, Aux({role: value}, {role: out.batch_stats}, state, {})
 

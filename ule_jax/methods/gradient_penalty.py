@@ -11,9 +11,9 @@ Neural Networks 3(6), 1992) with our choice of scalar.
 from __future__ import annotations
 
 from ule_jax import losses
+from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
-from ule_jax.methods.ule import STUDENT, TEACHER, lesson, properties_of, weighted
-from ule_jax.sharding import everyone, here
+from ule_jax.methods.ule import STUDENT, TEACHER, properties_of, student_signal, weighted
 
 
 def make_method(options, sizes: Sizes) -> Method:
@@ -27,9 +27,9 @@ def make_method(options, sizes: Sizes) -> Method:
     del params
     values, stats, metrics, trust, mistake, total = {}, {}, {}, 1.0, 1.0, 0.0
     if has_student:
-      student = forward(STUDENT, losses.add_noise(key, batch.image, here(batch.index), options.student_noise))
+      student = forward(STUDENT, losses.add_noise(key, batch.image, local_examples(batch.index), options.student_noise))
       total = losses.weighted_mean(student_loss(student.logits, batch.label), batch.weight)
-      trust, mistake = lesson(student, batch, options)
+      trust, mistake = student_signal(student, batch, options)
       metrics['trust'] = trust
       values[STUDENT], stats[STUDENT] = total, student.batch_stats
     teacher, learned, g_t = losses.fit_and_input_gradient(
@@ -39,11 +39,11 @@ def make_method(options, sizes: Sizes) -> Method:
       lambda logits: losses.weighted_mean(mistake * losses.cross_entropy(logits, batch.label), batch.weight),
       scalar,
       proportional,
-      here,
+      local_examples,
     )
     metrics['learned'] = learned
     if not losses.is_static_zero(options.weight):
-      penalty = losses.weighted_mean(everyone(losses.gradient_penalty(g_t)), batch.weight)
+      penalty = losses.weighted_mean(gather_examples(losses.gradient_penalty(g_t)), batch.weight)
       metrics['penalty'] = penalty
       learned = learned + trust * weighted(options, step, penalty)
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats

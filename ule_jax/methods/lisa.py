@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ule_jax import losses
+from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.errors import UserError
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
@@ -40,7 +41,6 @@ from ule_jax.methods.contract import (
   require_groups,
   stateless,
 )
-from ule_jax.sharding import everyone, here
 
 MODEL = 'model'
 
@@ -77,7 +77,7 @@ def make_method(options, sizes: Sizes) -> Method:
       part = share.reshape(-1, *(1 for _ in values.shape[1:]))
       return part * values + (1 - part) * values[partner]
 
-    out = forward(MODEL, here(mix(everyone(batch.image))))
+    out = forward(MODEL, local_examples(mix(gather_examples(batch.image))))
     target = mix(jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype))
     value = losses.weighted_mean(losses.soft_cross_entropy(out.logits, target), batch.weight)
     mixed = losses.weighted_mean(jnp.any(allowed, axis=1).astype(value.dtype), batch.weight)

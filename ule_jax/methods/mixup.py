@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ule_jax import losses
+from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
   LABEL_FREE,
@@ -31,7 +32,6 @@ from ule_jax.methods.contract import (
   Sizes,
   stateless,
 )
-from ule_jax.sharding import everyone, here
 
 MODEL = 'model'
 
@@ -45,8 +45,8 @@ def make_method(options, sizes: Sizes) -> Method:
     share = jax.random.beta(for_share, options.alpha, options.alpha, dtype=batch.image.dtype)
     partner = permutation(for_partner, batch, sizes.n)
     target = jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype)
-    image = everyone(batch.image)
-    out = forward(MODEL, here(share * image + (1 - share) * image[partner]))
+    image = gather_examples(batch.image)
+    out = forward(MODEL, local_examples(share * image + (1 - share) * image[partner]))
     each = losses.soft_cross_entropy(out.logits, share * target + (1 - share) * target[partner])
     value = losses.weighted_mean(each, batch.weight)
     return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, state, {})

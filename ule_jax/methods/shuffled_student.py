@@ -14,16 +14,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, Batch, Method, Sizes
 from ule_jax.methods.ule import student_and_teacher
-from ule_jax.sharding import everyone, here
 
 
 def make_method(options, sizes: Sizes) -> Method:
   """Make the control; same options as `ule`."""
 
   def pair(g_s: Float[Array, 'b *shape'], batch: Batch) -> Float[Array, 'b *shape']:
-    return here(everyone(g_s)[neighbour(batch.weight)])
+    return local_examples(gather_examples(g_s)[neighbour(batch.weight)])
 
   return student_and_teacher(options, sizes, frozenset({LABEL_FREE, IGNORES_WEIGHT_ZERO}), pair)
 

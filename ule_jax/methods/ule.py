@@ -33,8 +33,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ule_jax import losses
+from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import PER_EXAMPLE, SEPARABLE, Aux, Batch, Method, Output, Sizes, stateless
-from ule_jax.sharding import everyone, here
 
 STUDENT, TEACHER = 'student', 'teacher'
 
@@ -50,11 +50,11 @@ def properties_of(options) -> frozenset[str]:
   return PER_EXAMPLE - {SEPARABLE} if whole else PER_EXAMPLE
 
 
-def lesson(student: Output, batch: Batch, options) -> tuple[Float[Array, ''], Float[Array, 'b']]:
+def student_signal(student: Output, batch: Batch, options) -> tuple[Float[Array, ''], Float[Array, 'b']]:
   """Compute what the teacher learns of a student beside its gradient: the trust in it, and each example's weight."""
   trust = jnp.ones(())
   if not losses.is_static_zero(options.hold_back):
-    trust = losses.competence(student.logits, batch.label, batch.weight) ** options.hold_back
+    trust = losses.balanced_skill(student.logits, batch.label, batch.weight) ** options.hold_back
   share = 0.5 + trust * (options.mistake_share - 0.5)
   return trust, losses.mistake_weights(options.mistakes, share)(student.logits, batch.label, batch.weight)
 
@@ -79,16 +79,16 @@ def student_and_teacher(
         lambda logits: losses.weighted_mean(loss(logits, batch.label), batch.weight),
         scalar,
         proportional,
-        here,
+        local_examples,
       )
 
-    noisy = losses.add_noise(key, batch.image, here(batch.index), options.student_noise)
+    noisy = losses.add_noise(key, batch.image, local_examples(batch.index), options.student_noise)
     student, fitted, g_s = run(STUDENT, noisy, student_loss)
-    trust, mistake = lesson(student, batch, options)
+    trust, mistake = student_signal(student, batch, options)
     teacher, learned, g_t = run(TEACHER, batch.image, lambda *at: mistake * losses.cross_entropy(*at))
     metrics = {'learned': learned, 'trust': trust}
     if not losses.is_static_zero(options.weight):
-      shared = losses.weighted_mean(everyone(term(jax.lax.stop_gradient(pair(g_s, batch)), g_t)), batch.weight)
+      shared = losses.weighted_mean(gather_examples(term(jax.lax.stop_gradient(pair(g_s, batch)), g_t)), batch.weight)
       metrics['shared'] = shared
       learned = learned + trust * weighted(options, step, shared)
     return fitted + learned, Aux(

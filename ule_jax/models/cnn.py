@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from ule_jax.models.convolution import conv_general_dilated
+from ule_jax.kernels.convolution import conv_general_dilated
 from ule_jax.models.layers import PRECISIONS, classify, make_norm
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ule_jax import sharding
+from ule_jax.devices import collectives
 
 BATCH_NORMS = ('none', 'batch', 'frozen')
 
@@ -58,7 +58,7 @@ def make_norm(
     epsilon=1e-5,
     dtype=dtype,
     name=name,
-    axis_name=sharding.axis(),
+    axis_name=collectives.axis(),
     use_fast_variance=fast_variance,
   )
 
@@ -91,7 +91,7 @@ class Dropout(nn.Module):
     if not train or self.rate == 0:
       return x
     shape = [1 if i in self.broadcast_dims else size for i, size in enumerate(x.shape)]
-    kept = sharding.drawn_here(
+    kept = collectives.local_draw(
       lambda shape: jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, shape), shape
     )
     return jnp.where(kept, x / (1 - self.rate), 0)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ule_jax.models.convolution import conv_general_dilated
+from ule_jax.kernels.convolution import conv_general_dilated
+from ule_jax.kernels.recompute import run_block
 from ule_jax.models.layers import PRECISIONS, classify, drop_branch, make_norm, scale_depth
-from ule_jax.models.remat import run_block
 
 
 def _conv(channels: int, kernel: int, stride: int, precision: str, name: str) -> nn.Conv:

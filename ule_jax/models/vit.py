@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ule_jax.errors import UserError
-from ule_jax.models.convolution import conv_general_dilated
+from ule_jax.kernels.convolution import conv_general_dilated
+from ule_jax.kernels.recompute import run_block
 from ule_jax.models.layers import PRECISIONS, Dropout, classify, dot_general, drop_branch, scale_depth
-from ule_jax.models.remat import run_block
 
 
 class Block(nn.Module):

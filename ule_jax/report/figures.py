@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ule_jax.report import numbers
 from ule_jax.report.colors import Style, style
-from ule_jax.report.runs import Series
+from ule_jax.report.series import Series
 
 POINTS = 150  # of a curve at most
 BARS = 96  # of a chart at most

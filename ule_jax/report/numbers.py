@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ule_jax.report.runs import Run, Series
+from ule_jax.report.runs import Run
+from ule_jax.report.series import Series
 
 LAST = 'last'
 NO_METRIC = ('classes', 'groups', 'reasons', 'step')

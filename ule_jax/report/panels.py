@@ -12,7 +12,8 @@ from scipy.stats import rankdata
 from ule_jax.errors import UserError
 from ule_jax.report.numbers import Cell, average
 from ule_jax.report.pictures import GAP, beside, colored, scaled, signed, stack, to_png
-from ule_jax.report.runs import Run, Series
+from ule_jax.report.runs import Run
+from ule_jax.report.series import Series
 
 RANDOM = ('group', 'class')  # the categories that are drawn at random: numbers are of these
 

@@ -1,0 +1,71 @@
+"""Look for shortcuts of a finished run: `python -m ule_jax.diagnose --run=runs/first`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epy
+
+from ule_jax.cli.flags import read
+from ule_jax.errors import UserError, unknown
+from ule_jax.explain import diagnosis
+from ule_jax.explain.diagnosis import GENERATOR, MOST, look, table
+from ule_jax.paths import local_path, output_path
+from ule_jax.report.numbers import to_csv
+from ule_jax.report.page import refuse_others, render, write
+from ule_jax.runs import recorded
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  from ule_jax.runs import restore
+
+USAGE = f"""\
+Is my model taking a shortcut? Cluster each class by what the student sees, and show where it is misled.
+
+  python -m ule_jax.diagnose --run=runs/first                      a page of pictures, no group labels needed
+  python -m ule_jax.diagnose --run=runs/first --split=test --clusters=3 --out=look
+
+  --run=DIR         the --workdir of a run that is done; of a method with one network, that takes the student's place
+  --out=DIR         where index.html and clusters.csv go (default diagnosis); an older page is replaced
+  --split=NAME      whose examples (default val)
+  --clusters=N      of each class, at most 20: one of what the student gets right, the others of its mistakes
+                    (default 2)
+  --examples=N      pictures of each cluster (default 12)
+  --no-images       without examples of the data, for sets whose images may not be passed on
+{recorded.FLAGS_USAGE}
+  --force           on the data as they are, although the run was trained on others
+
+clusters.csv has a row per example of the split: as a column `attribute` of your own metadata.csv its clusters give
+methods that need groups some. Where groups are known, the page says how well the clusters agree with them.
+
+Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Write the page, and print the clusters and how they agree with the groups."""
+  known = {'run': '', 'out': 'diagnosis', 'split': 'val', 'clusters': 2, 'examples': 12, 'no-images': False}
+  known |= {'force': False, **recorded.FLAGS}
+  flags = read(argv, USAGE, known).values
+  if not flags['run']:
+    raise UserError('give --run=DIR, the folder of a finished run.')
+  if not 2 <= flags['clusters'] <= MOST:
+    raise UserError(f'--clusters is {flags["clusters"]}: give a number from 2 to {MOST}.')
+  out, split = output_path(flags['out'], '--out'), flags['split']
+  refuse_others(out, GENERATOR)
+  directory = local_path(flags['run'], '--run')
+  recorded.read_run(directory)  # whether there is one, before jax is imported
+  run = restore.restore(directory, flags)
+  dataset = restore.load_data(run, flags['force'])
+  if split not in dataset.splits:
+    raise unknown('split', split, dataset.splits)
+  found = look(run, dataset, split, flags['clusters'], 0 if flags['no-images'] else flags['examples'])
+  rows = found.pop('rows')
+  columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in run.roles), 'group')
+  page = Path(diagnosis.__file__).with_name('page.html')
+  write(
+    out, {'index.html': render(page, found), 'clusters.csv': to_csv(columns, rows).encode(errors='surrogateescape')}
+  )
+  print(table(run, found))
+  if found['restricted'] and not flags['no-images']:
+    print(f'{found["restricted"]}: keep this page to yourself, or use --no-images.')
+  print(f'{out / "index.html"}')

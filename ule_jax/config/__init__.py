@@ -1,0 +1,1 @@
+"""Configs: their schema, their files, and the configs that runs have recorded."""

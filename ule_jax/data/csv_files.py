@@ -1,0 +1,164 @@
+"""CSV files of users: rows, quotes, encodings and missing values."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ule_jax.data.words import plain, spelling
+from ule_jax.errors import UserError, brief
+
+FIELD = r'(?:"(?:[^"]|"")*"|[^",]*)'
+
+QUOTED = re.compile(rf'{FIELD}(?:,{FIELD})*')  # a line whose quotes are all around values, or doubled in them
+
+SEPARATORS = {';': 'semicolons', '\t': 'tabs', '|': 'bars'}
+
+
+class Listing(NamedTuple):
+  """Images and what is said of each, as text.
+
+  path: what was read, for messages.
+  names: of the images.
+  place: row -> where it stands, as `line 7`.
+  columns: column -> its values, one a row.
+  declared: column -> the names of its values in order, where what was read fixes them.
+  """
+
+  path: Any
+  names: Sequence[str]
+  place: Callable[[int], str]
+  columns: Mapping[str, Sequence[str]]
+  declared: Mapping[str, tuple[str, ...]] = {}
+
+  def at(self, row: int) -> str:
+    """Say which row: where it stands, and its image."""
+    return f'{self.path}, {self.place(row)}: {brief(self.names[row])}'
+
+  def take(self, order: Sequence[int]) -> Listing:
+    """Return the rows in another order."""
+    columns = {column: [values[i] for i in order] for column, values in self.columns.items()}
+    return self._replace(names=[self.names[i] for i in order], place=lambda i: self.place(order[i]), columns=columns)
+
+
+def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Iterable[str] = ()) -> Listing:
+  """Read a comma-separated file with a header.
+
+  Args:
+    key: the column with the names of the images.
+    required: further columns that it must have.
+    optional: columns that it may have; one that is only nearly called so is refused.
+
+  Raises:
+    UserError: it is missing, not text, empty, or lacks a column or a value; names the line.
+  """
+  lines, rows, loose = _rows(path, read_text(path))
+  header, *rows = rows or [[]]
+  _check_header(path, header, (key, *required), optional)
+  if not rows:
+    raise UserError(f'{path} lists no image: restore the original.')
+  lines = lines[1:]
+  for line, row in zip(lines, rows, strict=True):
+    if len(row) != len(header):
+      raise UserError(
+        f'{path}, line {line}: the row of {brief(row[0])} has {len(row)} values instead of {len(header)}.'
+      )
+  columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+  for column in (*required, *optional):
+    for line, value in zip(lines, columns.get(column, ()), strict=False):
+      if '"' in value and line in loose:  # in a column of notes it may be an inch; a file of such a name is missing
+        raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote too many: take it out.")
+  if '' in columns and any(columns.pop('')):
+    raise UserError(f'{path} has a column without a name: name it, or take it out.')
+  return Listing(path, columns[key], lambda i: f'line {lines[i]}', columns)
+
+
+def read_text(path: Path) -> str:
+  """Read a list in UTF-8, with or without a byte order mark.
+
+  Raises:
+    UserError: it cannot be read, or is in another encoding; names the line.
+  """
+  wrong = f'{path} is not a comma-separated text file'
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}.') from None
+  if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    raise UserError(f'{wrong} in UTF-8 but in UTF-16: save it as UTF-8.')
+  if b'\0' in content:
+    line = content.count(b'\n', 0, content.index(b'\0')) + 1
+    raise UserError(f'{wrong}, as line {line} holds a null byte: restore the original, or save it as UTF-8.')
+  try:
+    return content.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = content.count(b'\n', 0, error.start) + 1
+    byte = content[error.start]
+    raise UserError(f'{wrong} in UTF-8, as line {line} holds the byte 0x{byte:02x}: save it as UTF-8.') from None
+
+
+def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]], set[int]]:
+  """Split a text into rows of values, without the blanks around them and without empty rows.
+
+  Returns:
+    The line of each row, the rows, and the lines with a quote inside of a value that does not begin with one, which
+    Python's reader takes for a part of the value, strict or not.
+  """
+  lines, rows, loose, line = [], [], set(), 1
+  written = io.StringIO(text, newline='').readlines()
+  reader = csv.reader(written, strict=True)
+  other_breaks = re.search('[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]', text) is not None  # which end no row
+  while True:
+    try:
+      row = next(reader, None)
+    except csv.Error as error:
+      reason = 'a quote is opened and not closed' if 'end of data' in str(error) else brief(error)
+      raise UserError(f'{path}, line {line}: {reason}: mend the quotes of this line.') from None
+    if row is None:
+      return lines, rows, loose
+    for value in row if reader.line_num > line or other_breaks else ():
+      if len(value.splitlines()) > 1 or value.endswith(('\n', '\r')):
+        raise UserError(
+          f"{path}, line {line}: the value '{brief(value)}' holds a line break: mend the quotes of this line."
+        )
+    if '"' in (whole := written[line - 1].rstrip('\r\n')) and not QUOTED.fullmatch(whole):
+      loose.add(line)
+    if any(row := [value.strip() for value in row]):
+      lines.append(line)
+      rows.append(row)
+    line = reader.line_num + 1
+
+
+def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Iterable[str]) -> None:
+  for wanted in (*required, *optional):
+    for name in header:
+      if name != wanted and wanted not in header and spelling(name) == spelling(wanted):
+        raise UserError(f"{path} has the column '{plain(name)}' where {wanted} is due: call it exactly that.")
+  for wanted in required:
+    if wanted not in header:
+      shown = brief(', '.join(header) or 'none', 300)
+      by = next((word for mark, word in SEPARATORS.items() if len(header) == 1 and mark in header[0]), '')
+      hint = f'; it is separated by {by}, save it with commas' if by else ''
+      raise UserError(f'{path} has no column {wanted}: its columns are {shown}{hint}.')
+  seen: dict[str, str] = {}
+  for name in filter(None, header):
+    if (key := spelling(name)) in seen:
+      both = f"'{plain(seen[key])}' and '{plain(name)}'"
+      raise UserError(f'{path} has two columns of the same name, {both}: rename one.')
+    seen[key] = name
+
+
+def refuse_twice(listing: Listing, column: str = '') -> None:
+  """Refuse an image, or a value of a column, that stands in two rows."""
+  values = listing.columns[column] if column else listing.names
+  first: dict[str, int] = {}
+  for row, value in enumerate(values):
+    if (other := first.setdefault(value, row)) != row:
+      what = f'{column} {brief(value)}' if column else brief(value)
+      places = f'{listing.place(other)} and {listing.place(row)}'
+      raise UserError(f'{listing.path} lists {what} twice, in {places}: take one of the rows out.')

@@ -1,0 +1,112 @@
+"""Values of more than 8 bits a channel -> 8-bit levels."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image
+
+ORIENTATION, BITS, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 258, 262, 338, 339  # tags of TIFF
+CHANNELS = ('L', 'LA', 'RGB', 'RGBA', 'RGBX')  # modes whose values are brightness
+TOLERANCE = 1e-3  # of white: what values may lie outside of black and white, a quarter of a level
+
+
+class DeepValues(NamedTuple):
+  """Values of more than 8 bits a channel, as in the file; `white` by their type is 0 where that does not say."""
+
+  values: Num[np.ndarray, 'h w *c']
+  white: float
+  most: float  # the largest that the type has
+
+
+def deep_values(image: Image.Image, encoded: bytes, depth: int) -> DeepValues | None:
+  """Return the values of more than 8 bits; None where PIL has all there is to know in 8."""
+  if image.mode.startswith('I;16'):
+    most = float(2 ** (depth if depth in (12, 16) else 16) - 1)
+    return DeepValues(np.asarray(image), most, most)
+  if image.mode == 'I':
+    values = np.asarray(image)
+    if image.format != 'TIFF':  # PNG and PGM have at most 16 bits; PIL scales PGM's to these
+      return DeepValues(values, 65535.0, np.inf)
+    unsigned = tuple(image.tag_v2.get(SAMPLE_FORMAT, (1,))) == (1,) and depth == 32
+    return DeepValues(values.view(np.uint32) if unsigned else values, 0.0, np.inf)
+  if image.mode == 'F':
+    return DeepValues(np.asarray(image), 1.0, np.inf)
+  if depth != 16 or image.format not in ('PNG', 'TIFF') or image.mode not in CHANNELS:
+    return None
+  values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)  # PIL drops the lower 8 bits
+  if values is not None and values.ndim == 3:
+    values = values[..., [2, 1, 0, *range(3, values.shape[2])]]
+  if values is None or values.dtype != np.uint16 or not _agree(values, np.asarray(image), _premultiplied(image)):
+    raise ValueError('its 16 bits a channel cannot be read: write it with 8')
+  return DeepValues(values, 65535.0, 65535.0)
+
+
+def _agree(values: Num[np.ndarray, 'h w *c'], upper: UInt8[np.ndarray, 'h w c'], alpha_only: bool) -> bool:
+  """Tell whether these are the 16-bit values of which PIL has the upper halves."""
+  if values.shape[:2] != upper.shape[:2] or values.ndim != 3:
+    return False
+  theirs = upper if upper.shape[2] > 2 else upper[..., [0, 0, 0, 1]]  # grey and alpha
+  channels = [3] if alpha_only else range(min(values.shape[2], theirs.shape[2]))
+  return all(np.array_equal(values[..., c] >> 8, theirs[..., c]) for c in channels)
+
+
+def _premultiplied(image: Image.Image) -> bool:
+  """Tell whether colours were multiplied by alpha in the file."""
+  return image.format == 'TIFF' and tuple(image.tag_v2.get(EXTRA_SAMPLES, ())) == (1,)
+
+
+def to_levels(image: Image.Image, deep: DeepValues, given: float) -> tuple[Image.Image, Image.Image | None]:
+  """Bring values of more than 8 bits to color and, where there is transparency, its alpha.
+
+  Raises:
+    ValueError: the type does not say what white is, or a value is outside of black and white.
+  """
+  values, alpha, white = deep.values, None, given if 0 < given <= deep.most else deep.white
+  if not white:
+    raise ValueError(
+      'its integers are signed or have 32 bits, of which the type does not say what white is: '
+      'set --config.data.white to the value that is'
+    )
+  if values.ndim == 3 and values.shape[2] == 4:
+    values, alpha = values[..., :3], values[..., 3]
+    if not image.has_transparency_data:  # a fourth channel of another meaning
+      alpha = None
+    elif _premultiplied(image):
+      opaque = np.maximum(alpha, 1)[..., None].astype(np.uint32)
+      values = np.minimum(values * np.uint32(65535) // opaque, 65535).astype(np.uint16)
+  elif 'transparency' in image.info:  # the value that is transparent
+    alpha = np.where(np.atleast_3d(values == image.info['transparency']).all(-1), 0, 65535).astype(np.uint16)
+  levels = scaled(values, white)
+  if image.format == 'TIFF' and image.tag_v2.get(PHOTOMETRIC) == 0:  # 0 is white, which PIL knows of 8 bits only
+    levels = 255 - levels
+  return Image.fromarray(levels).convert('RGB'), None if alpha is None else Image.fromarray(scaled(alpha, 65535.0))
+
+
+def scaled(values: Num[np.ndarray, 'h w *c'], white: float) -> UInt8[np.ndarray, 'h w *c']:
+  """Bring values to 0 to 255, integers rounded down, as a 16-bit file is by those who keep its upper half.
+
+  Raises:
+    ValueError: one is outside of black and white, or no number.
+  """
+  low, high = (float(end(initial=0)) for end in (values.min, values.max))  # not a number, if one is
+  whole = np.issubdtype(values.dtype, np.integer)
+  slack = 0.0 if whole else TOLERANCE * white
+  if not (low >= -slack and high <= white + slack):
+    raise ValueError(
+      f'its values go from {low:g} to {high:g}, and black is 0 and white {white:g}: '
+      'set --config.data.white to the value that is white, or bring them between the two'
+    )
+  if values.dtype in (np.uint8, np.uint16):
+    return _table(white)[values]
+  levels = np.multiply(values, 255 / white, dtype=np.float64)
+  return (np.floor(levels + 1e-9) if whole else np.rint(levels)).clip(0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(white: float) -> UInt8[np.ndarray, '65536']:
+  return np.floor(np.arange(65536) * 255 / white).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,74 @@
+"""Contact sheets and counts of a data set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ule_jax.data.dataset import Dataset
+
+PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, pixels of one, pixels of a caption
+
+
+def counts_table(dataset: Dataset) -> str:
+  """Lay out the number of images per split and group."""
+  named = [*dataset.groups, 'unknown group']
+  cells = {}
+  for split, content in dataset.splits.items():
+    unlabelled = int((content.group < 0).sum())
+    cells[split] = [*dataset.group_counts(split).tolist(), unlabelled]
+  kept = [i for i in range(len(named)) if any(counts[i] for counts in cells.values())]
+  rows = [('group', *cells)]
+  rows += [(named[i], *(f'{counts[i]:,}' for counts in cells.values())) for i in kept]
+  for k, label in enumerate(dataset.classes):
+    rows.append((f'class: {label}', *(f'{int((s.label == k).sum()):,}' for s in dataset.splits.values())))
+  rows.append(('all', *(f'{s.count:,}' for s in dataset.splits.values())))
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = [
+    '  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
+  ]
+  rule = '-' * len(lines[0])
+  top, classes = len(kept) + 1, len(dataset.classes)
+  return '\n'.join([lines[0], rule, *lines[1:top], rule, *lines[top : top + classes], rule, lines[-1]])
+
+
+def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) -> list[Path]:
+  """Draw a picture of each group (of each class, where groups are not known), as evaluation sees it.
+
+  Args:
+    out: the folder for `<group>.png`.
+    bad: split -> the indices that cannot be decoded.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  grouped = bool(dataset.groups)
+  written = []
+  for code, name in enumerate(dataset.groups if grouped else dataset.classes):
+    strips = []
+    for split, content in dataset.splits.items():
+      members = np.flatnonzero((content.group if grouped else content.label) == code)
+      chosen = np.random.default_rng(code).permutation(members)
+      chosen = [i for i in chosen.tolist() if i not in bad.get(split, {})][:PER_SPLIT]
+      if chosen:
+        strips.append((f'{split}: {len(members):,}', [_tile(dataset, content.load(i)) for i in chosen]))
+    if not strips:
+      continue
+    sheet = Image.new('RGB', (PER_SPLIT * SIDE, len(strips) * (SIDE + BAR) + BAR), 'white')
+    draw = ImageDraw.Draw(sheet)
+    draw.text((4, 2), name, fill='black')
+    for row, (caption, tiles) in enumerate(strips):
+      top = BAR + row * (SIDE + BAR)
+      draw.text((4, top + 2), caption, fill='black')
+      for column, tile in enumerate(tiles):
+        sheet.paste(tile, (column * SIDE, top + BAR))
+    written.append(out / f'{code:02}-{re.sub(r"[^0-9a-zA-Z]+", "-", name).strip("-")}.png')
+    sheet.save(written[-1])
+  return written
+
+
+def _tile(dataset: Dataset, image: np.ndarray) -> Image.Image:
+  if dataset.eval_transform:
+    image = dataset.eval_transform(image, np.random.default_rng(0))
+  return Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

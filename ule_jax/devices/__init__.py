@@ -1,0 +1,1 @@
+"""Devices: mesh, collectives, processes, and the process-wide settings of JAX."""

@@ -1,0 +1,1 @@
+"""Explanations of a trained network: saliency, clusters of mistakes, the diagnosis."""

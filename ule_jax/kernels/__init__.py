@@ -1,0 +1,1 @@
+"""Compiler work: convolutions with fast derivatives, and second-order rematerialisation."""

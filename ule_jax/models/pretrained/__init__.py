@@ -1,0 +1,1 @@
+"""Weights of other libraries for the networks of this package."""

@@ -1,0 +1,253 @@
+"""Names and axes of the tensors in the files of other libraries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from etils import epy
+
+from ule_jax.errors import UserError
+from ule_jax.models.pretrained.weight_files import Tensors
+
+if TYPE_CHECKING:
+  pass
+
+with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+  import jax
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+class Layout(NamedTuple):
+  """How a foreign tensor is laid out: (tensor, shapes of ours) -> ours, and back."""
+
+  read: Callable[[np.ndarray, Shapes], list[np.ndarray]]
+  write: Callable[[list[np.ndarray]], np.ndarray]
+  note: str
+
+
+SAME = Layout(lambda t, _: [t], lambda ours: ours[0], '')
+
+CONV = Layout(lambda t, _: [t.transpose(2, 3, 1, 0)], lambda ours: ours[0].transpose(3, 2, 0, 1), 'OIHW to HWIO')
+
+DENSE = Layout(lambda t, _: [t.T], lambda ours: ours[0].T, 'transposed')
+
+
+def _read_qkv(t, shapes):
+  d, heads, size = shapes[0]
+  return list(t.reshape(3, heads, size, d).transpose(0, 3, 1, 2))
+
+
+def _write_qkv(ours):
+  d = ours[0].shape[0]
+  return np.stack(ours).transpose(0, 2, 3, 1).reshape(-1, d)
+
+
+QKV = Layout(_read_qkv, _write_qkv, 'query, key, value in one, transposed')
+
+QKV_BIAS = Layout(
+  lambda t, shapes: list(t.reshape(3, *shapes[0])), lambda ours: np.stack(ours).reshape(-1), 'query, key, value in one'
+)
+
+HEADS = Layout(
+  lambda t, shapes: [t.T.reshape(shapes[0])], lambda ours: ours[0].reshape(-1, ours[0].shape[-1]).T, 'split into heads'
+)
+
+POSITION = Layout(lambda t, shapes: [resample(t, shapes[0][1])], lambda ours: ours[0], 'resampled where sizes differ')
+
+# Tensors of released files that are no weights, or that a classifier of this family does not have
+IGNORED = re.compile(r'(^|\.)num_batches_tracked$|^pre_logits/')
+
+# Our path (regular expression) -> name in the file, layout. The groups of the expression fill `{0}`, `{1}`, ...; a
+# number with `+1` is one larger there.
+Names = Sequence[tuple[str, str, Layout]]
+
+
+def _norms(ours: str, theirs: str) -> Names:
+  """Name the four arrays of a BatchNorm."""
+  return [
+    (rf'params/{ours}/scale', f'{theirs}.weight', SAME),
+    (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
+    (rf'batch_stats/{ours}/mean', f'{theirs}.running_mean', SAME),
+    (rf'batch_stats/{ours}/var', f'{theirs}.running_var', SAME),
+  ]
+
+
+def _resnet(head: str) -> Names:
+  block = r'stage(\d+)_block(\d+)'
+  return [
+    ('params/stem/kernel', 'conv1.weight', CONV),
+    *_norms('norm', 'bn1'),
+    (rf'params/{block}/conv(\d)/kernel', 'layer{0+1}.{1}.conv{2+1}.weight', CONV),
+    *_norms(rf'{block}/norm(\d)', 'layer{0+1}.{1}.bn{2+1}'),
+    (rf'params/{block}/shortcut/kernel', 'layer{0+1}.{1}.downsample.0.weight', CONV),
+    *_norms(rf'{block}/norm_shortcut', 'layer{0+1}.{1}.downsample.1'),
+    ('params/head/kernel', f'{head}.weight', DENSE),
+    ('params/head/bias', f'{head}.bias', SAME),
+  ]
+
+
+def _vit(parts: Mapping[str, str]) -> Names:
+  """Name the arrays of a PyTorch vision transformer; `parts` says what each of its modules is called."""
+  block = r'block(\d+)'
+
+  def affine(ours: str, theirs: str, kernel: str, layout: Layout) -> Names:
+    return [
+      (rf'params/{ours}/{kernel}', f'{theirs}.weight', layout),
+      (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
+    ]
+
+  return [
+    ('params/token', parts['token'], SAME),
+    ('params/position', parts['position'], POSITION),
+    *affine('patches', parts['patches'], 'kernel', CONV),
+    (rf'params/{block}/attention/(?:query|key|value)/kernel', parts['qkv'] + 'weight', QKV),
+    (rf'params/{block}/attention/(?:query|key|value)/bias', parts['qkv'] + 'bias', QKV_BIAS),
+    *affine(rf'{block}/attention/out', parts['out'], 'kernel', HEADS),
+    *affine(rf'{block}/norm1', parts['norm1'], 'scale', SAME),
+    *affine(rf'{block}/norm2', parts['norm2'], 'scale', SAME),
+    *affine(rf'{block}/mlp1', parts['mlp1'], 'kernel', DENSE),
+    *affine(rf'{block}/mlp2', parts['mlp2'], 'kernel', DENSE),
+    *affine('norm', parts['norm'], 'scale', SAME),
+    *affine('head', parts['head'], 'kernel', DENSE),
+  ]
+
+
+_LAYER = 'encoder.layers.encoder_layer_{0}'
+
+_TORCHVISION_VIT = _vit(
+  dict(
+    token='class_token',
+    position='encoder.pos_embedding',
+    patches='conv_proj',
+    qkv=f'{_LAYER}.self_attention.in_proj_',
+    out=f'{_LAYER}.self_attention.out_proj',
+    norm1=f'{_LAYER}.ln_1',
+    norm2=f'{_LAYER}.ln_2',
+    mlp1=f'{_LAYER}.mlp.0',
+    mlp2=f'{_LAYER}.mlp.3',
+    norm='encoder.ln',
+    head='heads.head',
+  )
+)
+
+_TIMM_VIT = _vit(
+  dict(
+    token='cls_token',
+    position='pos_embed',
+    patches='patch_embed.proj',
+    qkv='blocks.{0}.attn.qkv.',
+    out='blocks.{0}.attn.proj',
+    norm1='blocks.{0}.norm1',
+    norm2='blocks.{0}.norm2',
+    mlp1='blocks.{0}.mlp.fc1',
+    mlp2='blocks.{0}.mlp.fc2',
+    norm='norm',
+    head='head',
+  )
+)
+
+
+def _original_vit() -> Names:
+  block, theirs = r'params/block(\d+)', 'Transformer/encoderblock_{0}'
+  return [
+    ('params/token', 'cls', SAME),
+    ('params/position', 'Transformer/posembed_input/pos_embedding', POSITION),
+    (r'params/patches/(\w+)', 'embedding/{0}', SAME),
+    (rf'{block}/norm1/(\w+)', f'{theirs}/LayerNorm_0/{{1}}', SAME),
+    (rf'{block}/norm2/(\w+)', f'{theirs}/LayerNorm_2/{{1}}', SAME),
+    (rf'{block}/attention/(\w+)/(\w+)', f'{theirs}/MultiHeadDotProductAttention_1/{{1}}/{{2}}', SAME),
+    (rf'{block}/mlp1/(\w+)', f'{theirs}/MlpBlock_3/Dense_0/{{1}}', SAME),
+    (rf'{block}/mlp2/(\w+)', f'{theirs}/MlpBlock_3/Dense_1/{{1}}', SAME),
+    (r'params/norm/(\w+)', 'Transformer/encoder_norm/{0}', SAME),
+    (r'params/head/(\w+)', 'head/{0}', SAME),
+  ]
+
+
+OURS = 'ule_jax'
+
+# layout of a file -> (tensors that tell it apart, the names of its tensors); the first that fits is taken
+FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
+  'torchvision ViT': (('class_token',), _TORCHVISION_VIT),
+  'timm ViT': (('cls_token',), _TIMM_VIT),
+  'original ViT': (('embedding/kernel',), _original_vit()),
+  'CIFAR ResNet': (('layer1.0.conv1.weight', 'conv1.weight', 'linear.weight'), _resnet('linear')),
+  'torchvision or timm ResNet': (('layer1.0.conv1.weight', 'conv1.weight'), _resnet('fc')),
+  # Networks that nobody else has: our own paths.
+  OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
+}
+
+# network -> the layout that it is exported in; the others have OURS
+_HOMES = {
+  **dict.fromkeys(('vit', 'vit_ti16', 'vit_s16', 'vit_b16'), 'timm ViT'),
+  **dict.fromkeys(('resnet20', 'resnet56'), 'CIFAR ResNet'),
+  **dict.fromkeys(('resnet18', 'resnet34', 'resnet50'), 'torchvision or timm ResNet'),
+}
+
+
+def layout_of(name: str, batch_norm: str) -> str:
+  """Name the layout that a network is exported in: that of its other home, which has BatchNorm if it is a resnet."""
+  return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
+
+
+def resample(position: np.ndarray, count: int) -> np.ndarray:
+  """Resample the position embeddings of a square image to another size, as timm does: cubic, antialiased.
+
+  Args:
+    position: 1 t d, of the class token first.
+    count: tokens afterwards, with the class token's.
+  """
+  if position.ndim != 3 or position.shape[1] == count:
+    return position
+  old, new = (round((n - 1) ** 0.5) for n in (position.shape[1], count))
+  if (old**2, new**2) != (position.shape[1] - 1, count - 1):
+    return position
+  grid = position[:, 1:].reshape(1, old, old, -1)
+  moved = jax.image.resize(grid, (1, new, new, grid.shape[-1]), method='cubic', antialias=True)
+  return np.concatenate([position[:, :1], np.asarray(moved).reshape(1, new * new, -1)], axis=1)
+
+
+class Row(NamedTuple):
+  """One tensor of a file and the parameters it becomes; without any it is left out, for the reason in `note`."""
+
+  theirs: str
+  shape: tuple[int, ...]
+  ours: tuple[str, ...]
+  note: str
+
+
+def match_names(paths: Iterable[str], names: Names, title: str) -> dict[str, tuple[tuple[str, ...], Layout]]:
+  """Find for each of our paths the tensor it belongs to: name there -> (paths, layout)."""
+  places: dict[str, tuple[tuple[str, ...], Layout]] = {}
+  for path in sorted(paths, key=_in_order):
+    for pattern, name, layout in names:
+      if match := re.fullmatch(pattern, path):
+        theirs = re.sub(r'\{(\d)(\+1)?\}', lambda m, found=match: _number(found[int(m[1]) + 1], m[2]), name)
+        places[theirs] = (*places.get(theirs, ((),))[0], path), layout
+        break
+    else:
+      raise UserError(f'{title}: this layout has no place for {path}. Are these weights of this network?')
+  return places
+
+
+def _number(found: str, plus: str | None) -> str:
+  return str(int(found) + 1) if plus else found
+
+
+def _in_order(path: str) -> tuple:
+  """Sort query, key and value as files have them."""
+  return tuple(('query', 'key', 'value').index(p) if p in ('query', 'key', 'value') else -1 for p in path.split('/'))
+
+
+def find_flavour(tensors: Tensors, title: str) -> tuple[str, list[str]]:
+  """Find the layout, and what stands before the names of each network that has it."""
+  for flavour, (marks, _) in FLAVOURS.items():
+    prefixes = [name.removesuffix(marks[0]) for name in tensors if name.endswith(marks[0])]
+    prefixes = [p for p in prefixes if p[-1:] in ('', '.', '/') and all(p + mark in tensors for mark in marks)]
+    if prefixes:
+      return flavour, prefixes
+  shown = ', '.join(list(tensors)[:4])
+  raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')

@@ -1,0 +1,156 @@
+"""Declarations of options: default, meaning, bounds or choices, and whether a run may go on under another value.
+
+Everything that is chosen by a config stands once, in the class of its owner (a method, a data set, a network, a second
+stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs and README, and the
+completion of recorded configs are derived from these classes.
+
+  class Focal(Options):
+    gamma: float = option(2.0, 'exponent of 1 - p', ge=0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import pydantic
+from pydantic.fields import FieldInfo
+
+from ule_jax.errors import UserError, brief, unknown
+
+Model = TypeVar('Model', bound='Options')
+
+
+class Meta(NamedTuple):
+  """Facts about an option beside its type, default and bounds.
+
+  choices: names that it may have; empty if it is no choice.
+  resume: a run may go on under another value: it does not change what a step computes.
+  identity: runs with other values are other treatments in a report, and not seeds of one.
+  former: names that older configs and users have for it; dotted ones are of the whole config.
+  """
+
+  choices: tuple[str, ...]
+  resume: bool
+  identity: bool
+  former: tuple[str, ...]
+
+
+def option(
+  default: Any,
+  meaning: str,
+  *,
+  gt: float | None = None,
+  ge: float | None = None,
+  lt: float | None = None,
+  le: float | None = None,
+  choices: Iterable[str] = (),
+  resume: bool = False,
+  identity: bool = True,
+  former: Iterable[str] = (),
+) -> Any:
+  """Declare an option of an `Options` class.
+
+  Args:
+    default: its value where a config says nothing.
+    meaning: one line with unit and source; stands in the generated tables.
+    gt: exclusive lower bound; `ge` inclusive; `lt`, `le` upper ones.
+    choices, resume, identity, former: as in `Meta`.
+  """
+  return pydantic.Field(
+    default=default,
+    description=meaning,
+    gt=gt,
+    ge=ge,
+    lt=lt,
+    le=le,
+    json_schema_extra={'meta': Meta(tuple(choices), resume, identity, tuple(former))},  # type: ignore[dict-item]
+  )
+
+
+class Options(pydantic.BaseModel):
+  """Options of one owner: immutable, no other fields, finite numbers of the declared types.
+
+  `model_copy(update=...)` replaces values unchecked, so that those of a sweep may be traced arrays.
+  """
+
+  model_config = pydantic.ConfigDict(
+    frozen=True, extra='forbid', allow_inf_nan=False, strict=True, arbitrary_types_allowed=True, protected_namespaces=()
+  )
+
+  @pydantic.field_validator('*', mode='before')
+  @classmethod
+  def _widen(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+    """Accept a whole number for a float, and JSON's list for a tuple."""
+    kind = cls.model_fields[str(info.field_name)].annotation
+    if kind is float and type(value) is int:
+      return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def meta(field: FieldInfo) -> Meta:
+  """Return the facts that `option` recorded beside a field."""
+  extra = field.json_schema_extra
+  return extra['meta'] if isinstance(extra, dict) and 'meta' in extra else Meta((), False, True, ())  # type: ignore[return-value]
+
+
+def validate(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
+  """Return the options of a class with some values.
+
+  Args:
+    where: dotted name of the part of the config, for messages; empty for the whole.
+
+  Raises:
+    UserError: one sentence about the first value that is no right one.
+  """
+  prefix = f'{where}.' if where else ''
+  if strangers := sorted(values.keys() - kind.model_fields.keys()):
+    raise unknown('field', prefix + strangers[0], [prefix + name for name in kind.model_fields])
+  for name, field in kind.model_fields.items():
+    allowed = meta(field).choices
+    if allowed and name in values and values[name] not in allowed:
+      raise unknown(prefix + name, str(values[name]), allowed)
+  try:
+    return kind(**values)
+  except pydantic.ValidationError as error:
+    raise UserError(sentence(error, kind, prefix)) from None
+
+
+def sentence(error: pydantic.ValidationError, kind: type[Options], prefix: str) -> str:
+  """Return one sentence about the first violation: the option, its value, and the values that are right."""
+  first = error.errors()[0]
+  name = str(first['loc'][0]) if first['loc'] else ''
+  value, field = first['input'], kind.model_fields.get(name)
+  if first['type'] == 'value_error' or field is None:  # of a validator of ours, which has its own words
+    return str(first.get('ctx', {}).get('error', first['msg']))
+  if first['type'] == 'finite_number':
+    return f'{prefix}{name} is {value}: give {bounds(field) or "a finite number"}.'
+  if first['type'] in ('greater_than', 'greater_than_equal', 'less_than', 'less_than_equal'):
+    return f'{prefix}{name} is {value}: give {bounds(field)}.'
+  return f'{prefix}{name} is {brief(repr(value), 50)}: it has to be of type {type_name(field)}.'
+
+
+def bounds(field: FieldInfo) -> str:
+  """Return the numbers that an option may have in words, '' where any will do.
+
+  >>> class Q(Options):
+  ...   q: float = option(0.7, 'of generalized cross entropy', gt=0, le=1)
+  >>> bounds(Q.model_fields['q'])
+  'a number above 0 and up to 1'
+  """
+  ends = {
+    name: getattr(part, name) for part in field.metadata for name in ('gt', 'ge', 'lt', 'le') if hasattr(part, name)
+  }
+  low = f'above {ends["gt"]}' if 'gt' in ends else f'from {ends["ge"]} on' if 'ge' in ends else ''
+  high = f'below {ends["lt"]}' if 'lt' in ends else f'up to {ends["le"]}' if 'le' in ends else ''
+  if 'ge' in ends and high:
+    low = f'from {ends["ge"]}'
+  if high.startswith('up to') and 'ge' in ends:
+    return f'a number from {ends["ge"]} to {ends["le"]}'
+  return 'a number ' + ' and '.join(filter(None, (low, high))) if low or high else ''
+
+
+def type_name(field: FieldInfo) -> str:
+  """Return the name of an option's type, as the tables have it."""
+  kind = field.annotation
+  return str(getattr(kind, '__name__', kind)) if not str(kind).startswith('tuple') else 'tuple'

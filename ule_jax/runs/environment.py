@@ -1,0 +1,62 @@
+"""Description of the environment of a run: versions, flags, commit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ule_jax.errors import UserError
+from ule_jax.runs.files import read_json
+
+PACKAGES = (
+  'ule_jax', 'jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'optax', 'orbax-checkpoint',
+  'tensorstore', 'grain', 'ml_collections', 'clu', 'numpy', 'scikit-learn', 'pillow', 'simplejpeg',
+  'opencv-python-headless', 'tensorflow-datasets',
+)  # fmt: skip
+
+# Prefixes of what may change a step, by the compiler or the libraries below it.
+FLAGS = ('XLA_', 'JAX_', 'LIBTPU_', 'TF_CUDNN_', 'CUBLAS_', 'NVIDIA_TF32_OVERRIDE', 'CUDA_VISIBLE_DEVICES', 'OMP_')
+
+
+def describe_environment(backend: dict[str, Any]) -> dict[str, Any]:
+  """Describe where a run happens: versions, flags, the commit of a source checkout, and the backend's own words."""
+  versions = {}
+  for package in PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = None
+  source = Path(__file__).parent.parent
+  git = (
+    subprocess.run(
+      ['git', '-C', str(source), 'describe', '--always', '--dirty', '--abbrev=12'],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    if (source.parent / '.git').exists()
+    else None
+  )
+  return {
+    'command': sys.argv,
+    'commit': git.stdout.strip() or None if git else None,
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'cpus': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+    **backend,
+    'versions': versions,
+    'flags': {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAGS)},
+  }
+
+
+def recorded_correction(workdir: Path) -> str:
+  """Read which correction of its method's loss the folder's run was trained with; '' from before they were recorded."""
+  with contextlib.suppress(UserError):
+    return str(read_json(workdir / 'env.json').get('correction', ''))
+  return ''
