@@ -12,23 +12,30 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
+from quick_compiles import compile_quickly
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# The tests compile for far longer than they compute. What runs in a process of its own is compiled in full, and so is
-# what asks for the fixture `optimized`.
-jax.config.update('jax_disable_most_optimizations', True)
-install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
+install_import_hook(
+  ['ule_jax.losses', 'ule_jax.models', 'ule_jax.kernels', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype'
+)
 
 
 def pytest_configure(config):
-  """Let the tests, and all processes that they start, share what they compile; never with the user's own runs."""
+  """Let the tests, and all processes that they start, share what they compile; never with the user's own runs.
+
+  What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`.
+  """
   if not hasattr(config, 'workerinput'):  # the workers of pytest-xdist inherit the environment
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ule-tests-')
     os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'true'
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   share_compiled()
+  before = os.environ.get('XLA_FLAGS', '')
+  compile_quickly()
+  jax.devices()  # reads the flags
+  os.environ['XLA_FLAGS'] = before
 
 
 def pytest_unconfigure(config):

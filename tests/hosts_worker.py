@@ -7,13 +7,14 @@ is not 0.
 import sys
 
 import jax
+from quick_compiles import compile_quickly
 
 
 def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -> None:
   from ule_jax.devices import processes
 
   jax.config.update('jax_num_cpu_devices', 4 // number)
-  jax.config.update('jax_disable_most_optimizations', True)  # as the process that it is compared with
+  compile_quickly()  # as the process that it is compared with
   processes.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
   assert (jax.process_count(), jax.device_count()) == (number, 4)
 

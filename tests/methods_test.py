@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import KEY, assert_close, batch_of, method_of, network, setup, sgd, train, train_on
+from common import KEY, adam, assert_close, batch_of, method_of, network, setup, sgd, train, train_on
 
 from ule_jax import losses
 from ule_jax.devices import runtime
@@ -72,9 +72,9 @@ def test_properties(name, changes):
 
 @each
 def test_the_state_keeps_its_shape_and_the_step_compiles_once(name, changes):
-  method, batch = method_of(name, **changes), batch_of()
-  state, step = setup(method, network(batch_norm='batch'), batch)
-  step = jax.jit(step, donate_argnums=0)
+  method, model, tx = method_of(name, **changes), network(batch_norm='batch'), adam(1e-2)
+  state = create_state(method, model, tx, batch_of().image[:1], KEY)
+  step = jax.jit(make_train_step(method, model, tx, KEY), donate_argnums=0)
   shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
   for seed in range(3):
     state, _ = step(state, batch_of(seed=seed))
@@ -118,7 +118,7 @@ def test_three_classes(name):
 def test_a_loss_that_is_not_finite_is_dated(name):
   batches = [batch_of(seed=s) for s in range(4)]
   batches[2] = batches[2]._replace(image=batches[2].image.at[0, 0, 0, 0].set(jnp.nan))
-  state, _ = train(method_of(name), network(), batches)
+  state, _ = train(method_of(name), network(), batches, sgd(1.0))
   assert all(first == 2 for first in jax.device_get(state.bad_step).values())
 
 
@@ -132,9 +132,9 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
     return
   batch = batch_of()
   batch = batch._replace(weight=batch.weight.at[3:7].set(0).at[8].set(2))  # parts of unequal weight
-  state = create_state(method, model, tx, batch.image[:1], KEY)
-  one, expected = jax.jit(make_train_step(method, model, tx, KEY))(state, batch)
-  four, metrics = jax.jit(make_train_step(method, model, tx, KEY, accumulate=4))(state, batch)
+  one, expected = train(method, model, [batch], tx)
+  state, step = setup(method, model, batch, tx, accumulate=4)
+  four, metrics = jax.jit(step)(state, batch)
   assert_close(four.params, one.params, rtol=1e-4, atol=1e-6)
   assert_close(metrics, expected, rtol=1e-4, atol=1e-6)
 
