@@ -21,6 +21,15 @@ install_import_hook(
 )
 
 
+# Files by their time, those of more than ten seconds; a worker that began with a long one last would be alone with it.
+LONGEST = (
+  'hosts_test.py', 'docs_test.py', 'methods_test.py', 'train_test.py', 'stages_test.py', 'misfortunes_test.py',
+  'stale_test.py', 'missing_test.py', 'models_test.py', 'sweep_test.py', 'paths_test.py', 'step_time_test.py',
+  'convolution_test.py', 'ule_test.py', 'family_test.py', 'guards_test.py', 'sharding_test.py', 'pretrained_test.py',
+  'encoder_test.py', 'torch_test.py', 'configs_test.py', 'losses_test.py', 'export_test.py', 'report_test.py',
+)  # fmt: skip
+
+
 def pytest_configure(config):
   """Let the tests, and all processes that they start, share what they compile; never with the user's own runs.
 
@@ -43,6 +52,19 @@ def pytest_unconfigure(config):
     shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_make_scheduler(config, log):
+  """Give whole files to the workers, so that what a file makes is made once, and the longest files first."""
+  from xdist.scheduler import LoadFileScheduling
+
+  config.option.loadscopereorder = False  # by the number of tests
+  return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def share_compiled():
   jax.config.update('jax_enable_compilation_cache', True)
   jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
@@ -53,7 +75,8 @@ def share_compiled():
 def keep_sharing_compiled():
   """Undo what a run has set in jax."""
   yield
-  if jax.config.jax_compilation_cache_dir != os.environ['JAX_COMPILATION_CACHE_DIR']:
+  before = os.environ['JAX_COMPILATION_CACHE_DIR']
+  if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir != before:
     share_compiled()
 
 
@@ -132,10 +155,13 @@ def torchvision():
 
 @pytest.fixture
 def optimized():
-  """Compile as users do, for what is asked of the compiled program: memory and FLOPs."""
+  """Compile as users do, for what is asked of the compiled program: memory and FLOPs, which one that is read lacks."""
   jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
   yield
   jax.config.update('jax_disable_most_optimizations', True)
+  share_compiled()
 
 
 @pytest.fixture

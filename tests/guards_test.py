@@ -91,6 +91,7 @@ def test_each_part_of_a_step_is_looked_at(place, value):
   assert is_finite(jnp.zeros(()), {}, {}, {})
 
 
+@pytest.mark.full
 def test_what_is_not_trained_costs_no_backward_pass(optimized):
   """With the head alone, a third is left: the forward pass."""
   del optimized
