@@ -85,7 +85,7 @@ def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
 
 def test_what_is_ignored_at_the_start_stays_ignored():
   code = (
-    'import os, signal, time\nfrom ule_jax.signals import Signals\n'
+    'import os, signal, time\nfrom ule_jax.runs.signals import Signals\n'
     'with Signals() as signals:\n  os.kill(os.getpid(), signal.SIGHUP)\n  time.sleep(0.2)\nprint("went on")\n'
   )
   command = ['nohup', sys.executable, '-c', code]
@@ -109,7 +109,7 @@ def test_what_is_ignored_at_the_start_stays_ignored():
 def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python(block, line, patience):
   """As in a compilation, where Python's handlers wait: here in a factorisation."""
   code = (
-    'import numpy as np\nfrom ule_jax.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
+    'import numpy as np\nfrom ule_jax.runs.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
     f'with Signals() as signals, {block}:\n  print("ready", flush=True)\n  np.linalg.eig(a)\n'
   )
   with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
@@ -141,6 +141,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+@pytest.mark.full
 def test_a_terminal_that_closes_leaves_a_saved_run(tmp_path):
   command = [sys.executable, '-c', TERMINAL, *MAIN, f'--workdir={tmp_path}']
   ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
@@ -169,6 +170,7 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
   assert checkpoints_in(tmp_path / 'w') == [4]
 
 
+@pytest.mark.full
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
   config = json.loads((frozen_run / 'config.json').read_text())
   config = load.complete(json.loads(json.dumps(config), object_hook=dict))
@@ -202,7 +204,7 @@ def of_folder(folder, *changes):
   return config_of(*small, '--config.train.steps=60', '--config.loader.threads=1', *changes, name='folder')
 
 
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize('number', [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.full)])
 def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_path, monkeypatch):
   whole = train_run(of_folder(folder), tmp_path / 'whole')
   original, calls = loop.Batch, []
@@ -260,8 +262,10 @@ def test_how_a_worker_ended_is_said(code, text):
 # --- Devices -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('verb', ['main', 'sweep'])
-@pytest.mark.parametrize('platforms', ['cuda', 'tpu', 'cuda,cpu', 'gqu'])
+@pytest.mark.parametrize('verb', ['main', pytest.param('sweep', marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+  'platforms', ['cuda', *(pytest.param(p, marks=pytest.mark.full) for p in ('tpu', 'cuda,cpu', 'gqu'))]
+)
 def test_a_device_that_is_not_there_is_refused_before_the_data(verb, platforms, tmp_path):
   if any(os.path.exists(path) for path in runtime.GPUS) and platforms != 'gqu':
     pytest.skip('it is there')
@@ -373,6 +377,7 @@ def test_what_is_a_lack_of_memory(error, expected):
   assert is_out_of_memory(error) == expected
 
 
+@pytest.mark.full
 def test_an_allocation_that_is_too_large_ends_with_code_2(tmp_path):
   """In a process that may have 16 GiB."""
   command = [*MAIN[:-1], '--config.train.steps=2', '--config.train.eval_batch_size=2000000000', f'--workdir={tmp_path}']

@@ -268,7 +268,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(ule_run, tmp_path):
   """On a page, in a CSV, and in a terminal whose locale has no such letters."""
   place = tmp_path / os.fsdecode(b'runs\xff') / 'w'
   shutil.copytree(ule_run, place, ignore=shutil.ignore_patterns('checkpoints', 'tensorboard', 'saliency'))
-  code = 'from ule_jax import cli; from ule_jax.report.__main__ import main; cli.main(main)'
+  code = 'from ule_jax.cli import app, report; app.main(report.main)'
   settings = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONPATH': os.pathsep.join(map(str, sys.path))}
   done = subprocess.run(
     [sys.executable, '-c', code, str(tmp_path), f'--out={tmp_path}/é'], env=settings, capture_output=True, text=True

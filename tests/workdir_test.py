@@ -16,7 +16,7 @@ from ule_jax.runs import environment, files, workdir
 from ule_jax.runs.log import MetricsLog
 
 HOLD = (
-  'import sys, time\nfrom pathlib import Path\nfrom ule_jax import workdir\n'
+  'import sys, time\nfrom pathlib import Path\nfrom ule_jax.runs import workdir\n'
   'with workdir.owned(Path(sys.argv[1]), {"seed": 0}, False):\n  print("mine", flush=True)\n  time.sleep(60)\n'
 )
 
