@@ -17,13 +17,16 @@ def cache(monkeypatch):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
 
 
-def used(choice):
-  said = []
-  runtime.use_cache(choice, said.append)
-  return jax.config.jax_compilation_cache_dir, said
+@pytest.fixture
+def used(capsys):
+  def use(choice):
+    runtime.use_cache(choice)
+    return jax.config.jax_compilation_cache_dir, capsys.readouterr().err.splitlines()
+
+  return use
 
 
-def test_where_it_is(cache, tmp_path, monkeypatch):
+def test_where_it_is(cache, tmp_path, monkeypatch, used):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'x'))
   assert used('default') == (f'{tmp_path}/x/ule_jax/xla', [])
   monkeypatch.delenv('XDG_CACHE_HOME')
@@ -35,14 +38,14 @@ def test_where_it_is(cache, tmp_path, monkeypatch):
   assert used('default') == (f'{tmp_path}/j', [])
 
 
-def test_one_that_cannot_be_written_ends_nothing(cache, tmp_path):
+def test_one_that_cannot_be_written_ends_nothing(cache, tmp_path, used):
   (tmp_path / 'file').touch()
   folder, (said,) = used(str(tmp_path / 'file' / 'below'))
   assert folder is None
   assert 'nothing compiled is kept' in said
 
 
-def test_there_is_none_where_jax_is_told_not_to_have_one(tmp_path):
+def test_there_is_none_where_jax_is_told_not_to_have_one(tmp_path, used):
   jax.config.update('jax_enable_compilation_cache', False)
   assert used(str(tmp_path / 'd')) == (None, [])
   assert not (tmp_path / 'd').exists()
@@ -50,11 +53,11 @@ def test_there_is_none_where_jax_is_told_not_to_have_one(tmp_path):
 
 def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
   code = (
-    'import sys, json, jax\nfrom pathlib import Path\nfrom ule_jax.cli.flags import parse\n'
+    'import sys, json, jax\nfrom pathlib import Path\nfrom ule_jax.config.load import load_config\n'
     'from ule_jax.train.run import run\nseen = []\n'
     'jax.monitoring.register_event_listener(lambda name, **_: seen.append(name))\n'
-    'flags = ["--config=digits", "--config.train.steps=2", "--config.data.crops=1", "--config.model.name=mlp"]\n'
-    'results = run(parse(flags, "", {}).config, Path(sys.argv[1]))\n'
+    'config = load_config("digits", {"train.steps": 2, "data.crops": 1, "model.name": "mlp"})\n'
+    'results = run(config, Path(sys.argv[1]))\n'
     'lines = Path(sys.argv[1], "metrics.jsonl").read_text().splitlines()\n'
     'values = [{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in lines]\n'
     'count = lambda name: seen.count(f"/jax/compilation_cache/{name}")\n'

@@ -1,4 +1,4 @@
-"""The README's Python runs as printed, and its table is what the data says."""
+"""The README's Python runs as printed, and its table of options is complete."""
 
 import json
 import os
@@ -6,8 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-
-import pytest
 
 
 def blocks(root, language):
@@ -22,63 +20,70 @@ def test_the_loop_of_your_own_runs_and_learns(root):
   assert float(scope['metrics']['loss/teacher']) < 0.5
 
 
-def test_a_method_is_one_file_and_one_line(root, tmp_path):
+def copy_with_row(root, folder, table, row, file, code):
+  """Copy the package, add one file to it and one row to a table, and return the arguments of a short run there."""
+  for part in ('ule_jax', 'configs'):
+    shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns('__pycache__'))
+  (folder / file).write_text(code)
+  path = (folder / file).parent / '__init__.py'
+  text = path.read_text()
+  assert text.count(f'\n{table} = {{\n') == 1
+  path.write_text(text.replace(f'\n{table} = {{\n', f'\n{table} = {{\n  {row}\n', 1))
+  name = row.split("'")[1]
+  fast = ['--config.train.steps=4', '--config.data.crops=1', '--workdir=run']
+  return [sys.executable, '-m', 'ule_jax.main', f'--config=digits:{name}', *fast]
+
+
+def run_in(folder, command):
+  environment = os.environ | {'PYTHONPATH': str(folder)}
+  return subprocess.run(command, cwd=folder, check=False, env=environment, capture_output=True, text=True)
+
+
+def test_a_method_is_one_file_and_one_row(root, tmp_path):
   (code,) = (block for block in blocks(root, 'python') if 'Focal loss' in block)
-  for folder in ('ule_jax', 'configs'):
-    shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
-  (tmp_path / 'ule_jax' / 'methods' / 'focal.py').write_text(code)
-  for path, old, new in (
-    ('ule_jax/methods/__init__.py', '  erm,\n', '  erm,\n  focal,\n'),
-    ('ule_jax/methods/__init__.py', 'METHODS = {\n', "METHODS = {\n  'focal': focal.make_method,\n"),
-    ('configs/base.py', 'METHODS = {\n', "METHODS = {\n  'focal': dict(gamma=2.0),\n"),
-  ):
-    text = (tmp_path / path).read_text()
-    assert old in text
-    (tmp_path / path).write_text(text.replace(old, new, 1))
-  command = [sys.executable, '-m', 'ule_jax.main', '--config=digits:focal', '--config.method.gamma=1.5']
-  fast = ['--config.train.steps=20', '--config.data.crops=1', '--workdir=run']
-  subprocess.run(command + fast, cwd=tmp_path, check=True, env=os.environ | {'PYTHONPATH': str(tmp_path)})
+  row = "'focal': row('focal'),"
+  assert row in (root / 'README.md').read_text()
+  command = copy_with_row(root, tmp_path, 'METHODS', row, 'ule_jax/methods/focal.py', code)
+  refused = run_in(tmp_path, [*command, '--config.method.gamma=-1'])
+  assert (refused.returncode, refused.stderr.strip()) == (2, 'error: method.gamma is -1.0: give a number from 0 on.')
+  ended = run_in(tmp_path, [*command, '--config.method.gamma=1.5'])
+  assert not ended.returncode, ended.stderr
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['method'] == 'focal'
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['method'] == {'name': 'focal', 'gamma': 1.5}
 
 
-def test_the_tables_of_robustness_are_generated(root):
-  for flags, page in (((), 'README.md'), (('--details',), 'docs/robustness.md')):
-    command = [sys.executable, root / 'benchmarks' / 'robustness.py', '--markdown', *flags]
-    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert len(made.splitlines()) > 10
-    assert made in (root / page).read_text()
+SHARES = '''"""The mistakes of a first run have a share of the draws, and its right answers the rest."""
+
+import numpy as np
+
+from ule_jax.options import Options, option
+from ule_jax.two_stage.contract import FirstRun, SecondStage
 
 
-def test_the_results_table_is_generated(root):
-  data = root / 'benchmarks' / 'results' / 'digits_grid.jsonl'
-  if not data.exists():
-    pytest.fail('benchmarks/results/digits_grid.jsonl is missing')
-  command = [sys.executable, root / 'benchmarks' / 'digits_grid.py', '--markdown']
-  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-  first, second = made.split('\n\n')
-  for table in (first, second):
-    assert table in (root / 'docs' / 'robustness.md').read_text()
+class Shares(Options):
+  mistakes: float = option(0.5, 'share of the draws that mistakes have', gt=0, lt=1)
 
 
-def test_the_family_table_is_generated(root):
-  command = [sys.executable, root / 'benchmarks' / 'family.py', '--markdown']
-  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-  assert len(made.splitlines()) > 20
-  assert made in (root / 'README.md').read_text()
+def prepare(options: Shares, first: FirstRun) -> SecondStage:
+  train = first.labelled('train')
+  wrong = train['logits'].argmax(1) != train['label']
+  weight = np.where(wrong, options.mistakes / max(wrong.sum(), 1), (1 - options.mistakes) / max((~wrong).sum(), 1))
+  return SecondStage(sampling_weight=weight, notes={'mistakes': int(wrong.sum())})
+'''
 
 
-def test_the_table_of_populations_is_generated(root):
-  command = [sys.executable, root / 'benchmarks' / 'population.py', '--markdown']
-  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-  assert len(made.splitlines()) > 3
-  assert made in (root / 'README.md').read_text()
-
-
-def test_the_tables_of_steps_are_generated(root):
-  command = [sys.executable, root / 'benchmarks' / 'step_time.py', '--markdown']
-  made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-  assert len(made.splitlines()) == 2 * (2 + 5) + 1
-  assert made in (root / 'README.md').read_text()
+def test_a_method_of_two_runs_is_one_file_and_one_row(root, tmp_path):
+  row = "'shares': row('shares', fields=EPOCH),"
+  command = copy_with_row(root, tmp_path, 'TWO_STAGE', row, 'ule_jax/two_stage/shares.py', SHARES)
+  command += ['--config.two_stage.steps=3']
+  refused = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=1'])
+  message = 'error: two_stage.shares.mistakes is 1.0: give a number above 0 and below 1.'
+  assert (refused.returncode, refused.stderr.strip()) == (2, message)
+  ended = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=0.7'])
+  assert not ended.returncode, ended.stderr
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['method'] == 'shares'
+  assert results['first']['mistakes'] > 0
 
 
 def test_the_options_table_names_every_option_of_ule(root):

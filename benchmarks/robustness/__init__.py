@@ -1,0 +1,1 @@
+"""Worst-group accuracy of ULE, its controls and its rivals."""
