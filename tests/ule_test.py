@@ -21,7 +21,7 @@ from common import (
 )
 
 from ule_jax import losses
-from ule_jax.methods import erm
+from ule_jax.methods import METHODS, erm
 from ule_jax.methods.contract import SEPARABLE
 
 BATCHES = [batch_of(seed=s) for s in range(6)]
@@ -148,7 +148,7 @@ def test_the_weight_warms_up():
 
 def test_a_traced_weight_is_close_to_a_static_one():
   def after(weight):
-    method = method_of.__wrapped__('ule', weight=weight)  # a traced value is no key of a cache
+    method = METHODS['ule'].make(options('ule').model_copy(update={'weight': weight}), SIZES)  # as a population does
     return train(method, NETWORKS['mlp'], BATCHES[:1], sgd(1e-2))[0].params
 
   assert_close(jax.jit(after)(3.0), after(3.0), rtol=1e-4, atol=1e-6)
