@@ -99,9 +99,7 @@ def smaller(verb, argv):
 
 def run(verb, argv):
   """Run a command as the console script does; it ends well or raises."""
-  import importlib
-
-  importlib.import_module(app.VERBS[verb]).main([*argv, *(f'--{change}' for change in smaller(verb, argv))])
+  app.call(verb, [*argv, *(f'--{change}' for change in smaller(verb, argv))])
 
 
 # One page of each kind in the quick suite: data that are drawn, and data that are read.
