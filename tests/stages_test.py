@@ -171,8 +171,9 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
   weight = np.ones(40)
   weight[[3, 30, 39]] = 0
   expected = two_sided(f, y, p, np.flatnonzero(weight), temperature)
+  f, y, p, weight = map(jnp.asarray, (f, y, p, weight))
   assert float(cnc.contrastive(f, y, p, weight, temperature)) == pytest.approx(expected, rel=1e-9)
-  one_sided = cnc.contrastive(f[:2], np.array([0, 0]), np.array([0, 1]), np.ones(2), temperature)
+  one_sided = cnc.contrastive(f[:2], jnp.array([0, 0]), jnp.array([0, 1]), jnp.ones(2), temperature)
   assert float(one_sided) == 0  # a positive on either side, nothing to push away
   assert float(cnc.contrastive(f, y, y, weight, temperature)) == 0  # nobody has a positive
 
@@ -535,8 +536,8 @@ def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
   run(config_of('jtt'), place)
   for folder in (place, place / 'first'):
     config = read_json(folder / 'config.json')
-    config['first'].pop('batch_norm', None)
-    config['first'].get('spare', {}).pop('clusters', None)
+    config['two_stage'].pop('batch_norm', None)
+    config['two_stage'].get('spare', {}).pop('clusters', None)
     (folder / 'config.json').write_text(json.dumps(config))
   assert run(config_of('jtt'), place)['method'] == 'jtt'
   with pytest.raises(UserError, match=r"two_stage.batch_norm \('same' there, 'none' here\)"):
