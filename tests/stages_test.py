@@ -6,6 +6,7 @@ import shutil
 import signal
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import from_flags
