@@ -11,7 +11,7 @@ from common import KEY, SIZES, adam, batch_of, from_flags, method_of, network, s
 from PIL import Image
 
 from configs import base
-from ule_jax.deploy.predict import predict
+from ule_jax.deploy.predict import predict, reader
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
@@ -199,7 +199,7 @@ def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path,
 def test_a_prediction_that_is_no_number_is_none(ule_run, tmp_path):
   run = restore(ule_run)
   Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / 'a.png')
-  look = predict.reader(tmp_path, run.input_spec.decoding, older=False)
+  look = reader(tmp_path, run.input_spec.decoding, older=False)
   assert len(list(predict(run, look, ['a.png']))) == 1
   params = jax.tree.map(lambda leaf: leaf * 1e30, run.networks.params)
   broken = run._replace(networks=run.networks._replace(params=params))
