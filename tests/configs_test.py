@@ -52,7 +52,7 @@ def test_every_config_and_method_makes_a_step(name, method):
   config = load(name, method, *small)
   size = 16 if name == 'digits' else config.data.size
   k, g = {'spawrious': (4, 24), 'urbancars': (2, 8)}.get(name, (2, 4))
-  made = make_method(config, Sizes(1000, k, g, np.full(g, 1000 // g)))
+  made = make_method(validate_config(config), Sizes(1000, k, g, np.full(g, 1000 // g)))
   model = make_model(SimpleNamespace(**config.model), k)
   tx = make_optimizer(SimpleNamespace(**config.optim), made.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.2,) * 3), jax.random.key(0)
@@ -134,7 +134,7 @@ def test_every_default_that_names_a_source_is_in_the_table():
     ]
     for row, _ in rows.values()
     for option, field in row.options.model_fields.items()
-    if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description)
+    if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description or '')
   }
   assert len(claims) > 20
   for (option, meaning), sources in claims.items():

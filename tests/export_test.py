@@ -81,10 +81,10 @@ def test_the_artifact_says_what_the_run_says_at_any_batch_size(ule_run, tmp_path
   assert (about['mean'], about['std']) == ([0.5] * 3, [0.25] * 3)
   run = restore(ule_run)
   images = images_of(run, 5)
-  expected = run.forward()(run.variables('teacher'), images)
+  expected = run.forward()(run.variables('teacher'), jnp.asarray(images))
   for n in (1, 5):
     np.testing.assert_allclose(exported.call(images[:n]), expected[:n], atol=1e-5)
-  student = run.forward()(run.variables('student'), images)
+  student = run.forward()(run.variables('student'), jnp.asarray(images))
   assert np.abs(student - expected).max() > 0.1
 
 
@@ -128,7 +128,7 @@ def test_a_head_on_a_frozen_encoder_becomes_the_last_layer_of_one_network(frozen
   run = restore(frozen_run)
   tensors = read(tmp_path / 'm.safetensors')
   assert tensors['linear.weight'].shape == (2, 64)
-  network = make_network(SimpleNamespace(**run.config.model), 2)
+  network = make_network(run.config.model, 2)
   template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
   found = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), 'resnet20', template, keep_head=True)
   variables = {'params': found.params, 'batch_stats': found.batch_stats}
