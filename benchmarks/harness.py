@@ -174,7 +174,7 @@ SLOT = re.compile(r'(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 
 
 def splice(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-  """Return a page with the tables between its marks made anew.
+  """Return a page with the tables between its marks replaced.
 
   Raises:
     KeyError: a mark names a table that does not exist.

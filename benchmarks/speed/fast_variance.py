@@ -1,4 +1,4 @@
-"""What `model.fast_variance` saves and loses: the time of a step, and the worst error of a variance in float32.
+"""Effect of `model.fast_variance`: the time of a step, and the worst error of a variance in float32.
 
   python -m benchmarks.speed.fast_variance --out=NEW.jsonl
 

@@ -1,4 +1,4 @@
-"""How many images a second the input pipeline makes, beside PIL + torch DataLoader and tf.data, in one run.
+"""Images a second of the input pipeline, beside PIL + torch DataLoader and tf.data, in one run.
 
   pip install '.[bench]'
   python -m benchmarks.speed.input_pipeline [--threads=2] [--turns=5] [--out=NEW.jsonl]

@@ -1,4 +1,4 @@
-"""How much memory a fused ULE step needs, with and without remat, in float32 and bfloat16.
+"""Memory of a fused ULE step, with and without remat, in float32 and bfloat16.
 
   python -m benchmarks.speed.memory [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
 

@@ -81,7 +81,7 @@ def batches_of(config: Any, dataset: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def of_singles(config: Any, dataset: Any) -> Callable[[], float]:
-  """Return a function that trains the members one after the other, as `ule_jax.main` does, and returns seconds."""
+  """Return a function that trains the members sequentially, as `ule_jax.main` does, and returns seconds."""
   mesh = make_mesh()
   trainer = initialise(config, dataset, mesh)
   places = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
@@ -134,7 +134,7 @@ class TorchRuns:
     return ((1 - torch.softmax(z_s, 1)[rows, y] ** q) / q).mean(), learned
 
   def run(self, threads: int, steps: int = STEPS) -> float:
-    """Train all members, one after the other; return seconds."""
+    """Train all members sequentially; return seconds."""
     torch.set_num_threads(threads)
     options, seconds = self.config.train, 0.0
     for member in expand(self.config, AXES):

@@ -1,4 +1,4 @@
-"""How long a fused ULE step takes, beside ERM, the same mathematics in separate calls, and PyTorch.
+"""Time of a fused ULE step, beside ERM, the same mathematics in separate calls, and PyTorch.
 
   python -m benchmarks.speed.step --out=NEW.jsonl                     every network, each in a process of its own
   python -m benchmarks.speed.step --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
@@ -260,7 +260,7 @@ def main() -> None:
   changes = {'batch_norm': args.batch_norm} if args.batch_norm else {}
   environment = {
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # PyTorch needs some of a GPU, too
-    'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile anew
+    'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile again
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
   }
   for network in args.network.split(','):

@@ -39,7 +39,7 @@ TINY = (
 
 
 class Wrong(AssertionError):
-  """What a case must never come to."""
+  """A forbidden outcome of a case."""
 
 
 class Row(NamedTuple):
