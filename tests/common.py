@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from configs import base
 from ule_jax.config import load_text
@@ -31,7 +32,7 @@ def options(method: str, **changes) -> Options:
   return kind(**trusting | changes)
 
 
-def from_flags(spec: str, *flags: str):
+def from_flags(spec: str, *flags: str) -> ConfigDict:
   """The config of a command line.
 
   Args:
@@ -63,7 +64,7 @@ def save_network(name: str, path) -> None:
   save_file(mapping.export_tensors(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 
-def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:
+def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype: type[np.floating] = np.float32) -> Batch:
   """A batch of prepared images whose mean level follows the label."""
   rng = np.random.default_rng(seed)
   label = rng.integers(0, k, n).astype(np.int32)

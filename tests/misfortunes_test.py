@@ -1,6 +1,5 @@
 """Signals, killed workers, devices that are not there, and no memory: one sentence, and nothing computed is lost."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,16 +11,17 @@ import jax
 import numpy as np
 import pytest
 from common import from_flags, leaves_equal
+from numpy._core._exceptions import _ArrayMemoryError
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.config import load
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
 from ule_jax.runs import signals
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.progress import Progress
+from ule_jax.runs.recorded import read_run
 from ule_jax.sweep import population
 from ule_jax.sweep.run import run as sweep_run
 from ule_jax.train import features, loop
@@ -112,6 +112,8 @@ def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python(block,
     f'with Signals() as signals, {block}:\n  print("ready", flush=True)\n  np.linalg.eig(a)\n'
   )
   with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -169,9 +171,7 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
 
 
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
-  config = json.loads((frozen_run / 'config.json').read_text())
-  config = load.complete(json.loads(json.dumps(config), object_hook=dict))
-  config.model.feature_cache = str(tmp_path / 'cache')
+  config = read_run(frozen_run)[0].replace({'model.feature_cache': str(tmp_path / 'cache')})
   original = features.pipeline.eval_batches
 
   def eval_batches(*args, **kwargs):
@@ -210,6 +210,7 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
     calls.append(1)
     if len(calls) == 3:
       for worker in multiprocessing.active_children():
+        assert worker.pid is not None
         os.kill(worker.pid, number)
     return original(**arrays)
 
@@ -229,13 +230,14 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
 def test_the_batches_after_a_lost_worker_are_the_same(folder):
   config = of_folder(folder)
   options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, print)
+  dataset = data.load(options.pop('name'), options)
   settings = {'batch_size': 4, 'seed': 0, 'sampling': 'uniform', 'threads': 1, 'start': 5}
   expected, said = pipeline.train_batches(dataset, **settings), []
   batches = pipeline.train_batches(dataset, **settings, workers=1, lost=said.append)
   for step in range(8):
     if step == 2:
       (worker,) = multiprocessing.active_children()
+      assert worker.pid is not None
       for number in signals.CAUGHT:  # as a terminal or a scheduler sends them to all
         os.kill(worker.pid, number)
       time.sleep(0.2)
@@ -357,7 +359,7 @@ def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_is_not_damaged(tmp_
   ('error', 'expected'),
   [
     (MemoryError(), True),
-    (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype('float32')), True),
+    (_ArrayMemoryError((1 << 40,), np.dtype('float32')), True),
     (OSError(12, 'Cannot allocate memory'), True),
     (RuntimeError('INTERNAL: Error dispatching computation: Out of memory allocating 59033602180 bytes.'), True),
     (RuntimeError('INTERNAL: CUBLAS_STATUS_ALLOC_FAILED'), True),

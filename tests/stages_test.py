@@ -182,11 +182,11 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
   weight = np.ones(40)
   weight[[3, 30, 39]] = 0
   expected = two_sided(f, y, p, np.flatnonzero(weight), temperature)
-  on_device = [jnp.asarray(values) for values in (f, y, p, weight)]
-  assert float(cnc.contrastive(*on_device, temperature)) == pytest.approx(expected, rel=1e-9)
-  one_sided = cnc.contrastive(on_device[0][:2], jnp.array([0, 0]), jnp.array([0, 1]), jnp.ones(2), temperature)
+  features, label, prediction, weight = (jnp.asarray(values) for values in (f, y, p, weight))
+  value = cnc.contrastive(features, label, prediction, weight, temperature)
+  assert float(value) == pytest.approx(expected, rel=1e-9)
+  one_sided = cnc.contrastive(features[:2], jnp.array([0, 0]), jnp.array([0, 1]), jnp.ones(2), temperature)
   assert float(one_sided) == 0  # a positive on either side, nothing to push away
-  features, label, _, weight = on_device
   assert float(cnc.contrastive(features, label, label, weight, temperature)) == 0  # nobody has a positive
 
 

@@ -44,6 +44,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
     written = _write(name, parts, table.names, partial)
     np.savez_compressed(
       written / COLUMNS,
+      allow_pickle=False,
       **{f'{part}/name': np.array(rows.names) for part, rows in parts.items()},
       **{f'{part}/{c}': values for part, rows in parts.items() for c, values in rows.columns.items()},
     )

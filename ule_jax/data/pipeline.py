@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import grain
@@ -123,7 +123,7 @@ def train_batches(
   lost: Callable[[str], None] = _refuse_lost,
   host: int = 0,
   hosts: int = 1,
-) -> Iterator[Arrays]:
+) -> Generator[Arrays, None, None]:
   """Iterate over this host's blocks of the training batches from step `start` on, without end.
 
   Args:
