@@ -1,8 +1,6 @@
 """Cost of a step of each method on the network of `digits`, relative to ERM: time, and FLOPs of the compiled graph.
 
-  python -m benchmarks.speed.method_cost --out=NEW.jsonl
-
-All steps are compiled in one process and take turns; the rows' keys are those of benchmarks/robustness/rows.toml.
+python -m benchmarks.speed.method_cost --out=NEW.jsonl
 """
 
 import functools
