@@ -1,5 +1,6 @@
 """Signals, killed workers, devices that are not there, and no memory: one sentence, and nothing computed is lost."""
 
+import json
 import multiprocessing
 import os
 import signal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,8 +26,10 @@ def open_array_record(root: epath.Path) -> Table:
 
   try:
     builder = tfds.builder_from_directory(root)
-    open_split: Callable[..., Any] = builder.as_data_source  # its decorator hides its parameters
-    splits = {name: open_split(split=name).data_source for name in builder.info.splits}
+    splits = {
+      name: builder.as_data_source(split=name).data_source  # pyright: ignore[reportCallIssue] a decorator hides it
+      for name in builder.info.splits
+    }
     for info in builder.info.splits.values():
       if missing := [path for path in info.filepaths if not epath.Path(path).exists()]:
         raise FileNotFoundError(f'{missing[0]} is missing')
