@@ -102,7 +102,11 @@ def run(verb, argv):
   app.call(verb, [*argv, *(f'--{change}' for change in smaller(verb, argv))])
 
 
-@pytest.mark.parametrize('page', PAGES)
+# One page of each kind in the quick suite: data that are drawn, and data that are read.
+QUICK = ('data/digits', 'data/folder')
+
+
+@pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
 def test_every_command_runs(page, root, place, monkeypatch, capsys):
   monkeypatch.chdir(place)
   shutil.rmtree(place / 'runs', ignore_errors=True)  # pages do not lean on each other
@@ -125,6 +129,7 @@ def test_every_command_runs(page, root, place, monkeypatch, capsys):
     assert "['serious', 'smiling'] (2, 2)" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_the_notebook_runs(root, tmp_path):
   nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
   notebook = nbformat.read(root / 'docs' / 'digits.ipynb', as_version=4)

@@ -185,7 +185,7 @@ def test_tiny_images_reach_the_last_layer(name, size):
   def spread(x) -> jax.Array:
     return jnp.asarray(model.apply(variables, x, train=False)[1]).std()
 
-  g = jax.grad(spread)(x)
+  g = jax.jit(jax.grad(spread))(x)
   seen = (jnp.abs(g).max(axis=(0, 3)) > 0).sum()
   assert seen == size**2
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from common import from_flags
 
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
@@ -637,7 +637,7 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
   ('method', 'changes', 'message'),
   [
     ('jtt', ['--config.two_stage.rule=none'], 'made by two_stage.rule=jtt'),
-    ('jtt', ['--config.train.sampling=class_balanced'], 'would undo what jtt says'),
+    ('jtt', ['--config.train.sampling=class_balanced'], 'would undo the sampling weights of jtt'),
     ('jtt', ['--config.two_stage.steps=0', '--config.two_stage.epochs=0'], 'say how long the first run'),
     ('ule', ['--config.two_stage.rule=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
     ('afr', ['--config.train.holdout=0'], 'set train.holdout'),
