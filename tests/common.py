@@ -87,7 +87,7 @@ sgd, adam = functools.cache(optax.sgd), functools.cache(optax.adam)
 def setup(method, model, batch: Batch, tx=None, **settings):
   """A fresh state, of the images' precision, and the (not jitted) step."""
   tx = tx or adam(1e-2)
-  dtype, x64 = batch.image.dtype, jax.config.jax_enable_x64
+  dtype, x64 = batch.image.dtype, jax.config.values['jax_enable_x64']
   return _state(method, model, tx, batch.image.shape[1:], dtype, x64), _step(method, model, tx, **settings)
 
 
