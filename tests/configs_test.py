@@ -14,7 +14,7 @@ from sources import SOURCES
 from ule_jax import load_config
 from ule_jax.cli import app
 from ule_jax.config.fields import flatten
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network

@@ -15,7 +15,7 @@ from common import from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.config import load
+from ule_jax.config.validate import complete_config
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
@@ -172,8 +172,7 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
   config = json.loads((frozen_run / 'config.json').read_text())
-  config = load.complete(json.loads(json.dumps(config), object_hook=dict))
-  config.model.feature_cache = str(tmp_path / 'cache')
+  config = complete_config(config, {'model.feature_cache': str(tmp_path / 'cache')})
   original = features.pipeline.eval_batches
 
   def eval_batches(*args, **kwargs):
@@ -231,7 +230,7 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
 def test_the_batches_after_a_lost_worker_are_the_same(folder):
   config = of_folder(folder)
   options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, print)
+  dataset = data.load(options.pop('name'), options)
   settings = {'batch_size': 4, 'seed': 0, 'sampling': 'uniform', 'threads': 1, 'start': 5}
   expected, said = pipeline.train_batches(dataset, **settings), []
   batches = pipeline.train_batches(dataset, **settings, workers=1, lost=said.append)

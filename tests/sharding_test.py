@@ -8,7 +8,7 @@ import pytest
 from common import adam, assert_close, batch_of, from_flags, method_of, network, sgd, train, train_on
 from jax.sharding import PartitionSpec
 
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices import mesh as device_mesh
 from ule_jax.devices.mesh import PARALLEL, make_mesh, placement
 from ule_jax.errors import UserError

@@ -6,12 +6,11 @@ import shutil
 import signal
 import warnings
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import from_flags
 
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
@@ -172,9 +171,8 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
   weight = np.ones(40)
   weight[[3, 30, 39]] = 0
   expected = two_sided(f, y, p, np.flatnonzero(weight), temperature)
-  f, y, p, weight = map(jnp.asarray, (f, y, p, weight))
   assert float(cnc.contrastive(f, y, p, weight, temperature)) == pytest.approx(expected, rel=1e-9)
-  one_sided = cnc.contrastive(f[:2], jnp.array([0, 0]), jnp.array([0, 1]), jnp.ones(2), temperature)
+  one_sided = cnc.contrastive(f[:2], np.array([0, 0]), np.array([0, 1]), np.ones(2), temperature)
   assert float(one_sided) == 0  # a positive on either side, nothing to push away
   assert float(cnc.contrastive(f, y, y, weight, temperature)) == 0  # nobody has a positive
 
@@ -537,8 +535,11 @@ def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
   run(config_of('jtt'), place)
   for folder in (place, place / 'first'):
     config = read_json(folder / 'config.json')
-    config['two_stage'].pop('batch_norm', None)
-    config['two_stage'].get('spare', {}).pop('clusters', None)
+    first = config.pop('two_stage')  # as they were recorded before
+    first['prepare'] = first.pop('rule')
+    first.pop('batch_norm', None)
+    first.get('spare', {}).pop('clusters', None)
+    config['first'] = first | {'method': {'name': 'erm', 'loss': 'cross_entropy', 'q': 0.7, 'noise': 0.0}}
     (folder / 'config.json').write_text(json.dumps(config))
   assert run(config_of('jtt'), place)['method'] == 'jtt'
   with pytest.raises(UserError, match=r"two_stage.batch_norm \('same' there, 'none' here\)"):

@@ -87,7 +87,7 @@ def label_free(setting: Setting, results: dict[str, Any]) -> str:
 def score(trained: Trained, rule: str, pick_at: str) -> float:
   """Return the mean validation score of a value, at the step that the rule selects or at the last one."""
   split, metric = selection.parts(rule)
-  steps = [results['last'] if pick_at == 'last' else results['selected'][rule] for results in trained.results]
+  steps = [r['last'] if pick_at == 'last' else r['selected'][rule] for r in trained.results]
   return float(np.mean([step[split][metric] for step in steps]))
 
 
@@ -96,7 +96,7 @@ def tune(config: Any, setting: Setting, grid: dict[str, list[Any]], folder: Path
   if all(len(values) == 1 for values in grid.values()):
     only = {field: values[0] for field, values in grid.items()}
     return {pick: dict(only) for pick in setting.picks}, []
-  whole = [t for t in train(config, setting, grid, setting.tuning_seeds, folder) if t.is_whole]
+  whole = [trained for trained in train(config, setting, grid, setting.tuning_seeds, folder) if trained.is_whole]
   rules = {'oracle': setting.oracle, 'label_free': label_free(setting, whole[0].results[0])}
   scores = [
     {'value': t.value, **{pick: round(score(t, rules[pick], setting.pick_at), 4) for pick in setting.picks}}
@@ -107,7 +107,7 @@ def tune(config: Any, setting: Setting, grid: dict[str, list[Any]], folder: Path
 
 
 def confirm(config: Any, setting: Setting, picked: dict[str, Any], folder: Path) -> tuple[list[dict], dict[str, bool]]:
-  """Train the picked values with fresh seeds; return the accuracies of each seed, and where group labels were used."""
+  """Train the selected values with the fresh seeds: test accuracy and worst groups of each, and the use of groups."""
   fresh: dict[str, list[dict[str, Any]]] = {}
   for pick, value in picked.items():
     if pick == 'label_free' and value == picked['oracle']:
@@ -137,7 +137,7 @@ def measure(setting: Setting, row: Row, grid: dict[str, list[Any]], args: argpar
   if used != row.needs_groups:
     raise SystemExit(f'{row.id} used group labels in {used or "nothing"}: say so in rows.toml.')
   key = {'setting': setting.id, 'row': row.id}
-  harness.append_rows(args.raw, [key | row for row in scores])
+  harness.append_rows(args.raw, [key | line for line in scores])
   harness.append_rows(args.out / 'seeds.jsonl', [key | line for line in seeds])
   record = key | {'tried': len(scores), 'picked': picked['oracle']} | harness.provenance()
   harness.append_rows(args.out / 'rows.jsonl', [record])

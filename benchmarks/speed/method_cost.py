@@ -1,8 +1,6 @@
 """Cost of a step of each method on the network of `digits`, relative to ERM: time, and FLOPs of the compiled graph.
 
-  python -m benchmarks.speed.method_cost --out=NEW.jsonl
-
-All steps are compiled in one process and take turns; the rows' keys are those of benchmarks/robustness/rows.toml.
+python -m benchmarks.speed.method_cost --out=NEW.jsonl
 """
 
 import functools
@@ -16,7 +14,7 @@ from benchmarks import harness
 from benchmarks.robustness import plan
 from benchmarks.speed.problem import compile_ahead, make_step
 from ule_jax import Batch
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.train.assemble import initialise
 

@@ -2,8 +2,7 @@
 
   python -m benchmarks.speed.population --data=DIR --weights=FILE [--out=NEW.jsonl]   CelebA's folder, a CIFAR ResNet-20
 
-Each trains the same members (four seeds, eight weights of the term) on the same batches of frozen features. Only the
-loops are timed, from the first batch to the last parameter; METHODOLOGY.md has the protocol.
+Each trains the same members (four seeds, eight weights) on the same batches; METHODOLOGY.md has the protocol.
 """
 
 import itertools
@@ -21,15 +20,14 @@ import torch
 from benchmarks import harness
 from benchmarks.speed.problem import make_step
 from ule_jax import Batch
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.data import pipeline
 from ule_jax.devices.mesh import compile_step, make_mesh
 from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.sweep import loop, population
 from ule_jax.sweep.axes import expand, overrides_of
 from ule_jax.train.assemble import initialise
-from ule_jax.train.features import encode_dataset
-from ule_jax.train.weights import load_weights
+from ule_jax.train.weights import start_from_weights
 
 CASES = {
   'linear': {'model.head_depth': 0},
@@ -50,8 +48,8 @@ def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   config = validate_config(harness.load_config('celeba:ule,frozen', fields | CASES[case]))
   dataset = harness.load_dataset(config)
   with tempfile.TemporaryDirectory() as folder:
-    weights, _ = load_weights(config, dataset, Path(folder), force=False)
-    return config, encode_dataset(config, Fingerprint(dataset), weights)
+    features, _, _ = start_from_weights(config, Path(folder), Fingerprint(dataset), force=False)
+  return config, features
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:

@@ -132,7 +132,7 @@ def counts_table(dataset: Dataset) -> str:
 
 
 def clusters_table(diagnosis: dict[str, Any]) -> str:
-  """Return the table of the clusters of a diagnosis and their groups; clusters that mislead the first network most come first.
+  """Return the table of the clusters of a diagnosis; those that mislead the first network most come first.
 
   Args:
     diagnosis: as `explain.diagnosis.look` returns it.
