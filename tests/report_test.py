@@ -357,7 +357,7 @@ def test_it_never_imports_jax(real, tmp_path):
     (['short'], r'saliency/test.npz cannot be read'),
     (['ule', '--out=thesis'], r'thesis exists and is no page of ule_jax.report'),
     (['ule', '--figures'], r'unknown flag --figures'),
-    (['ule', '-x'], r"unknown flag -x"),
+    (['ule', '-x'], r'unknown flag -x'),
   ],
 )
 def test_bad_input_is_one_sentence(flags, message, real, tmp_path, monkeypatch):
