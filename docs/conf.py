@@ -4,11 +4,12 @@ Warnings are errors (-W): a link to a page or heading that does not exist, a pag
 the Python API without its docstring. `python -m sphinx -b linkcheck docs build/links` asks for every external link.
 """
 
-from importlib import metadata
+import tomllib
+from pathlib import Path
 
 project = 'ule_jax'
 author = 'The ule_jax authors'
-release = metadata.version('ule-jax')
+release = tomllib.loads((Path(__file__).parents[1] / 'pyproject.toml').read_text())['project']['version']
 extensions = ['myst_nb', 'sphinx_external_toc', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton']
 
 html_theme = 'furo'
@@ -28,5 +29,16 @@ autodoc_typehints = 'signature'
 autodoc_member_order = 'bysource'
 napoleon_google_docstring = True
 
+default_role = 'code'  # `name` in docstrings
+
 linkcheck_anchors = False
 linkcheck_timeout = 20
+
+
+def setup(app):
+  """Take the bars of |g| in docstrings as they are: reStructuredText has another meaning for them."""
+  app.connect('autodoc-process-docstring', _escape_bars)
+
+
+def _escape_bars(app, what, name, obj, options, lines):
+  lines[:] = [line.replace('|', '\\|') for line in lines]

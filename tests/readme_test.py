@@ -1,4 +1,4 @@
-"""The README's Python runs as printed, and its table of options is complete."""
+"""The README stays short, its loop learns, and the example of a new method runs as its page says."""
 
 import json
 import os
@@ -8,40 +8,89 @@ import subprocess
 import sys
 
 
-def blocks(root, language):
-  return re.findall(rf'```{language}\n(.*?)```', (root / 'README.md').read_text(), re.S)
+def blocks(page, language):
+  return re.findall(rf'```{language}\n(.*?)```', page.read_text(), re.S)
+
+
+def test_it_has_at_most_200_lines(root):
+  assert len((root / 'README.md').read_text().splitlines()) <= 200
+
+
+def test_no_commit_is_named_in_it(root):
+  assert not re.findall(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b', (root / 'README.md').read_text())
 
 
 def test_the_loop_of_your_own_runs_and_learns(root):
-  (code,) = (block for block in blocks(root, 'python') if 'make_train_step' in block)
+  (code,) = (block for block in blocks(root / 'README.md', 'python') if 'make_train_step' in block)
+  assert code in blocks(root / 'docs' / 'guides' / 'own-loop.md', 'python')
   assert len([line for line in code.splitlines() if line.strip()]) <= 30
   scope = {}
   exec(compile(code, 'README.md', 'exec'), scope)
   assert float(scope['metrics']['loss/teacher']) < 0.5
 
 
-def test_a_method_is_one_file_and_one_line(root, tmp_path):
-  (code,) = (block for block in blocks(root, 'python') if 'Focal loss' in block)
-  for folder in ('ule_jax', 'configs'):
-    shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
-  (tmp_path / 'ule_jax' / 'methods' / 'focal.py').write_text(code)
-  for path, old, new in (
-    ('ule_jax/methods/__init__.py', '  erm,\n', '  erm,\n  focal,\n'),
-    ('ule_jax/methods/__init__.py', 'METHODS = {\n', "METHODS = {\n  'focal': focal.make_method,\n"),
-    ('configs/base.py', 'METHODS = {\n', "METHODS = {\n  'focal': dict(gamma=2.0),\n"),
-  ):
-    text = (tmp_path / path).read_text()
-    assert old in text
-    (tmp_path / path).write_text(text.replace(old, new, 1))
-  command = [sys.executable, '-m', 'ule_jax.main', '--config=digits:focal', '--config.method.gamma=1.5']
-  fast = ['--config.train.steps=20', '--config.data.crops=1', '--workdir=run']
-  subprocess.run(command + fast, cwd=tmp_path, check=True, env=os.environ | {'PYTHONPATH': str(tmp_path)})
+def copy_with_row(root, folder, table, row, file, code):
+  """Copy the package, add one file to it and one row to a table, and return the arguments of a short run there."""
+  for part in ('ule_jax', 'configs'):
+    shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns('__pycache__'))
+  (folder / file).write_text(code)
+  path = (folder / file).parent / '__init__.py'
+  text = path.read_text()
+  assert text.count(f'\n{table} = {{\n') == 1
+  path.write_text(text.replace(f'\n{table} = {{\n', f'\n{table} = {{\n  {row}\n', 1))
+  name = row.split("'")[1]
+  fast = ['--config.train.steps=4', '--config.data.crops=1', '--workdir=run']
+  return [sys.executable, '-m', 'ule_jax.main', f'--config=digits:{name}', *fast]
+
+
+def run_in(folder, command):
+  environment = os.environ | {'PYTHONPATH': str(folder)}
+  return subprocess.run(command, cwd=folder, check=False, env=environment, capture_output=True, text=True)
+
+
+def test_a_method_is_one_file_and_one_row(root, tmp_path):
+  page = root / 'docs' / 'develop' / 'add-a-method.md'
+  (code,) = blocks(page, 'python')
+  row = "'focal': row('focal'),"
+  assert row in page.read_text()
+  command = copy_with_row(root, tmp_path, 'METHODS', row, 'ule_jax/methods/focal.py', code)
+  refused = run_in(tmp_path, [*command, '--config.method.gamma=-1'])
+  assert (refused.returncode, refused.stderr.strip()) == (2, 'error: method.gamma is -1.0: give a number from 0 on.')
+  ended = run_in(tmp_path, [*command, '--config.method.gamma=1.5'])
+  assert not ended.returncode, ended.stderr
   assert json.loads((tmp_path / 'run' / 'results.json').read_text())['method'] == 'focal'
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['method'] == {'name': 'focal', 'gamma': 1.5}
 
 
-def test_the_options_table_names_every_option_of_ule(root):
-  from configs import base
+SHARES = '''"""The mistakes of a first run have a share of the draws, and its right answers the rest."""
 
-  text = (root / 'README.md').read_text()
-  for option in base.METHODS['ule']:
-    assert f'`{option}`' in text, option
+import numpy as np
+
+from ule_jax.options import Options, option
+from ule_jax.two_stage.contract import FirstRun, SecondStage
+
+
+class Shares(Options):
+  mistakes: float = option(0.5, 'share of the draws that mistakes have', gt=0, lt=1)
+
+
+def prepare(options: Shares, first: FirstRun) -> SecondStage:
+  train = first.labelled('train')
+  wrong = train['logits'].argmax(1) != train['label']
+  weight = np.where(wrong, options.mistakes / max(wrong.sum(), 1), (1 - options.mistakes) / max((~wrong).sum(), 1))
+  return SecondStage(sampling_weight=weight, notes={'mistakes': int(wrong.sum())})
+'''
+
+
+def test_a_method_of_two_runs_is_one_file_and_one_row(root, tmp_path):
+  row = "'shares': row('shares', fields=EPOCH),"
+  command = copy_with_row(root, tmp_path, 'TWO_STAGE', row, 'ule_jax/two_stage/shares.py', SHARES)
+  command += ['--config.two_stage.steps=3']
+  refused = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=1'])
+  message = 'error: two_stage.shares.mistakes is 1.0: give a number above 0 and below 1.'
+  assert (refused.returncode, refused.stderr.strip()) == (2, message)
+  ended = run_in(tmp_path, [*command, '--config.two_stage.shares.mistakes=0.7'])
+  assert not ended.returncode, ended.stderr
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['method'] == 'shares'
+  assert results['first']['mistakes'] > 0

@@ -2,7 +2,7 @@
 
   python -m benchmarks.speed.memory [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
 
-A row is one process; METHODOLOGY.md has the protocol.
+A row is one process; docs/results/methodology.md has the protocol.
 """
 
 import json

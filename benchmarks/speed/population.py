@@ -3,7 +3,7 @@
   python -m benchmarks.speed.population --data=DIR --weights=FILE [--out=NEW.jsonl]   CelebA's folder, a CIFAR ResNet-20
 
 Each trains the same members (four seeds, eight weights of the term) on the same batches of frozen features. Only the
-loops are timed, from the first batch to the last parameter; METHODOLOGY.md has the protocol.
+loops are timed, from the first batch to the last parameter; docs/results/methodology.md has the protocol.
 """
 
 import itertools

@@ -3,9 +3,9 @@
   python docs/images/photographs.py [FOLDER]
 
 The task: grey crops of the two photographs that scikit-learn ships, a temple and a flower. A round sticker follows the
-class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are cut
-from the other half of each photograph. FOLDER keeps crops and runs (default: a temporary one); a run that is there is
-not made again.
+class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are other
+crops of the same two photographs. FOLDER keeps crops and runs (default: a temporary one); a run that is there is not
+made again.
 """
 
 import csv
@@ -46,12 +46,11 @@ FIELDS = {
 }
 
 
-def crop(photograph: np.ndarray, half: str, sticker: str, rng: np.random.Generator) -> Image.Image:
-  """Return a grey square of one half of a photograph, with a sticker somewhere."""
+def crop(photograph: np.ndarray, sticker: str, rng: np.random.Generator) -> Image.Image:
+  """Return a grey square of a photograph, with a sticker somewhere."""
   height, width = photograph.shape
-  side = int(rng.integers(130, 240))
-  low, high = (0, width // 2 - side) if half == 'left' else (width // 2, width - side)
-  x, y = int(rng.integers(low, high + 1)), int(rng.integers(0, height - side + 1))
+  side = int(rng.integers(120, 220))
+  x, y = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
   grey = photograph[y : y + side, x : x + side] ** rng.uniform(0.6, 1.6)
   image = Image.fromarray(np.uint8(255 * grey)).resize((SEEN, SEEN), Image.Resampling.LANCZOS).convert('RGB')
   radius = SEEN * 0.09
@@ -72,7 +71,7 @@ def write_crops(folder: Path, counts: dict[str, int]) -> None:
       sticker = next(name for name in STICKERS if (name == USUAL[label]) == usual)
       name = f'{split}/{i:04}.png'
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      crop(grey[label], 'right' if split == 'test' else 'left', sticker, rng).save(folder / name)
+      crop(grey[label], sticker, rng).save(folder / name)
       rows.append((name, label, split, sticker))
   with (folder / 'metadata.csv').open('w', newline='') as file:
     csv.writer(file).writerows([('filename', 'label', 'split', 'attribute'), *rows])
