@@ -21,7 +21,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from ule_jax import data
-from ule_jax.cli import flags
+from ule_jax.config import load_config as load_config  # as `--config=NAME` and its fields make it
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -29,16 +29,9 @@ RESULTS = Path(__file__).parent / 'results'
 # --- Runs --------------------------------------------------------------------------------------------
 
 
-def load_config(name: str, fields: Mapping[str, Any] | None = None) -> Any:
-  """Return a config as `--config=NAME --config.FIELD=VALUE` makes it: the one place where benchmarks build one."""
-  argv = [f'--config={name}', *(f'--config.{field}={value}' for field, value in (fields or {}).items())]
-  return flags.parse(argv, '', {}).config
-
-
 def load_dataset(config: Any) -> Any:
   """Return the data set of a config."""
-  options = dict(config.data)
-  return data.load(options.pop('name'), options)
+  return data.load(config.data.name, config.data.to_dict())
 
 
 def reuse_memory() -> None:

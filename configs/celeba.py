@@ -6,7 +6,7 @@ The defaults are a full recipe for an accelerator (ResNet-50 at 224); it has not
 by us yet. The README has a small run that takes a minute on a CPU, with what it gave.
 """
 
-from configs import base
+from ule_jax.config import make, split_spec, vary
 
 _SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (networks.py)
   'optim.lr': 1e-3, 'train.batch_size': 108, 'train.epochs': 0.0, 'train.steps': 30_001,
@@ -19,27 +19,27 @@ RECIPES = {
   # anniesch/jtt README and issues 2 and 6
   'jtt': {
     'optim.lr': 1e-5, 'optim.weight_decay': 0.1, 'train.batch_size': 64,
-    'first.epochs': 1.0, 'first.jtt.up_weight': 50.0,
+    'two_stage.epochs': 1.0, 'two_stage.jtt.up_weight': 50.0,
   },
   # PolinaKirichenko/deep_feature_reweighting README: its base ERM
   'dfr': {'optim.lr': 1e-3},
   # AndPotap/afr README (5d5d78e), its commands for CelebA
   'afr': {
     'optim.lr': 3e-3, 'optim.schedule': 'cosine', 'train.batch_size': 100, 'train.epochs': 20.0,
-    'first.afr.gamma': 1.44, 'first.afr.strength': 1e-3, 'first.afr.steps': 1000, 'first.afr.lr': 0.02,
+    'two_stage.afr.gamma': 1.44, 'two_stage.afr.strength': 1e-3, 'two_stage.afr.steps': 1000, 'two_stage.afr.lr': 0.02,
   },
   # BigML-CS-UCLA/SpuCo quickstart (8f61942), which clusters features before training; one epoch as for Waterbirds
   'spare': {
     'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.epochs': 50.0,
-    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 2,
+    'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 2,
   },
-  'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
+  'eiil': {'two_stage.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
   # HazyResearch/correct-n-contrast README (eaa1c66): running statistics; four times 64 examples around an anchor, of
   # which its steps add up 32, and of the anchors a tenth in an epoch. The first run is ours: ERM as below, one epoch.
   'cnc': {
     'optim.lr': 1e-5, 'optim.weight_decay': 0.1, 'train.batch_size': 256, 'train.epochs': 15.0,
     'method.contrast': 0.75, 'method.temperature': 0.05, 'model.batch_norm': 'frozen',
-    'first.epochs': 1.0, 'first.lr': 1e-4, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch',
+    'two_stage.epochs': 1.0, 'two_stage.lr': 1e-4, 'two_stage.weight_decay': 1e-4, 'two_stage.batch_norm': 'batch',
   },
   # huaxiuyao/LISA README, without its CutMix: batches of 16 of each of the four groups, of which the smallest has 87:
   # its 50 epochs are 4,350 steps. Evaluated after 5 of these epochs (ours).
@@ -54,8 +54,8 @@ RECIPES = {
 
 def get_config(spec='ule'):
   """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
-  method, variants = base.parse(spec)
-  config = base.make('celeba', method)
+  method, variants = split_spec(spec)
+  config = make('celeba', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   config.model.weights = 'default'
@@ -71,4 +71,4 @@ def get_config(spec='ule'):
   config.train.eval_every = 1272  # one epoch of the full train split
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return base.vary(config, variants)
+  return vary(config, variants)

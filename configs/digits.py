@@ -7,20 +7,20 @@ to 14 (benchmarks/results/robustness): erm 41.7, ule 92.2; of seeds 10 to 12 (it
 shuffled_student 90.3, gradient_penalty (with mistakes) 89.7. The README has the spread.
 """
 
-from configs import base
+from ule_jax.config import make
 
-# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/robustness, setting `methods`); for ULE
-# that is its default.
+# The best of at most four on val_balanced's worst group, seeds 0 to 2 (benchmarks/robustness, setting `methods`); for
+# ULE that is its default.
 RECIPES = {
   'shuffled_student': {'method.weight': 0.3},
   'gradient_penalty': {'method.weight': 0.3, 'method.mistakes': 'balanced'},
   'lff': {'method.q': 0.3},
-  'jtt': {'first.jtt.up_weight': 50.0, 'first.steps': 200},
-  'eiil': {'method.step_size': 0.01, 'first.steps': 200},
-  'spare': {'first.spare.max_clusters': 2, 'first.steps': 50},
-  'cnc': {'method.contrast': 0.25, 'first.steps': 200},
-  'afr': {'first.afr.gamma': 4.0, 'first.afr.lr': 0.01},
-  'dfr': {'first.dfr.split': 'val_balanced'},
+  'jtt': {'two_stage.jtt.up_weight': 50.0, 'two_stage.steps': 200},
+  'eiil': {'method.step_size': 0.01, 'two_stage.steps': 200},
+  'spare': {'two_stage.spare.max_clusters': 2, 'two_stage.steps': 50},
+  'cnc': {'method.contrast': 0.25, 'two_stage.steps': 200},
+  'afr': {'two_stage.afr.gamma': 4.0, 'two_stage.afr.lr': 0.01},
+  'dfr': {'two_stage.dfr.split': 'val_balanced'},
   'group_dro': {'method.step_size': 0.1, 'method.adjustment': 2.0},
   'rwg': {'optim.weight_decay': 0.1},
   'subg': {'optim.weight_decay': 0.01},
@@ -32,7 +32,7 @@ RECIPES = {
 
 def get_config(method='ule'):
   """Make the config; `method` is what stands behind the colon of --config."""
-  config = base.make('digits', method)
+  config = make('digits', method)
   config.model.name = 'mlp'
   config.model.width = 64
   config.model.depth = 1

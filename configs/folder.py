@@ -6,13 +6,13 @@
 A start, not a recipe: size, network, learning rate and length are for you to choose.
 """
 
-from configs import base
+from ule_jax.config import make, split_spec, vary
 
 
 def get_config(spec='ule'):
   """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
-  method, variants = base.parse(spec)
-  config = base.make('folder', method)
+  method, variants = split_spec(spec)
+  config = make('folder', method)
   config.model.name = 'resnet18'
   config.model.batch_norm = 'batch'
   config.model.weights = 'default'
@@ -24,4 +24,4 @@ def get_config(spec='ule'):
   config.train.eval_batch_size = 256
   config.train.eval_every = 200
   config.loader.threads = 8
-  return base.vary(config, variants)
+  return vary(config, variants)

@@ -6,7 +6,7 @@ DIR holds spawrious224/; --config.data.challenge=m2m_hard chooses another challe
 accelerator; we have not had the images, so that it has not been run on them by us.
 """
 
-from configs import base
+from ule_jax.config import make, split_spec, vary
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
 # (all numbers from aengusl/spawrious, its hyper-parameters for every challenge)
@@ -14,17 +14,17 @@ RECIPES = {
   'group_dro': {'method.step_size': 5.3e-3},
   'irm': {'method.penalty_weight': 1.88, 'method.anneal_steps': 247},
   'mmd': {'method.gamma': 7.29},
-  'jtt': {'first.steps': 500},  # ours, as are the lengths of the other first runs
-  'spare': {'first.steps': 200},
-  'eiil': {'first.steps': 200},
-  'cnc': {'first.steps': 200},
+  'jtt': {'two_stage.steps': 500},  # ours, as are the lengths of the other first runs
+  'spare': {'two_stage.steps': 200},
+  'eiil': {'two_stage.steps': 200},
+  'cnc': {'two_stage.steps': 200},
 }
 
 
 def get_config(spec='ule'):
   """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
-  method, variants = base.parse(spec)
-  config = base.make('spawrious', method)
+  method, variants = split_spec(spec)
+  config = make('spawrious', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   config.model.weights = 'default'
@@ -39,4 +39,4 @@ def get_config(spec='ule'):
   config.train.eval_every = 300  # facebookresearch/DomainBed's checkpoint frequency for its larger sets
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return base.vary(config, variants)
+  return vary(config, variants)

@@ -6,29 +6,29 @@ DIR holds the two folders bg-..., as Whac-A-Mole's generator writes them. A full
 we have not had the images, so that it has not been run on them by us.
 """
 
-from configs import base
+from ule_jax.config import make, split_spec, vary
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
 # (numbers are from facebookresearch/Whac-A-Mole where nothing else stands beside them)
 RECIPES = {
   'group_dro': {'method.step_size': 0.01},
-  'jtt': {'first.epochs': 1.0, 'first.jtt.up_weight': 100.0},
-  'eiil': {'first.epochs': 1.0, 'first.eiil.steps': 10_000, 'first.eiil.lr': 1e-3},
+  'jtt': {'two_stage.epochs': 1.0, 'two_stage.jtt.up_weight': 100.0},
+  'eiil': {'two_stage.epochs': 1.0, 'two_stage.eiil.steps': 10_000, 'two_stage.eiil.lr': 1e-3},
   'lff': {'method.q': 0.7, 'method.decay': 0.7},
   'lisa': {'method.domains': 4},  # ours: the cells of the two shortcuts
   # BigML-CS-UCLA/SpuCo quickstart (8f61942), which does not say how long the first run is: an epoch as for EIIL
   'spare': {
-    'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4,
-    'first.spare.clusters': 4, 'first.spare.high_power': 1,
+    'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3,
+    'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 4, 'two_stage.spare.high_power': 1,
   },
-  'cnc': {'first.epochs': 1.0},  # ours: an epoch as for EIIL
+  'cnc': {'two_stage.epochs': 1.0},  # ours: an epoch as for EIIL
 }  # fmt: skip
 
 
 def get_config(spec='ule'):
   """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
-  method, variants = base.parse(spec)
-  config = base.make('urbancars', method)
+  method, variants = split_spec(spec)
+  config = make('urbancars', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   config.model.weights = 'default'
@@ -42,4 +42,4 @@ def get_config(spec='ule'):
   config.train.eval_every = 315  # 5 epochs
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return base.vary(config, variants)
+  return vary(config, variants)

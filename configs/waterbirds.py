@@ -6,7 +6,7 @@ DIR holds metadata.csv and the species folders. A full recipe for an accelerator
 only, so that it has not been run on the images by us.
 """
 
-from configs import base
+from ule_jax.config import make, split_spec, vary
 
 # method -> what it changes, with its source; methods that are not listed train as ERM does
 _SUBPOPBENCH = {  # YyzHarry/SubpopBench, whose networks keep BatchNorm in evaluation mode (networks.py)
@@ -17,7 +17,7 @@ RECIPES = {
   # anniesch/jtt README and issues 2 and 6; with a larger lr the error set is empty
   'jtt': {
     'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.batch_size': 64,
-    'first.epochs': 60.0, 'first.jtt.up_weight': 100.0,
+    'two_stage.epochs': 60.0, 'two_stage.jtt.up_weight': 100.0,
   },
   # PolinaKirichenko/deep_feature_reweighting README: its base ERM
   'dfr': {
@@ -26,20 +26,20 @@ RECIPES = {
   # AndPotap/afr README (5d5d78e), its commands for Waterbirds
   'afr': {
     'optim.lr': 3e-3, 'train.batch_size': 32, 'train.epochs': 50.0, 'data.augment': True,
-    'first.afr.gamma': 10.0, 'first.afr.strength': 0.0, 'first.afr.steps': 500, 'first.afr.lr': 0.01,
+    'two_stage.afr.gamma': 10.0, 'two_stage.afr.strength': 0.0, 'two_stage.afr.steps': 500, 'two_stage.afr.lr': 0.01,
   },
   # BigML-CS-UCLA/SpuCo quickstart (8f61942): groups after one epoch
   'spare': {
     'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.epochs': 100.0,
-    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 4,
+    'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 4,
   },
-  'eiil': {'first.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
+  'eiil': {'two_stage.epochs': 1.0},  # facebookresearch/Whac-A-Mole (for UrbanCars); GroupDRO's recipe on top
   # HazyResearch/correct-n-contrast README (eaa1c66): running statistics; four times 17 examples around an anchor, of
   # which its steps add up 32, so that its epochs are longer. The first run is ours: ERM as above, for one epoch.
   'cnc': {
     'optim.lr': 1e-4, 'optim.weight_decay': 1e-3, 'train.batch_size': 68, 'train.epochs': 5.0,
     'method.contrast': 0.75, 'method.temperature': 0.1, 'model.batch_norm': 'frozen',
-    'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch',
+    'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.batch_norm': 'batch',
   },
   # huaxiuyao/LISA README: batches of 16 of each of the four groups, of which the smallest has 4: its 300 epochs are
   # 1,200 steps. Evaluated after 10 of these epochs (ours).
@@ -54,8 +54,8 @@ RECIPES = {
 
 def get_config(spec='ule'):
   """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
-  method, variants = base.parse(spec)
-  config = base.make('waterbirds', method)
+  method, variants = split_spec(spec)
+  config = make('waterbirds', method)
   config.model.name = 'resnet50'
   config.model.batch_norm = 'batch'
   config.model.weights = 'default'
@@ -70,4 +70,4 @@ def get_config(spec='ule'):
   config.train.eval_every = 190  # 5 epochs
   config.loader.threads = 8
   config.update_from_flattened_dict(RECIPES.get(method, {}))
-  return base.vary(config, variants)
+  return vary(config, variants)

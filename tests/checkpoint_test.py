@@ -1,4 +1,4 @@
-"""What is kept, what is refused, and what a damaged file does."""
+"""Checkpoints: retention, refusals, and damaged files."""
 
 import gc
 import shutil
@@ -44,11 +44,12 @@ def arrays_of(directory):
   return max((p for p in directory.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def newest(directory):
-  said = []
+def newest(directory, capsys=None):
+  """Restore the newest state; with capsys return also the lines that were printed meanwhile."""
   checkpoints = Checkpoints(directory, RULES, 2)
   try:
-    return *checkpoints.restore_newest(state_of(0), said.append), said
+    step, state = checkpoints.restore_newest(state_of(0))
+    return step, state, capsys.readouterr().err.splitlines() if capsys else []
   finally:
     checkpoints.close()
 
@@ -89,7 +90,7 @@ def snapshots(directory, place):
     active.clear()  # a hook cannot be taken away
 
 
-def test_a_process_that_is_killed_at_any_point_has_its_newest_and_best_checkpoints(tmp_path):
+def test_a_process_that_is_killed_at_any_point_has_its_newest_and_best_checkpoints(tmp_path, capsys):
   """While scores are added to the newest one, as one is saved, and as others are deleted."""
   directory = tmp_path / 'w'
   fill(directory, [(3, 1), (1, 1), ()], keep=1)
@@ -105,7 +106,7 @@ def test_a_process_that_is_killed_at_any_point_has_its_newest_and_best_checkpoin
     checkpoints.close()
   assert min(moments) > 3, moments
   for copy in taken:
-    step, state, said = newest(copy)  # `best` is asked there, too
+    step, state, said = newest(copy, capsys)  # `best` is asked there, too
     assert step >= least.get(copy, 50), copy
     assert leaves_equal(state, state_of(step))
     assert not said
@@ -128,7 +129,7 @@ def test_scores_are_added_to_a_checkpoint_without_writing_its_arrays(tmp_path):
 
 
 @pytest.mark.parametrize('harm', ['arrays', 'scores', 'metadata', 'folder'])
-def test_a_damaged_newest_one_is_named_and_the_one_before_serves(harm, tmp_path):
+def test_a_damaged_newest_one_is_named_and_the_one_before_serves(harm, tmp_path, capsys):
   fill(tmp_path, [(1, 1), (2, 2), (3, 3)], keep=3)
   for step in (20, 30):
     place = tmp_path / str(step)
@@ -141,12 +142,12 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_serves(harm, tmp_path)
       (place / 'state' / '_METADATA').write_text('')
     else:
       shutil.rmtree(place / 'state')
-  step, state, said = newest(tmp_path)
+  step, state, said = newest(tmp_path, capsys)
   assert step == 10
   assert leaves_equal(state, state_of(10))
   assert [f'step {s} is damaged' in text for s, text in zip((30, 20), said, strict=True)] == [True, True]
   assert {p.name for p in tmp_path.iterdir()} == {'10', '20.damaged', '30.damaged'}
-  fill(tmp_path, [(), (5, 5)][1:])  # step 10 again, from elsewhere: a step that exists is saved anew
+  fill(tmp_path, [(), (5, 5)][1:])  # step 10 again, from elsewhere: a step that exists is saved again
   assert leaves_equal(newest(tmp_path)[1], state_of(10))
 
 
@@ -164,7 +165,7 @@ def test_another_network_is_no_reason_to_move_anything(tmp_path):
   fill(tmp_path, [(1, 1)])
   checkpoints = Checkpoints(tmp_path, RULES, 2)
   with pytest.raises(UserError, match='of another network, choose another --workdir'):
-    checkpoints.restore_newest({'kernel': jnp.zeros((4, 5)), 'step': jnp.asarray(0)}, print)
+    checkpoints.restore_newest({'kernel': jnp.zeros((4, 5)), 'step': jnp.asarray(0)})
   checkpoints.close()
   assert {p.name for p in tmp_path.iterdir()} == {'10'}
 
@@ -179,7 +180,7 @@ def test_a_damaged_best_one_is_refused_by_name(tmp_path):
   damage(tmp_path / '10' / 'scores' / 'metadata')
   checkpoints = Checkpoints(tmp_path, RULES, 1)
   with pytest.raises(UserError, match=r'/10, .*its scores cannot be read'):
-    checkpoints.restore_newest(state_of(0), print)
+    checkpoints.restore_newest(state_of(0))
   checkpoints.save(40, state_of(40), dict.fromkeys(RULES, 0))
   checkpoints.close()
   assert (tmp_path / '10').is_dir()  # damaged ones are not deleted
@@ -208,7 +209,7 @@ def test_parts_are_read_alone_and_checked(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, RULES, 2)
   checkpoints.save(10, state_of(10), {})
-  monkeypatch.setattr(checkpoints, 'MARGIN', 1 << 60)
+  monkeypatch.setattr('ule_jax.runs.checkpoints.MARGIN', 1 << 60)
   with pytest.raises(UserError, match=r'a checkpoint cannot be written in .* MB needed\): make room'):
     checkpoints.save(20, state_of(20), {})
   checkpoints.close()

@@ -59,8 +59,8 @@ def refused(root, message, **changes):
 def test_a_word_for_missing_is_an_unknown_group_and_is_said(word, column, own, capsys):
   changed(own, ('attribute', column))
   changed(own, ('train,indoors', f'train,{word}'), count=3)
-  said = []
-  dataset = load('folder', own, say=said.append)
+  dataset = load('folder', own)
+  said = capsys.readouterr().err.splitlines()
   assert dataset.splits['train'].group.tolist()[:3] == [-1] * 3
   assert (dataset.splits['train'].group[3:] >= 0).all()
   assert len(dataset.groups) == (4 if column == 'attribute' else 2)
@@ -96,7 +96,7 @@ def test_classes_may_be_called_so_if_they_are_listed_and_are_in_that_order(own):
   dataset = load('folder', own, classes=('nan', 'cat'))
   assert dataset.classes == ('nan', 'cat')
   assert dataset.splits['train'].label.tolist()[:7] == [1] * 6 + [0]
-  refused(own, r"line 2: a/0.jpg has the label 'cat' where one of nan, dog is due", classes=('nan', 'dog'))
+  refused(own, r"line 2: a/0.jpg has the label 'cat' instead of one of nan, dog", classes=('nan', 'dog'))
   refused(own, r'no image of the class .emu. to train', classes=('nan', 'cat', 'emu'))
 
 
@@ -105,10 +105,10 @@ def test_the_list_of_classes_is_checked(classes, own):
   refused(own, 'data.classes', classes=classes)
 
 
-def test_names_that_often_mean_nothing_are_said_to_be_names(own):
+def test_names_that_often_mean_nothing_are_said_to_be_names(own, capsys):
   changed(own, ('indoors', 'none'))
-  said = []
-  assert 'cat, none' in load('folder', own, say=said.append).groups
+  assert 'cat, none' in load('folder', own).groups
+  said = capsys.readouterr().err.splitlines()
   assert [text for text in said if "'none' is read as a name in the column attribute" in text]
 
 
@@ -206,9 +206,9 @@ def test_one_and_one_point_nought_are_one_class_in_two_spellings(own):
     ((('a/2.jpg', 'a' * 5000 + '.jpg'),), r'missing, the first is .*\.\.\..* \(line 4\)'),
     (((',', ';'),), 'separated by semicolons'),
     (((',', '\t'),), 'separated by tabs'),
-    ((('attribute', 'Group'),), "has the column 'Group' where group is due"),
-    ((('attribute', 'attribute\u200b'),), 'where attribute is due'),
-    ((('label', 'Label'),), "has the column 'Label' where label is due"),
+    ((('attribute', 'Group'),), "has the column 'Group' instead of group"),
+    ((('attribute', 'attribute\u200b'),), 'instead of attribute'),
+    ((('label', 'Label'),), "has the column 'Label' instead of label"),
     ((('attribute', 'Label'),), "two columns of the same name, 'label' and 'Label'"),
   ],
 )  # fmt: skip
@@ -256,16 +256,14 @@ def test_odd_files_that_say_the_same_are_read(change, own, tree):
 def test_columns_of_other_data_sets_are_read_by_the_same_rules(tmp_path):
   birds = write_waterbirds(tmp_path / 'birds')
   rewrite(META, 'bird_0000.jpg,0,0', 'bird_0000.jpg,nan,0')(birds)
-  with pytest.raises(
-    UserError, match=r"metadata\.csv, line 2: 002.*bird_0000.jpg has y 'nan' where one of 0, 1 is due"
-  ):
+  with pytest.raises(UserError, match=r"metadata\.csv, line 2: 002.*bird_0000.jpg has y 'nan' instead of one of 0, 1"):
     load('waterbirds', birds)
   rewrite(META, 'bird_0000.jpg,nan,0', 'bird_0000.jpg,0.0,0')(birds)
   with pytest.raises(UserError, match=r"has the y '0.0' and line 3 '0', which differ only"):
     load('waterbirds', birds)
   faces = write_celeba(tmp_path / 'faces', form='txt')
   rewrite('list_attr_celeba.txt', '000003.jpg  -1', '000003.jpg  NA')(faces)
-  with pytest.raises(UserError, match=r"list_attr_celeba\.txt, line 5: 000003.jpg has Bald 'NA' where one of"):
+  with pytest.raises(UserError, match=r"list_attr_celeba\.txt, line 5: 000003.jpg has Bald 'NA' instead of one of"):
     load('celeba', faces)
 
 
@@ -275,7 +273,7 @@ PARTS = ('train', 'validation', 'test')
 
 
 def write_records(root, features, example, parts=PARTS):
-  """Let TFDS write a set of 8 images a part, as others do; `example(part, i)` gives what is beside the image."""
+  """Write a data set of 8 images a part with TFDS; `example(part, i)` returns the other features of an image."""
   import tensorflow_datasets as tfds
 
   made = {'image': tfds.features.Image(shape=(None, None, 3)), **features(tfds.features)}
@@ -359,9 +357,11 @@ FOLDER = {
     (also(identity=lambda f: np.int64), lambda i: {'label': i % 2, 'identity': 2**40}, ('a', 'b'), (), -1),
   ],
 )  # fmt: skip
-def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups, first, tmp_path):
-  said = []
-  dataset = load('folder', write_records(tmp_path, features, lambda part, i: example(i)), say=said.append)
+def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups, first, tmp_path, capsys):
+  root = write_records(tmp_path, features, lambda part, i: example(i))
+  capsys.readouterr()
+  dataset = load('folder', root)
+  said = capsys.readouterr().err.splitlines()
   assert (dataset.classes, dataset.groups) == (classes, groups)
   assert dataset.splits['train'].group[0] == first
   assert dataset.splits['train'].label.dtype == np.int32
@@ -371,16 +371,16 @@ def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups,
 @pytest.mark.parametrize(
   ('name', 'write', 'key', 'value', 'message'),
   [
-    ('waterbirds', write_waterbirds, 'test/y', -1, 'record 1 of test: .* has the y -1 where 0 to 1 is due'),
-    ('waterbirds', write_waterbirds, 'val/place', -1, 'has the place -1 where 0 to 1 is due'),
-    ('celeba', write_celeba, 'train/Male', -1, 'has the Male -1 where 0 to 1 is due'),
-    ('urbancars', write_urbancars, 'train/bg', 2, 'has the bg 2 where 0 to 1 is due'),
+    ('waterbirds', write_waterbirds, 'test/y', -1, 'record 1 of test: .* has the y -1 instead of 0 to 1'),
+    ('waterbirds', write_waterbirds, 'val/place', -1, 'has the place -1 instead of 0 to 1'),
+    ('celeba', write_celeba, 'train/Male', -1, 'has the Male -1 instead of 0 to 1'),
+    ('urbancars', write_urbancars, 'train/bg', 2, 'has the bg 2 instead of 0 to 1'),
     (
       'spawrious',
       lambda root: write_spawrious(root, 4),
       'images/location',
       6,
-      'has the location 6 where 0 to 5 is due',
+      'has the location 6 instead of 0 to 5',
     ),
     ('folder', lambda root: write_folder(root, ROWS, HEADER), 'test/label', -1, 'has no label'),
     (
@@ -420,7 +420,7 @@ BESIDE = ('._{}', '.{}', '__MACOSX/{}', '@eaDir/{}/SYNOPHOTO_THUMB_M.jpg', '.ipy
 
 
 def litter(root):
-  """Put what other systems write beside every image, and a link to the root."""
+  """Write the companion files of other systems beside every image, and a link to the root."""
   images = listing.list_images(root)
   for name in images:
     folder, _, file = name.rpartition('/')

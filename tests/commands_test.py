@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from common import from_flags
 from PIL import Image
 
-from ule_jax.cli import app, flags
+from ule_jax.cli import app
+from ule_jax.runs.results import REQUIRED
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
 RUN = """
@@ -95,10 +97,10 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """What the command lines name: a run as far as it is read before jax, and what is wrong with others."""
+  """The folders of the command lines: a run as far as it is read before jax is imported, and defective ones."""
   root = tmp_path_factory.mktemp('place')
-  config = flags.parse(['--config=digits'], '', {}).config.to_dict()
-  results = {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
+  config = from_flags('digits').to_dict()
+  results = dict.fromkeys(REQUIRED) | {'step': 1, 'classes': ['a', 'b'], 'roles': {'student': {}, 'teacher': {}}}
   for name in ('run', 'cut', 'torn', 'other', 'bare', 'in', 'bad'):
     (root / name).mkdir()
   for name in ('run', 'cut', 'torn', 'other'):

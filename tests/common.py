@@ -8,28 +8,42 @@ import numpy as np
 import optax
 
 from configs import base
+from ule_jax.config import load_text
 from ule_jax.devices.mesh import compile_step, placement
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model
 from ule_jax.models.pretrained import mapping
+from ule_jax.options import Options
 from ule_jax.train.step import create_state, make_train_step
 
 SIZES = Sizes(n=100, k=2, g=4, group_counts=np.array([40, 10, 10, 40]))
 KEY = jax.random.key(0)
 
 
-def options(method: str, **changes) -> SimpleNamespace:
+def options(method: str, **changes) -> Options:
   """The defaults of a method's options, changed; an unknown one fails.
 
-  Without holding back unless a test asks for it: an untrained student guesses, and would leave the term out.
+  Every student is trusted unless a test asks for another exponent: an untrained one guesses, and would leave the term
+  out.
   """
-  defaults = base.METHODS[method]
-  assert changes.keys() <= defaults.keys()
-  return SimpleNamespace(**defaults | ({'hold_back': 0.0} if 'hold_back' in defaults else {}) | changes)
+  kind = METHODS[method].options
+  trusting = {'trust_exponent': 0.0} if 'trust_exponent' in kind.model_fields else {}
+  return kind(**trusting | changes)
 
 
-def method_of(name: str, k: int = 2, mixing: bool = True, **changes):
-  return METHODS[name](options(name, **changes), SIZES._replace(k=k, mixing=mixing))
+def from_flags(spec: str, *flags: str):
+  """The config of a command line.
+
+  Args:
+    spec: as behind --config, which may stand before it.
+    flags: as --config.train.steps=20.
+  """
+  overrides = [flag.removeprefix('--config.').partition('=') for flag in flags]
+  return load_text(spec.removeprefix('--config='), [(name, text) for name, _, text in overrides])[0]
+
+
+def method_of(name: str, k: int = 2, couples_examples: bool = True, **changes):
+  return METHODS[name].make(options(name, **changes), SIZES._replace(k=k, couples_examples=couples_examples))
 
 
 def network(name: str = 'cnn', k: int = 2, **changes):

@@ -8,26 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import from_flags
 from sources import SOURCES
 
-from ule_jax import cli
+from ule_jax import load_config
 from ule_jax.cli import app
-from ule_jax.cli.flags import parse, read
-from ule_jax.config.check import check
+from ule_jax.cli.flags import read
 from ule_jax.config.fields import flatten
+from ule_jax.config.schema import validate_config
+from ule_jax.errors import UserError
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network
 from ule_jax.models.build import make_preprocess
 from ule_jax.optim import make_optimizer
 from ule_jax.train.assemble import make_method
 from ule_jax.train.step import create_state, make_train_step
+from ule_jax.two_stage import TWO_STAGE
 
 SOMEWHERE = ('--config.data.dir=somewhere',)
 CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', 'urbancars', 'folder'), SOMEWHERE)
 
 
 def load(name, method='ule', *changes):
-  return parse([f'--config={name}:{method}', *CONFIGS[name], *changes], '', {}).config
+  return from_flags(f'{name}:{method}', *CONFIGS[name], *changes)
 
 
 def test_every_config_file_is_listed_here(root):
@@ -79,7 +82,7 @@ def test_full_recipes_fine_tune_or_train_heads_on_frozen_features(name, model):
   assert (tuned.method.at, frozen.method.at) == ('image', 'features')
   assert (tuned.model.encoder, frozen.model.encoder) == ('trained', 'frozen')
   for config in (tuned, frozen):
-    check(config)
+    validate_config(config)
   width, size = {'resnet50': 2048, 'vit_b16': 768}[model], tuned.data.size
   network = make_network(SimpleNamespace(**tuned.model), 2)
   out = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
@@ -95,7 +98,7 @@ def built(name, method):
 
   if name != 'base':
     return load(name, method)
-  first, variant = method.startswith('first.'), method.startswith(',')
+  first, variant = method.startswith('two_stage.'), method.startswith(',')
   config = base.make('folder', 'erm' if first or variant else method)
   return base.vary(config, [base.VARIANTS[method[1:]]]) if variant else config
 
@@ -117,25 +120,26 @@ def test_every_number_of_a_recipe_has_its_source():
       assert not changes.keys() - said, f'{name}:{method} has no source in tests/sources.py for {changes.keys() - said}'
 
 
-def test_every_default_that_names_a_source_is_in_the_table(root):
-  """A comment of configs/base.py that ends in the name of a repository is such a claim."""
+def test_every_default_that_names_a_source_is_in_the_table():
+  """The meaning of an option that ends in the name of a repository is such a claim."""
   named = 'group_DRO|LfF|DomainBed|LISA|correct-n-contrast|jtt|Whac-A-Mole|SpuCo|DFR|afr'
-  text = (root / 'configs' / 'base.py').read_text()
-  place, claims = '', []
-  for line in text.splitlines():
-    if start := re.match(r"  '?(\w+)'?(?:=|: )dict\($|METHODS\['(\w+)'\] = dict\($|_STUDENT = dict\($", line):
-      place = start[1] or start[2] or 'ule'
-    if claim := re.match(rf' +(\w+)=.*#.*; .*\b(?:{named})(?:, \w+)?$', line):
-      claims.append((place, claim[1]))
-  assert len(claims) > 25
-  for place, option in claims:
-    said = [
-      field
-      for method, field in ((place, f'method.{option}'), (f'first.{place}', f'first.{place}.{option}'))
-      for _, fields in SOURCES.get(('base', method), ())
-      if field in fields
+  rows = {('base', name): (row, 'method.{}') for name, row in METHODS.items()}
+  rows |= {('base', f'two_stage.{name}'): (row, f'two_stage.{name}.{{}}') for name, row in TWO_STAGE.items()}
+  claims = {
+    (option, field.description): [
+      dotted.format(option)
+      for place, (other, dotted) in rows.items()
+      if getattr(other.options.model_fields.get(option), 'description', '') == field.description
+      for _, fields in SOURCES.get(place, ())
+      if dotted.format(option) in fields
     ]
-    assert said, f'{place}.{option} of configs/base.py claims a source that tests/sources.py lacks'
+    for row, _ in rows.values()
+    for option, field in row.options.model_fields.items()
+    if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description)
+  }
+  assert len(claims) > 20
+  for (option, meaning), sources in claims.items():
+    assert sources, f'{option} ({meaning}) claims a source that tests/sources.py lacks'
 
 
 def test_every_repository_that_a_config_names_is_in_the_table(root):
@@ -154,7 +158,7 @@ def test_recipes_of_subpopbench_keep_the_statistics_of_batchnorm(name, method):
   """Its networks put BatchNorm into evaluation mode whenever they go into training mode."""
   assert load(name, method).model.batch_norm == 'frozen'
   assert load(name, 'erm').model.batch_norm == 'batch'
-  check(load(name, method))
+  validate_config(load(name, method))
 
 
 def test_every_field_is_read_somewhere(root):
@@ -190,7 +194,10 @@ def test_a_config_is_locked():
     (['--config=digits', '--config.method.weight=-1'], r'method.weight is -1.0: give a number from 0 on'),
     (['--config=digits', '--config.method.weight=nan'], r'method.weight is nan'),
     (['--config=digits', '--config.method.q=0'], r'method.q is 0'),
-    (['--config=digits', '--config.method.hold_back=-1'], r'method.hold_back is -1.0: give a number from 0 on'),
+    (
+      ['--config=digits', '--config.method.trust_exponent=-1'],
+      r'method.trust_exponent is -1.0: give a number from 0 on',
+    ),
     (['--config=digits', '--config.method.mistake_share=7'], r'method.mistake_share is 7.0: give a number from 0 to 1'),
     (['--config=digits', '--config.train.steps=0'], r'train.steps and train.epochs are both 0'),
     (['--config=digits', '--config.select=val/acuracy'], r"unknown selection rule 'val/acuracy'"),
@@ -247,7 +254,7 @@ def test_a_verb_without_a_config_reads_arguments_and_numbers():
     (['--model='], r'--model has no value'),
     (['-m'], r"unexpected argument '-m': flags look like --model=VALUE"),
   ):
-    with pytest.raises(cli.UserError, match=message):
+    with pytest.raises(UserError, match=message):
       read(argv, '', flags, positional=True)
 
 
@@ -260,7 +267,7 @@ def test_every_verb_has_a_module_with_help(capsys):
     assert said.count(f'python -m {module.removesuffix(".__main__")} ') > 0  # an example
     assert 'Exit codes: 0 ' in said
     assert max(map(len, said.splitlines())) <= 120
-    with pytest.raises(cli.UserError, match='unknown flag --nonsense'):
+    with pytest.raises(UserError, match='unknown flag --nonsense'):
       importlib.import_module(module).main(['--nonsense=1'])
 
 
@@ -269,17 +276,17 @@ def test_the_method_can_be_named_as_a_field():
 
 
 def test_configs_are_found_by_path_and_from_any_folder(root, tmp_path, monkeypatch):
-  by_path = parse([f'--config={root}/configs/digits.py:erm'], '', {})
+  by_path = load_config(f'{root}/configs/digits.py:erm')
   monkeypatch.chdir(tmp_path)
   for spec in ('digits:erm', 'configs/digits.py:erm'):
-    assert parse([f'--config={spec}'], '', {}).config == by_path.config
+    assert load_config(spec) == by_path
   own = tmp_path / 'mine.py'
   text = 'from configs import digits\n\ndef get_config(method="ule"):\n  c = digits.get_config(method)\n'
   own.write_text(f'{text}  c.seed = 7\n  return c\n')
-  assert parse(['--config=mine.py:erm'], '', {}).config.seed == 7
+  assert load_config('mine.py:erm').seed == load_config(own).seed == 7
   own.write_text('def get_config(:\n')
-  with pytest.raises(cli.UserError, match=r'mine.py:1: invalid syntax'):
-    parse(['--config=mine.py'], '', {})
+  with pytest.raises(UserError, match=r'mine.py:1: invalid syntax'):
+    load_config('mine.py')
 
 
 BODY = 'from configs import base\n\ndef get_config():\n  c = base.make("digits", "ule")\n  {}\n  return c\n'
@@ -312,7 +319,7 @@ BODY = 'from configs import base\n\ndef get_config():\n  c = base.make("digits",
       BODY.format('c.update_from_flattened_dict({"methd.weight": 1})'),
       r'^mine.py:5: there is no field methd.weight: did you mean method.weight\?$',
     ),
-    ('mine.py', BODY.format('c.train.qqqq = 1'), r'^mine.py:5: there is no field qqqq: configs/base.py has all fields'),
+    ('mine.py', BODY.format('c.train.qqqq = 1'), r'^mine.py:5: there is no field qqqq: docs/reference/config.md has'),
     ('mine.py', BODY.format('c.unlock().method.wieght = 1'), r'no field method.wieght: did you mean method.weight'),
     ('mine.py', BODY.format('c.optim.lr = "fast"'), r"^mine.py:5: .* 'lr' .*fast is of original type str"),
     ('mine.py', BODY.format('base.make("digitz", "ule")'), r"^mine.py:5: unknown data set 'digitz': did you mean 'dig"),
@@ -325,20 +332,20 @@ def test_what_a_config_file_does_wrong_is_one_sentence(name, content, message, t
     (tmp_path / name).mkdir()
   else:
     (tmp_path / name).write_text(content)
-  with pytest.raises(cli.UserError, match=message) as end:
-    parse([f'--config={name}'], '', {})
+  with pytest.raises(UserError, match=message) as end:
+    load_config(name)
   assert '\n' not in str(end.value)
 
 
 def test_a_folder_of_the_name_of_a_shipped_config_does_not_hide_it(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'digits').mkdir()
-  assert parse(['--config=digits'], '', {}).config.data.name == 'digits'
+  assert load_config('digits').data.name == 'digits'
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch):
   monkeypatch.setenv('ULE_DATA', '/data')
-  assert parse(['--config=celeba'], '', {}).config.data.dir == '/data/celeba'
+  assert load_config('celeba').data.dir == '/data/celeba'
 
 
 def test_help_runs(monkeypatch, capsys):

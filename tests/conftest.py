@@ -18,6 +18,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)
 install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
 
+from ule_jax.runs.progress import to_terminal  # noqa: E402
+
+to_terminal()  # as the command line does, so that tests see its lines on stderr
+
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get('ULE_TEST_DATA', ROOT.parent / 'shared' / 'data'))
 
@@ -38,8 +42,9 @@ def real_data() -> Path:
 @pytest.fixture(scope='session')
 def ule_run(tmp_path_factory) -> Path:
   """A short run of two networks, done, with saliency of its test split: not to be changed."""
+  from common import from_flags
+
   from ule_jax.cli.evaluate import main
-  from ule_jax.cli.flags import parse
   from ule_jax.train.run import run
 
   workdir = tmp_path_factory.mktemp('ule') / 'w'
@@ -48,7 +53,7 @@ def ule_run(tmp_path_factory) -> Path:
   method = {'term': 'project', 'weight': 30.0, 'q': 0.3, 'student_noise': 2.0, 'mistakes': 'class_balanced_weight'}
   method |= {'hold_back': 0}
   options = [f'--config.method.{name}={value}' for name, value in method.items()]
-  run(parse(['--config=digits:ule', *steps, *options, '--config.data.crops=1'], '', {}).config, workdir)
+  run(from_flags('digits:ule', *steps, *options, '--config.data.crops=1'), workdir)
   main([f'--run={workdir}', '--saliency=3'])
   return workdir
 
@@ -56,10 +61,9 @@ def ule_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def frozen_run(tmp_path_factory) -> Path:
   """A short run of two heads on a frozen CIFAR ResNet, done: not to be changed. Its weights and data lie beside it."""
-  from common import save_network
+  from common import from_flags, save_network
   from writers import write_celeba
 
-  from ule_jax.cli.flags import parse
   from ule_jax.train.run import run
 
   root = tmp_path_factory.mktemp('frozen')
@@ -68,9 +72,9 @@ def frozen_run(tmp_path_factory) -> Path:
     '--config=celeba:ule,frozen', f'--config.data.dir={write_celeba(root / "celeba")}', '--config.data.official=False',
     '--config.data.size=8', '--config.model.name=resnet20', f'--config.model.weights={root}/net.safetensors',
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
-    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache', '--config.method.hold_back=0',
+    '--config.loader.threads=0', f'--config.model.feature_cache={root}/cache', '--config.method.trust_exponent=0',
   ]  # fmt: skip
-  run(parse(flags, '', {}).config, root / 'w')
+  run(from_flags(*flags), root / 'w')
   return root / 'w'
 
 

@@ -78,7 +78,7 @@ def test_all_derivatives_are_those_of_xlas(case, x64):
 
 @pytest.mark.parametrize('case', CASES)
 def test_all_derivatives_are_those_of_xlas_on_other_devices(case, x64):
-  """What is lowered for a GPU, run here; under vmap it is what runs everywhere."""
+  """The lowering for a GPU, run on a CPU; under vmap it runs on every platform."""
   x, kernel, how = settings(case)
   stacked = jnp.stack([x, 2 * x]), jnp.stack([kernel, -kernel])
   found = jax.jit(jax.vmap(lambda x, kernel: everything(ours, x, kernel, how)))(*stacked)

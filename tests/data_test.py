@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from writers import write_celeba
 
-from ule_jax.data import celeba, digits, pipeline
+from ule_jax.data import digits, load, pipeline, read
 from ule_jax.errors import UserError
 
 DIGITS = {'shortcut': 'tint', 'rate': 0.9, 'crops': 1, 'brightness': 0.5, 'seed': 0}
@@ -15,17 +15,17 @@ CELEBA = {'target': 'Blond_Hair', 'attribute': 'Male', 'size': 32, 'resize': 'an
 
 @pytest.fixture(scope='module')
 def tint():
-  return digits.load(**DIGITS)
+  return load('digits', DIGITS)
 
 
 @pytest.fixture(scope='module')
 def faces(tmp_path_factory):
-  return celeba.load(dir=str(write_celeba(tmp_path_factory.mktemp('celeba'))), **CELEBA)
+  return read('celeba', CELEBA | {'dir': str(write_celeba(tmp_path_factory.mktemp('celeba')))})
 
 
 @pytest.mark.parametrize('shortcut', digits.SHORTCUTS)
 def test_digits_follow_the_shortcut_in_train_and_not_in_test(shortcut):
-  data = digits.load(**DIGITS | {'shortcut': shortcut})
+  data = load('digits', DIGITS | {'shortcut': shortcut})
   for name, follows in (('train', 0.9), ('val', 0.9), ('val_balanced', 0.5), ('test', 0.5)):
     split = data.splits[name]
     assert (split.group // 2 == split.label).all()
@@ -34,7 +34,7 @@ def test_digits_follow_the_shortcut_in_train_and_not_in_test(shortcut):
 
 
 def test_the_shortcut_may_have_no_counter_example():
-  data = digits.load(**DIGITS | {'rate': 1.0})
+  data = load('digits', DIGITS | {'rate': 1.0})
   train, test = (data.group_counts(name) for name in ('train', 'test'))
   assert (train > 0).tolist() == [True, False, False, True]
   assert (test > 200).all()
@@ -59,7 +59,7 @@ def test_the_tint_is_in_the_pixels(tint):
 
 
 def test_digits_are_the_same_for_the_same_seed_only(tint):
-  same, other = digits.load(**DIGITS), digits.load(**DIGITS | {'seed': 1})
+  same, other = load('digits', DIGITS), load('digits', DIGITS | {'seed': 1})
   a, b, c = (np.stack([d.splits['train'].load(i) for i in range(50)]) for d in (tint, same, other))
   np.testing.assert_array_equal(a, b)
   assert (a != c).any()
@@ -68,7 +68,7 @@ def test_digits_are_the_same_for_the_same_seed_only(tint):
 @pytest.mark.parametrize(('field', 'value'), [('rate', 1.5), ('crops', 0), ('brightness', 2.0), ('shortcut', 'tnt')])
 def test_digits_options_out_of_range_are_named(field, value):
   with pytest.raises(UserError, match=field):
-    digits.load(**DIGITS | {field: value})
+    load('digits', DIGITS | {field: value})
 
 
 def batches(data, count, **changes):
@@ -188,13 +188,13 @@ def test_worker_processes_give_the_same_batches_and_the_same_errors(faces):
     batches(faces._replace(splits=faces.splits | {'train': split._replace(load=broken)}), 1, workers=1)
 
 
-def test_images_are_prepared_alike_with_and_without_the_data():
+def test_the_input_spec_is_the_same_without_the_data():
   from configs import base
-  from ule_jax.data import DATASETS, preparation
+  from ule_jax.data import DATASETS, input_spec
 
   for name in DATASETS:
     options = base.make(name, 'erm').data.to_dict()
-    prepared = preparation(name, options)
-    assert prepared.words
+    spec = input_spec(name, options)
+    assert spec.description
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    assert prepared.eval_transform(image, np.random.default_rng(0)).shape == prepared.image_shape
+    assert spec.eval_transform(image, np.random.default_rng(0)).shape == spec.image_shape

@@ -50,9 +50,9 @@ WRITERS = {
 }
 
 
-def load(name, root, *, official=False, say=lambda text: None, **changes):
+def load(name, root, *, official=False, **changes):
   options = base.DATA[name] | {'dir': str(root), 'size': 32} | changes
-  return data.load(name, options | ({'official': official} if 'official' in options else {}), say)
+  return data.load(name, options | ({'official': official} if 'official' in options else {}))
 
 
 @pytest.fixture(scope='module')
@@ -386,7 +386,7 @@ def test_options_out_of_range_are_named(name, changes, message, trees):
 
 
 @pytest.mark.parametrize('name', ['waterbirds', 'celeba', 'spawrious', 'urbancars'])
-def test_other_counts_than_the_release_are_refused_by_cell(name, trees):
+def test_other_counts_than_the_release_are_refused_by_cell(name, trees, capsys):
   dataset = load(name, trees[name])
   split, group = 'test', int(np.flatnonzero(dataset.group_counts('test'))[0])
   due = dataset.official[split][group]
@@ -395,8 +395,9 @@ def test_other_counts_than_the_release_are_refused_by_cell(name, trees):
     load(name, trees[name], official=True)
   assert sentence in '; '.join(checks.differences(dataset))
   assert len(str(error.value)) < 700
-  said = []
-  load(name, trees[name], say=said.append)
+  capsys.readouterr()
+  load(name, trees[name])
+  said = capsys.readouterr().err.splitlines()
   assert len(said) == 1
   assert said[0].startswith('warning: ')
 
@@ -452,12 +453,12 @@ def test_a_truncated_image_is_named_in_mid_stream(threads, tmp_path):
     one_batch(load('celeba', root), threads=threads, batch_size=30)
 
 
-def test_bad_images_can_be_left_out_and_are_reported(tmp_path):
+def test_bad_images_can_be_left_out_and_are_reported(tmp_path, capsys):
   root = write_celeba(tmp_path)
   for name in ('000002.jpg', '000030.jpg', '000031.jpg'):
     (root / 'img_align_celeba' / name).write_bytes(b'no image')
-  said = []
-  dataset = load('celeba', root, on_bad_image='skip', say=said.append)
+  dataset = load('celeba', root, on_bad_image='skip')
+  said = capsys.readouterr().err.splitlines()
   assert [split.count for split in dataset.splits.values()] == [28, 13, 13]
   assert dataset.notes['skipped_images'] == {'train': ['000002.jpg', '000030.jpg'], 'val': ['000031.jpg']}
   assert [s for s in said if 'left out' in s and '000002.jpg' in s and '2 of 30' in s]
@@ -473,7 +474,7 @@ def test_bad_images_can_be_left_out_and_are_reported(tmp_path):
 
 
 def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
-  """The 8,000 faces: csv, txt, a folder of one's own and prepared array_record give byte-equal batches."""
+  """The 8,000 faces: csv, txt, a folder with metadata.csv and array_record give byte-equal batches."""
   from ule_jax.data.pack import pack
 
   with tarfile.open(real_data / 'celeba' / 'celeba_8k.tar') as tar:

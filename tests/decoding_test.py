@@ -1,4 +1,4 @@
-"""What a file means: how bright its values are, what is transparent, how it is turned, and what is no image."""
+"""Decoding of image files: the scale of values, transparency, orientation, and files that are no image."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ def values(array: np.ndarray, form: str) -> bytes:
 def tiff(
   array: np.ndarray, order: str = '<', data: bytes | None = None, **tags: tuple[int, ...] | bytes | int
 ) -> bytes:
-  """A TIFF of one strip with tags of one's own, `t<number>`: short numbers, text, or a signed one."""
+  """A TIFF of one strip with custom tags, `t<number>`: short numbers, text, or a signed one."""
   data = array.astype(array.dtype.newbyteorder(order)).tobytes() if data is None else data
   bands = array.shape[2] if array.ndim == 3 else 1
   sample = {'u': 1, 'i': 2, 'f': 3}[array.dtype.kind]
@@ -243,7 +243,7 @@ def test_the_first_of_several_frames_is_taken_and_said():
 
 
 def odd_exif(tag: int, kind: int, raw: bytes) -> bytes:
-  """Orientation 6, and a GPS tag of another type than is due."""
+  """Orientation 6, and a GPS tag of a wrong type."""
   gps = struct.pack('<HHHI', 1, tag, kind, 1) + raw.ljust(4, b'\0') + bytes(4)
   entries = struct.pack('<HHIHH', 0x0112, 3, 1, 6, 0) + struct.pack('<HHII', 0x8825, 4, 1, 38)
   return b'Exif\0\0II*\0\x08\0\0\0' + struct.pack('<H', 2) + entries + bytes(4) + gps + b'\xff' * 8

@@ -27,8 +27,9 @@ PAGES = (
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/python',
 )  # fmt: skip
-# Pages whose code is run elsewhere: readme_test.py adds the method.
-ELSEWHERE = ('docs/develop/add-a-method',)
+# Pages for developers: readme_test.py adds the method, and the examples of style are lines.
+ELSEWHERE = ('docs/develop/add-a-method', 'docs/develop/style')
+DEVELOP = ('architecture', 'glossary', 'style', 'add-a-method', 'add-a-data-set', 'add-a-network', 'add-a-verb')
 
 RELEASED = ('celeba', 'waterbirds', 'spawrious', 'urbancars')
 SHORT = ['train.steps=2', 'train.eval_every=2', 'loader.threads=0']
@@ -113,6 +114,18 @@ def test_generated_pages_are_those_of_the_declarations(root):
   environment = os.environ | {'PYTHONPATH': str(root)}
   ended = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, env=environment)
   assert not ended.returncode, ended.stdout + ended.stderr
+
+
+def test_the_pages_for_developers_are_of_the_tree_that_is_there(root):
+  """Files in backticks exist, and the table of floors has every room."""
+  package, pages = root / 'ule_jax', [root / 'docs' / 'develop' / f'{page}.md' for page in DEVELOP]
+  for page in pages:
+    for path in re.findall(r'`([a-z_/]+\.(?:py|txt))`', page.read_text()):
+      new = path == 'ule_jax/methods/focal.py'
+      assert new or (root / path).exists() or (package / path).exists(), f'{page.name}: {path}'
+  floors = re.findall(r'^\| (`.*?) \|', pages[0].read_text(), re.M)
+  rooms = [path.stem for path in package.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()]
+  assert sorted(re.findall(r'`(\w+)`', ' '.join(floors))) == sorted({*rooms} - {'__init__'})
 
 
 def test_configs_of_all_data_sets_have_a_page(root):

@@ -5,10 +5,9 @@ import os
 
 import numpy as np
 import pytest
-from common import save_network
+from common import from_flags, save_network
 from writers import write_celeba
 
-from ule_jax.cli.flags import parse
 from ule_jax.data import load
 from ule_jax.errors import UserError
 from ule_jax.runs.fingerprint import Fingerprint
@@ -40,14 +39,22 @@ def features(image):
   return np.concatenate([image.mean((1, 3)), image.mean((2, 3))], 1)
 
 
-def encode(dataset, cache, name='one'):
-  said, current = [], Fingerprint(dataset)
+@pytest.fixture
+def encode(capsys):
+  def encode(dataset, cache, name='one'):
+    features = _encode(dataset, cache, name)
+    return features, [line for line in capsys.readouterr().err.splitlines() if line.startswith('computing')]
+
+  return encode
+
+
+def _encode(dataset, cache, name):
+  current = Fingerprint(dataset)
   contents = {split: current.content(split)['content'] for split in dataset.splits}
-  found = encode_splits(dataset, features, name, contents, cache, batch_size=16, threads=0, say=said.append)
-  return found, [line for line in said if line.startswith('computing')]
+  return encode_splits(dataset, features, name, contents, cache, batch_size=16, threads=0)
 
 
-def test_features_are_those_of_prepared_images_and_are_computed_once(celeba, tmp_path):
+def test_features_are_those_of_prepared_images_and_are_computed_once(celeba, tmp_path, encode):
   dataset = load('celeba', SMALL | {'dir': str(celeba)})
   found, said = encode(dataset, tmp_path)
   assert len(said) == 3
@@ -63,7 +70,7 @@ def test_features_are_those_of_prepared_images_and_are_computed_once(celeba, tmp
   assert encode(load('celeba', SMALL | {'dir': str(celeba), 'target': 'Smiling'}), tmp_path)[1] == []
 
 
-def test_what_features_depend_on_is_in_their_key(celeba, tmp_path):
+def test_what_features_depend_on_is_in_their_key(celeba, tmp_path, encode):
   options = SMALL | {'dir': str(celeba)}
   dataset = load('celeba', options)
   encode(dataset, tmp_path)
@@ -80,7 +87,7 @@ def test_what_features_depend_on_is_in_their_key(celeba, tmp_path):
   last.write_bytes(old)
 
 
-def test_damaged_features_are_computed_again(celeba, tmp_path):
+def test_damaged_features_are_computed_again(celeba, tmp_path, encode):
   dataset = load('celeba', SMALL | {'dir': str(celeba)})
   expected, _ = encode(dataset, tmp_path)
   expected = np.array(expected.splits['val'].load(3))
@@ -93,7 +100,7 @@ def test_damaged_features_are_computed_again(celeba, tmp_path):
     encode(dataset, celeba / 'list_attr_celeba.csv')
   none = dict.fromkeys(dataset.splits, '')
   with pytest.raises(UserError, match=r'000\d+.jpg are not finite'):
-    encode_splits(dataset, lambda x: np.full((16, 2), np.nan), 'nan', none, tmp_path, 16, 0, print)
+    encode_splits(dataset, lambda x: np.full((16, 2), np.nan), 'nan', none, tmp_path, 16, 0)
 
 
 def run(place, celeba, weights, method, *changes):
@@ -103,12 +110,12 @@ def run(place, celeba, weights, method, *changes):
     '--config.train.eval_batch_size=16', '--config.train.steps=4', '--config.train.eval_every=2',
     '--config.loader.threads=0', f'--config.model.feature_cache={place}/cache',
   ]  # fmt: skip
-  return train_run(parse([*flags, *changes], '', {}).config, place / method.replace(',', '_'))
+  return train_run(from_flags(*flags, *changes), place / method.replace(',', '_'))
 
 
 @pytest.mark.parametrize('method', ['ule,frozen', 'dfr,frozen', 'jtt,frozen'])
 def test_methods_run_on_features(method, celeba, weights, tmp_path, capsys):
-  first = ('--config.first.epochs=1',) if method.startswith('jtt') else ()
+  first = ('--config.two_stage.epochs=1',) if method.startswith('jtt') else ()
   results = run(tmp_path, celeba, weights, method, '--config.select=last', *first)
   assert 0 <= results['test']['accuracy'] <= 1
   about = json.loads((tmp_path / method.replace(',', '_') / 'weights.json').read_text())

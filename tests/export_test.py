@@ -1,4 +1,4 @@
-"""What is exported says what the run says: the artifact on any batch, the weights in PyTorch and in ours."""
+"""Exports give the run's predictions: the artifact on any batch, the weights in PyTorch and in ours."""
 
 import json
 from types import SimpleNamespace
@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import from_flags
 
 from ule_jax.cli import export
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import layouts, mapping
 from ule_jax.runs.restore import restore
+from ule_jax.runs.results import REQUIRED
 
 SHAPES = {
   'resnet18': ('--config.data.size=33',),
@@ -28,7 +29,7 @@ def read(path):
 
 
 def images_of(run, n=3):
-  return np.random.default_rng(0).integers(0, 256, (n, *run.preparation.image_shape), dtype=np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (n, *run.input_spec.image_shape), dtype=np.uint8)
 
 
 def deployed(run):
@@ -42,8 +43,8 @@ def untrained(tmp_path_factory):
   def make(name):
     root = tmp_path_factory.mktemp(name)
     flags = [f'--config.model.name={name}', '--config.model.weights=none', '--config.data.dir=gone', *SHAPES[name]]
-    config = parse(['--config=folder:erm', *flags], '', {}).config
-    results = {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
+    config = from_flags('folder:erm', *flags)
+    results = dict.fromkeys(REQUIRED) | {'step': 3, 'classes': ['cat', 'dog', 'owl'], 'roles': {'model': {}}}
     network = make_network(SimpleNamespace(**config.model), 3)
     sample = jnp.zeros((1, config.data.size, config.data.size, 3))
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))

@@ -8,16 +8,16 @@ from common import KEY, SIZES, assert_close, batch_of, method_of, network, optio
 
 from configs import base
 from ule_jax import losses
-from ule_jax.config.check import check
+from ule_jax.config.schema import validate_config
 from ule_jax.errors import UserError
-from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes
+from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes, Step
 
 NEED_GROUPS = ('group_dro', 'irm', 'vrex', 'coral', 'mmd', 'lisa')
 G, K, D = SIZES.g, 3, 5
 
 
 def make(name, sizes=None, **changes):
-  return METHODS[name](options(name, **changes), sizes or SIZES._replace(k=K))
+  return METHODS[name].make(options(name, **changes), sizes or SIZES._replace(k=K))
 
 
 def random_batch(rng, b=24, n=SIZES.n, k=K):
@@ -42,7 +42,7 @@ def evaluate(method, batch, outputs, state=None, step=0):
     def forward(role, x, train=True):
       return Output(*outputs[role], {})
 
-    return method.loss({}, forward, state, batch, jnp.asarray(step, jnp.int32), KEY)
+    return method.loss(Step({}, state, batch, jnp.asarray(step, jnp.int32), KEY, forward))
 
   (value, aux), slopes = jax.value_and_grad(loss, has_aux=True)(outputs)
   return value, aux, slopes
@@ -389,7 +389,7 @@ def mixed_images(method, batch, keys, w):
     return Output(flat @ w, flat, {'shown': x})
 
   def one(key):
-    value, aux = method.loss({}, forward, {}, batch, jnp.asarray(0, jnp.int32), key)
+    value, aux = method.loss(Step({}, {}, batch, jnp.asarray(0, jnp.int32), key, forward))
     return value, aux.batch_stats['model']['shown'], aux.metrics
 
   return jax.jit(jax.vmap(one))(keys)
@@ -560,10 +560,10 @@ def test_domains_have_to_fit_the_groups():
 def test_options_out_of_range_are_refused(method, option, value):
   config = base.make('digits', method)
   config.train.steps = 1
-  check(config)
+  validate_config(config)
   config.method[option] = value
   with pytest.raises(UserError, match=f'method.{option} is'):
-    check(config)
+    validate_config(config)
 
 
 @pytest.mark.parametrize('name', ['lff', 'mixup', 'group_dro'])

@@ -1,4 +1,4 @@
-"""What a step and an evaluation refuse: a network that is no longer finite is never scored, saved or done."""
+"""Guards of a step and an evaluation: a network that is no longer finite is never scored, saved or done."""
 
 import json
 from types import SimpleNamespace
@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import KEY, SIZES, batch_of, method_of, network, setup
+from common import KEY, SIZES, batch_of, from_flags, method_of, network, setup
 from PIL import Image
 
 from configs import base
-from ule_jax.cli import flags
 from ule_jax.deploy.predict import predict
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
@@ -34,7 +33,7 @@ DEEP = ['--config.model.depth=4', '--config.optim.lr=1e18']  # each layer is fin
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *SHORT, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *SHORT, *changes)
 
 
 def optimizer(**changes):
@@ -46,8 +45,8 @@ def scaled(factor):
   """ERM whose loss, and so its gradient, is multiplied; the loss that it reports is not."""
   erm = method_of('erm')
 
-  def loss(*args):
-    value, aux = erm.loss(*args)
+  def loss(step):
+    value, aux = erm.loss(step)
     return factor * value, aux
 
   return erm._replace(loss=loss)
@@ -200,7 +199,7 @@ def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path,
 def test_a_prediction_that_is_no_number_is_none(ule_run, tmp_path):
   run = restore(ule_run)
   Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / 'a.png')
-  look = predict.reader(tmp_path, run.preparation.decoding, older=False)
+  look = predict.reader(tmp_path, run.input_spec.decoding, older=False)
   assert len(list(predict(run, look, ['a.png']))) == 1
   params = jax.tree.map(lambda leaf: leaf * 1e30, run.networks.params)
   broken = run._replace(networks=run.networks._replace(params=params))
@@ -212,7 +211,7 @@ def test_all_methods_report_the_roles_of_their_updates():
   """The guard looks up each role in losses, gradients, updates and statistics."""
   batch = batch_of()
   for name in METHODS:
-    method = METHODS[name](SimpleNamespace(**base.METHODS[name]), SIZES)
+    method = METHODS[name].make(METHODS[name].options(), SIZES)
     state, step = setup(method, network('mlp'), batch)
     after = jax.eval_shape(step, state, batch)[0]
     assert set(after.bad_step) == set(method.roles)

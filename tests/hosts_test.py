@@ -16,11 +16,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from common import assert_close, batch_of, method_of, network, train
-from sharding_test import KINDS, config_of
+from common import assert_close, batch_of, from_flags, method_of, network, train
+from sharding_test import KINDS, config_of, stop_after
 from writers import write_folder
 
-from ule_jax.cli.flags import parse
 from ule_jax.devices import processes
 from ule_jax.devices.mesh import PARALLEL
 from ule_jax.devices.processes import COUNTS, barrier, connect, first_process_first, preempted, process_slice
@@ -67,10 +66,10 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
   expected = run(config_of(), tmp_path / 'one')
   workdir = tmp_path / 'turns'
   with monkeypatch.context() as patch:
-    patch.setattr('ule_jax.devices.processes.preempted', lambda step: 'SIGTERM' if step == 2 else '')
+    patch.setattr('ule_jax.devices.processes.preempted', stop_after(2))
     with pytest.raises(Interrupted):
       run(config_of(), workdir)
-  work(4, tmp_path / '4.npz', workdir, 4)
+  work(4, tmp_path / '4.npz', workdir, 2)
   assert not (workdir / 'done').exists()
   work(2, tmp_path / '2.npz', workdir, 0)
 
@@ -104,7 +103,7 @@ def until(found, processes) -> None:
 
 
 def training_in(workdir):
-  """Tell whether a run has logged its first step."""
+  """Return a function that returns whether a run has logged its first step."""
   return lambda: (
     '"step": 100,' in (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else False
   )
@@ -151,7 +150,7 @@ def test_two_stages_on_hosts_with_one_device(tmp_path):
   with started(2, lambda i, port: [*command, f'--host={i}', f'--coordinator=127.0.0.1:{port}']) as processes:
     ends = end(processes)
   assert [code for code, _ in ends] == [0, 0], ends
-  expected = run(parse(flags, '', {}).config, tmp_path / 'one')
+  expected = run(from_flags(*flags), tmp_path / 'one')
   assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
 
 
@@ -253,5 +252,5 @@ def test_one_host_waits_for_nobody():
   barrier('nobody')
   with first_process_first('nobody'):
     pass
-  assert preempted(1) == ''
+  assert preempted() == ''
   assert process_slice() == {'host': 0, 'hosts': 1}

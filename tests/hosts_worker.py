@@ -1,6 +1,6 @@
 """One of several processes of one run, started by hosts_test: `hosts_worker.py HOST HOSTS PORT OUT WORKDIR STOP`.
 
-Trains small networks over all processes and writes their parameters; then goes on with a run, until step STOP if that
+Trains small networks over all processes and writes their parameters; then goes on with a run, for STOP steps if that
 is not 0.
 """
 
@@ -18,7 +18,7 @@ def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -
   assert (jax.process_count(), jax.device_count()) == (number, 4)
 
   import numpy as np
-  from sharding_test import config_of
+  from sharding_test import config_of, stop_after
 
   from ule_jax.errors import Interrupted
   from ule_jax.train.run import run
@@ -28,7 +28,7 @@ def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -
   if processes.is_first():
     np.savez(out, **found)
   if stop:
-    processes.preempted = lambda step: 'SIGTERM' if step == stop else ''
+    processes.preempted = stop_after(stop)
   try:
     run(config_of(), workdir)
   except Interrupted:

@@ -12,8 +12,8 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from common import from_flags
 
-from ule_jax.cli import flags
 from ule_jax.errors import UserError
 from ule_jax.runs import lock, workdir
 from ule_jax.sweep.run import run as sweep_run
@@ -46,15 +46,21 @@ def elsewhere(folder):
       holder.kill()
 
 
-def own(folder):
-  said = []
-  with workdir.owned(folder, {'seed': 0}, False, say=said.append) as same:
-    assert json.loads((folder / 'lock').read_text())['host'] == platform.node()
-  assert not (folder / 'lock').exists()
-  return same, said
+@pytest.fixture
+def own(capsys):
+  """Lock a folder for a moment; whether it held this run, and the lines that were printed meanwhile."""
+
+  def own(folder):
+    capsys.readouterr()
+    with workdir.owned(folder, {'seed': 0}, False) as same:
+      assert json.loads((folder / 'lock').read_text())['host'] == platform.node()
+    assert not (folder / 'lock').exists()
+    return same, capsys.readouterr().err.splitlines()
+
+  return own
 
 
-def test_a_live_owner_on_another_host_is_not_disturbed(tmp_path):
+def test_a_live_owner_on_another_host_is_not_disturbed(tmp_path, own):
   with elsewhere(tmp_path) as holder:
     with pytest.raises(UserError, match=rf'in use by process {holder.pid} on elsewhere since .*: wait for it'):
       own(tmp_path)
@@ -62,7 +68,7 @@ def test_a_live_owner_on_another_host_is_not_disturbed(tmp_path):
     assert holder.poll() is None
 
 
-def test_a_killed_owner_on_another_host_is_followed_after_the_stated_time(tmp_path):
+def test_a_killed_owner_on_another_host_is_followed_after_the_stated_time(tmp_path, own):
   with elsewhere(tmp_path) as holder:
     holder.kill()
     holder.wait()
@@ -72,12 +78,12 @@ def test_a_killed_owner_on_another_host_is_followed_after_the_stated_time(tmp_pa
   assert 2 <= time.monotonic() - began < 10
   assert len(said) == 2
   assert f'taken by process {holder.pid} on elsewhere' in said[0]
-  assert 'taken over if that gives no sign of life for 2 s' in said[0]
+  assert 'taken over if there is no heartbeat for 2 s' in said[0]
   assert 'for 2 s; taken over' in said[1]
 
 
 @pytest.mark.parametrize('skew', [-86_400 * 365, 86_400 * 365])
-def test_clocks_of_two_hosts_are_not_compared(skew, tmp_path):
+def test_clocks_of_two_hosts_are_not_compared(skew, tmp_path, own):
   with elsewhere(tmp_path) as holder:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -115,7 +121,7 @@ def test_of_two_hosts_that_take_over_at_once_the_last_one_has_it(tmp_path):
 
 
 @pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_without_flock_the_lease_decides(number, tmp_path, monkeypatch):
+def test_without_flock_the_lease_decides(number, tmp_path, monkeypatch, own):
   def flock(*_):
     raise OSError(number, os.strerror(number))
 
@@ -132,7 +138,7 @@ def test_without_flock_the_lease_decides(number, tmp_path, monkeypatch):
   assert 'taken over' in own(tmp_path)[1][-1]
 
 
-def test_a_file_system_whose_lock_fails_is_named(tmp_path, monkeypatch):
+def test_a_file_system_whose_lock_fails_is_named(tmp_path, monkeypatch, own):
   def flock(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -152,8 +158,8 @@ def test_a_file_server_that_is_away_for_a_while_ends_nothing(tmp_path, monkeypat
 
 
 def test_runs_and_sweeps_hold_the_lock(tmp_path):
-  config = flags.parse(['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=1'], '', {}).config
-  with lock.held(tmp_path / 'lock', print):
+  config = from_flags('digits:erm', '--config.data.crops=1', '--config.train.steps=1')
+  with lock.held(tmp_path / 'lock'):
     for start in (
       lambda: train_run(config, tmp_path),
       lambda: sweep_run(config, {'seed': [0, 1]}, tmp_path),

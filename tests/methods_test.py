@@ -15,12 +15,12 @@ from ule_jax.methods import METHODS
 from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, SEPARABLE
 from ule_jax.train.step import create_state, make_train_step
 
-# Every method at its defaults (but for hold_back, see common.options), and the option values that change its graph.
+# Every method at its defaults (but for trust_exponent, see common.options), and option values that change its graph.
 # Names that share a step (JTT's second run is ERM on other draws) are run through once.
-DISTINCT = {make: name for name, make in reversed(METHODS.items())}
+DISTINCT = {entry.make: name for name, entry in reversed(METHODS.items())}
 VARIANTS = [(name, {}) for name in METHODS if name in DISTINCT.values()] + [
-  ('ule', {'hold_back': 0.5}),
-  ('ule', {'mistakes': 'none', 'hold_back': 0.5}),
+  ('ule', {'trust_exponent': 0.5}),
+  ('ule', {'mistakes': 'none', 'trust_exponent': 0.5}),
   ('gradient_penalty', {'mistakes': 'class_balanced_weight'}),
   ('ule', {'weight': 0.0}),
   ('ule', {'mistakes': 'weight', 'student_loss': 'cross_entropy', 'warmup_steps': 10}),
@@ -89,9 +89,9 @@ def test_the_state_keeps_its_shape_and_the_step_compiles_once(name, changes):
   ('name', 'changes'),
   [
     *((name, {}) for name in METHODS if name in DISTINCT.values()),
-    ('ule', {'mixing': False}),
-    ('ule', {'hold_back': 0.5}),
-    ('gradient_penalty', {'mistakes': 'balanced', 'hold_back': 0.5}),
+    ('ule', {'couples_examples': False}),
+    ('ule', {'trust_exponent': 0.5}),
+    ('gradient_penalty', {'mistakes': 'balanced', 'trust_exponent': 0.5}),
     ('gradient_penalty', {'mistakes': 'class_balanced_weight', 'student_noise': 0.1}),
     ('lisa', {'domains': 2, 'p_sel': 0.0}),
   ],

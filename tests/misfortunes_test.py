@@ -11,11 +11,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from common import leaves_equal
+from common import from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.cli import flags
 from ule_jax.config import load
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
@@ -35,7 +34,7 @@ MAIN = [sys.executable, '-m', 'ule_jax.main', '--config=digits:erm', *LONG]
 
 def config_of(*changes, method='erm', name='digits'):
   crops = ['--config.data.crops=1'] if name == 'digits' else []
-  return flags.parse([f'--config={name}:{method}', *FAST, *crops, *changes], '', {}).config
+  return from_flags(f'{name}:{method}', *FAST, *crops, *changes)
 
 
 def checkpoints_in(folder):

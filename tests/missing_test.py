@@ -10,7 +10,6 @@ import pytest
 from common import assert_close, batch_of, leaves_equal, method_of, network, setup
 from methods_test import DISTINCT, VARIANTS
 
-from configs import base
 from ule_jax import losses
 from ule_jax.data import pipeline
 from ule_jax.data.dataset import Split
@@ -45,7 +44,11 @@ def one_step(method, model, batch):
   ('name', 'changes', 'k'),
   [(name, changes, 2) for name, changes in VARIANTS]
   + [(name, {}, 3) for name in DISTINCT.values()]
-  + [('ule', {'mixing': False}, 2), ('ule', {'scalar': 'loss'}, 2), ('erm', {'loss': 'generalized_cross_entropy'}, 2)],
+  + [
+    ('ule', {'couples_examples': False}, 2),
+    ('ule', {'scalar': 'loss'}, 2),
+    ('erm', {'loss': 'generalized_cross_entropy'}, 2),
+  ],
   ids=str,
 )
 def test_a_method_learns_nothing_from_rows_without_a_label(name, changes, k):
@@ -114,9 +117,9 @@ def split_with_holes() -> Split:
 
 
 @pytest.mark.parametrize('sampling', pipeline.SAMPLINGS)
-@pytest.mark.parametrize('chance', [None, np.ones(20)])
-def test_a_sampler_refuses_what_has_no_label(sampling, chance):
-  split = split_with_holes()._replace(chance=chance)
+@pytest.mark.parametrize('sampling_weight', [None, np.ones(20)])
+def test_a_sampler_refuses_what_has_no_label(sampling, sampling_weight):
+  split = split_with_holes()._replace(sampling_weight=sampling_weight)
   with pytest.raises(UserError, match='4 training examples have no label'):
     pipeline.order(split, seed=0, sampling=sampling, batch_size=4)
   blind = split._replace(label=np.maximum(split.label, 0))
@@ -142,10 +145,10 @@ def first_run(holes: bool) -> FirstRun:
 
 @pytest.mark.parametrize('name', TWO_STAGE)
 def test_a_second_stage_refuses_what_has_no_label(name):
-  settings = SimpleNamespace(**base.PREPARATIONS.get(name, {}) | ({'steps': 2} if name in ('eiil', 'afr') else {}))
+  settings = TWO_STAGE[name].options(**{'steps': 2} if name in ('eiil', 'afr') else {})
   with pytest.raises(UserError, match=r'have no label|have none'):
-    TWO_STAGE[name](settings, first_run(holes=True))
-  assert TWO_STAGE[name](settings, first_run(holes=False)) is not None
+    TWO_STAGE[name].prepare(settings, first_run(holes=True))
+  assert TWO_STAGE[name].prepare(settings, first_run(holes=False)) is not None
   assert set(REFITS) < set(TWO_STAGE)
 
 
@@ -195,4 +198,4 @@ def test_clusters_are_of_what_has_a_label():
 
 
 def test_every_method_and_every_stage_is_tried():
-  assert {METHODS[name] for name, _ in VARIANTS} == set(METHODS.values())
+  assert {METHODS[name].make for name, _ in VARIANTS} == {entry.make for entry in METHODS.values()}

@@ -6,13 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from common import from_flags
 from PIL import Image
 from writers import write_folder
 
 from ule_jax.cli import export, predict
 from ule_jax.cli.diagnose import main as diagnose
 from ule_jax.cli.evaluate import main as evaluate
-from ule_jax.cli.flags import parse
 from ule_jax.data.decoding import decode
 from ule_jax.models import MODELS
 from ule_jax.runs.restore import restore
@@ -60,7 +60,7 @@ def flags(name, photos, changes):
 
 def run(workdir, name, photos, changes, *more):
   method = 'ule' if name == 'cnn' else 'erm'
-  config = parse([f'--config=folder:{method}', *flags(name, photos, changes), *more], '', {}).config
+  config = from_flags(f'folder:{method}', *flags(name, photos, changes), *more)
   return train_run(config, workdir)
 
 
@@ -87,7 +87,7 @@ def test_every_verb_after_training(name, changes, photos, tmp_path, capsys):
   exported = jax.export.deserialize(bytearray((tmp_path / 'm.stablehlo').read_bytes()))
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
   assert json.loads((tmp_path / 'm.json').read_text())['model'] == name
-  prepare = restore(workdir).preparation.eval_transform
+  prepare = restore(workdir).input_spec.eval_transform
   images = np.stack([prepare(decode((photos / row['filename']).read_bytes(), '', ''), None) for row in rows])
   # bfloat16 rounds differently in another order of its sums, and the CPU's depends on the batch's size.
   atol = 2e-2 if 'precision=bfloat16' in changes else 2e-5

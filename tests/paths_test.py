@@ -1,4 +1,4 @@
-"""Runs below folders of any name go on, are read and shown; what is no folder of this machine is refused at once."""
+"""Runs below folders of any name resume, are read and shown; URLs and unusable paths are refused at once."""
 
 import contextlib
 import csv
@@ -51,23 +51,23 @@ def state_of(step):
 
 @pytest.mark.parametrize('relative', [False, True])
 @pytest.mark.parametrize('name', NAMES)
-def test_checkpoints_are_found_again(name, relative, tmp_path, monkeypatch):
+def test_checkpoints_are_found_again(name, relative, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   place = (paths.Path() if relative else tmp_path) / 'deep' / name / 'checkpoints'
   with contextlib.closing(Checkpoints(place, ('r',), 2)) as checkpoints:
     for step in (1, 2, 3):
       checkpoints.save(step, state_of(step), {'r': step})
-  said = []
   with contextlib.closing(Checkpoints(place, ('r',), 2)) as checkpoints:
-    step, state = checkpoints.restore_newest(state_of(0), said.append)
-    assert (step, float(state['kernel'][1]), checkpoints.best(), said) == (3, 4.0, {'r': 3}, [])
+    step, state = checkpoints.restore_newest(state_of(0))
+    assert (step, float(state['kernel'][1]), checkpoints.best()) == (3, 4.0, {'r': 3})
+  assert capsys.readouterr().err == ''
   with contextlib.closing(Checkpoints(place, ())) as checkpoints:
     assert checkpoints.restore_parts(3, {'kernel': state['kernel']})['kernel'][1] == 4
   assert [p.name for p in (tmp_path / 'deep').iterdir()] == [name]  # nothing was written beside it
 
 
 def test_a_pattern_does_not_reach_the_neighbours(tmp_path):
-  """What an interrupted save of another run left must not be merged into this one's."""
+  """The remains of another run's interrupted save must not be merged into this one's."""
   for name in ('run-a', 'run-*'):
     with contextlib.closing(Checkpoints(tmp_path / name / 'checkpoints', ())) as checkpoints:
       checkpoints.save(1, state_of(1 if name == 'run-a' else 7), {})
@@ -140,7 +140,7 @@ def test_two_stages_a_cache_and_a_sweep_below_odd_folders(frozen_run, tmp_path, 
     '--config.train.eval_batch_size=16', '--config.train.steps=2', '--config.loader.threads=0',
     f'--config.model.feature_cache={tmp_path / ODD}/cache',
   ]  # fmt: skip
-  first = f'--config.first.workdir={tmp_path / ODD}/first'
+  first = f'--config.two_stage.workdir={tmp_path / ODD}/first'
   verb('main', '--config=celeba:jtt,frozen', *flags, first, f'--workdir={tmp_path / ODD}/second')
   verb('main', '--config=celeba:jtt,frozen', *flags, first, f'--workdir={tmp_path / ODD}/third')
   assert capsys.readouterr().err.count('computing the features of') == 3  # once for each split
@@ -166,7 +166,7 @@ ELSEWHERE = (
   'gs:/bucket/x', 'C:\\data', 'C:/data',
 )  # fmt: skip
 PLACES = [
-  ('main', '--workdir='), ('main', '--config.model.feature_cache='), ('main', '--config.first.workdir='),
+  ('main', '--workdir='), ('main', '--config.model.feature_cache='), ('main', '--config.two_stage.workdir='),
   ('main', '--config.model.weights='), ('sweep', '--workdir='), ('data', '--out='), ('prepare', '--out='),
   ('evaluate', '--run='), ('report', ''), ('report', '--out='), ('predict', '--run='), ('predict', '--input='),
   ('predict', '--out='), ('predict', '--saliency='), ('export', '--run='), ('export', '--out='), ('diagnose', '--run='),

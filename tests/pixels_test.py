@@ -1,16 +1,16 @@
-"""What is said of pixels that are not what a file shows: by data, prepare, a run, and a run that goes on."""
+"""Warnings of pixels that differ from the file's appearance: by data, prepare, a run, and a run that resumes."""
 
 import json
 import re
 
 import numpy as np
 import pytest
+from common import from_flags
 from PIL import Image
 from writers import write_csv
 
 from ule_jax.cli import data, predict, prepare
 from ule_jax.cli import evaluate as evaluate_verb
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.runs import workdir
 from ule_jax.train.run import run as train_run
@@ -51,7 +51,7 @@ def flags(root, *changes):
 
 
 def run(place, root, *changes, force=False):
-  return train_run(parse(flags(root, *changes), '', {}).config, place, force)
+  return train_run(from_flags(*flags(root, *changes)), place, force)
 
 
 def warnings_of(capsys) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_run_says_once_that_images_are_transparent(on_bad_image, tmp_path, cap
   skip = f'--config.data.on_bad_image={on_bad_image}'
   run(tmp_path / 'run', root, skip)
   (said,) = warnings_of(capsys)
-  assert '24 of 24 images that were looked at are transparent in places and were put on white (data.background)' in said
+  assert '24 of 24 images that were decoded are transparent in places and were put on white (data.background)' in said
   data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
   (said,) = warnings_of(capsys)
   assert '24 of 24' in said
@@ -102,7 +102,7 @@ def test_prepared_data_are_looked_at_too(tmp_path, capsys):
 
 
 def older(place) -> None:
-  """Take from a run what it would lack, had it been recorded before."""
+  """Remove the fields that a run recorded by an older version lacks."""
   path = place / 'config.json'
   config = json.loads(path.read_text())
   del config['data']['white'], config['data']['background']

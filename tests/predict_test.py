@@ -198,7 +198,7 @@ def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, 
     (shared / 'config.json').write_text(json.dumps(config))
     picture_of(tmp_path / 'x.png')
     chosen = []
-    monkeypatch.setattr('ule_jax.devices.runtime.use_cache', lambda choice, say, to=chosen: to.append(choice))
+    monkeypatch.setattr('ule_jax.devices.runtime.use_cache', lambda choice, to=chosen: to.append(choice))
     predict.main([f'--run={shared}', f'--input={tmp_path / "x.png"}', f'--out={tmp_path / "p.csv"}'])
     evaluate([f'--run={shared}'])
     export.main([f'--run={shared}', f'--out={tmp_path / name}.stablehlo'])

@@ -94,7 +94,7 @@ def agree(net, name: str, size: int, k: int, **changes):
   z_t, g_t, slopes_t = torch_gradients(net, x, y)
   assert_relative(z, z_t)
   assert_relative(g, g_t)
-  # Gradients are laid out as their parameters are.
+  # Gradients have the layout of their parameters.
   with_stats = tensors_of(net) | {n: s.numpy() for n, s in slopes_t.items()}
   expected, *_ = mapping.fit(with_stats, template, name, keep_head=True)
   jax.tree.map(assert_relative, slopes, expected)

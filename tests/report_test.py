@@ -10,16 +10,20 @@ import statistics
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ule_jax import selection
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import build as build_module
 from ule_jax.report import colors, numbers, panels, pictures, runs
 from ule_jax.report.build import build
 from ule_jax.report.series import Series, gather
+from ule_jax.runs.recorded import FinishedRun
+from ule_jax.runs.results import Results
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +39,7 @@ def real(ule_run, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """Leave out the drawings, which take most of a report's time."""
+  """Omit the charts, which take most of a report's time."""
   monkeypatch.setattr(build_module, 'draw', lambda series: {name: [] for name in build_module.datasets(series)})
 
 
@@ -61,7 +65,7 @@ def change(source, target, values=(), **new):
 
 
 class Page(HTMLParser):
-  """What a page is made of; fails where tags do not match."""
+  """The elements of a page; fails where tags do not match."""
 
   VOID = ('meta', 'img', 'br', 'link', 'input', 'hr')
 
@@ -218,7 +222,7 @@ def test_first_runs_and_foreign_folders_are_no_runs(real, tmp_path):
   change(source, tmp_path / 'jtt' / 'first', method='erm')
   change(source, tmp_path / 'shared', method='erm')
   config = json.loads((tmp_path / 'jtt' / 'config.json').read_text())
-  config['first']['workdir'] = str(tmp_path / 'shared')
+  config['two_stage'] |= {'rule': 'jtt', 'workdir': str(tmp_path / 'shared')}
   (tmp_path / 'jtt' / 'config.json').write_text(json.dumps(config))
   (tmp_path / 'model').mkdir()
   (tmp_path / 'model' / 'config.json').write_text('{"architectures": ["ViT"]}')
@@ -228,11 +232,11 @@ def test_first_runs_and_foreign_folders_are_no_runs(real, tmp_path):
 def test_rules_without_group_labels_come_first():
   names = ['val_balanced/worst_group_accuracy', 'val/worst_class_accuracy', 'val/accuracy', 'val/worst_group_accuracy']
   names += ['val_balanced/accuracy']  # balanced by groups: no rule without them
-  run = runs.Run('r', None, {}, {'selected': dict.fromkeys(names)}, '')
+  run = FinishedRun('r', Path(), {}, Results(selected=dict.fromkeys(names)))
   order = numbers.rules([Series('d', 'm', 'm', 0, (run,))])
   assert order[:3] == ['val/worst_class_accuracy', 'val/accuracy', 'last']
-  assert [numbers.label_free(rule) for rule in order] == [True] * 3 + [False] * 3
-  assert numbers.oracle_rule(order) == 'val_balanced/worst_group_accuracy'
+  assert [selection.is_label_free(rule) for rule in order] == [True] * 3 + [False] * 3
+  assert selection.oracle_rule(order) == 'val_balanced/worst_group_accuracy'
 
 
 def test_a_page_that_is_too_large_shows_less(real, undrawn, tmp_path, monkeypatch):
@@ -347,7 +351,7 @@ def test_it_never_imports_jax(real, tmp_path):
     (['empty'], r'empty holds no run'),
     (['cut'], r'cut holds only unfinished runs, the first is cut \(ule on digits\)'),
     (['torn'], r'torn/results.json cannot be read'),
-    (['bare'], r"bare/results.json has no 'roles'"),
+    (['bare'], r'bare/results.json lacks roles'),
     (['old'], r'test.npz is of step 3, the results of 20: write it again'),
     (['short'], r'saliency/test.npz cannot be read'),
     (['ule', '--out=thesis'], r'thesis exists and is no page of ule_jax.report'),

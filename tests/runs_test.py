@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from common import from_flags
 from writers import write_folder, write_spawrious, write_urbancars, write_waterbirds
 
 from ule_jax.cli import tables
-from ule_jax.cli.flags import parse
 from ule_jax.errors import UserError
 from ule_jax.train.run import run as train_run
 
@@ -19,7 +19,7 @@ SMALL = [
 def run(tmp_path, name, root, *changes, method='erm', official=False):
   flags = [f'--config={name}:{method}', f'--config.data.dir={root}', *SMALL, *changes]
   flags += [] if name == 'folder' else [f'--config.data.official={official}']
-  return train_run(parse(flags, '', {}).config, tmp_path / 'run')
+  return train_run(from_flags(*flags), tmp_path / 'run')
 
 
 def test_waterbirds(tmp_path, capsys):

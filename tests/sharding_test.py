@@ -1,14 +1,15 @@
 """Devices: a step has the numbers of one device on any number of them, whichever way it is compiled."""
 
+import itertools
+
 import jax
 import numpy as np
 import optax
 import pytest
-from common import assert_close, batch_of, method_of, network, train, train_on
+from common import assert_close, batch_of, from_flags, method_of, network, train, train_on
 from jax.sharding import PartitionSpec
 
-from ule_jax.cli.flags import parse
-from ule_jax.config.check import check
+from ule_jax.config.schema import validate_config
 from ule_jax.devices import mesh as device_mesh
 from ule_jax.devices.mesh import PARALLEL, make_mesh, placement
 from ule_jax.errors import UserError
@@ -16,6 +17,12 @@ from ule_jax.train.run import run
 
 # A mean over examples, gradients at the input, sums over groups, and a table over the data set.
 KINDS = ('erm', 'ule', 'group_dro', 'lff')
+
+
+def stop_after(steps):
+  """A stand-in for `processes.preempted`: a SIGTERM when so many steps are done."""
+  calls = itertools.count()
+  return lambda: 'SIGTERM' if next(calls) == steps else ''
 
 
 @pytest.mark.parametrize('name', KINDS)
@@ -77,7 +84,7 @@ def test_only_large_arrays_are_divided_along_an_axis_that_fits():
 
 def config_of(*changes):
   flags = ['--config=digits:ule', '--config.train.steps=6', '--config.train.eval_every=3', '--config.data.crops=1']
-  return parse([*flags, *changes], '', {}).config
+  return from_flags(*flags, *changes)
 
 
 def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_path, monkeypatch):
@@ -85,7 +92,7 @@ def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_p
   plain = run(config_of(), tmp_path / 'jit')
   assert run(config_of('--config.fsdp=True'), tmp_path / 'fsdp') == plain
   with monkeypatch.context() as patch:
-    patch.setattr('ule_jax.devices.processes.preempted', lambda step: 'SIGTERM' if step == 4 else '')
+    patch.setattr('ule_jax.devices.processes.preempted', stop_after(4))
     with pytest.raises(KeyboardInterrupt, match='step 4 of 6'):
       run(config_of('--config.fsdp=True'), tmp_path / 'turns')
   assert run(config_of('--config.parallel=pmap'), tmp_path / 'turns') == plain
@@ -93,6 +100,6 @@ def test_a_run_ends_with_the_same_results_and_goes_on_under_another_choice(tmp_p
 
 def test_choices_that_do_not_go_together_are_refused():
   with pytest.raises(UserError, match='needs parallel=jit'):
-    check(config_of('--config.fsdp=True', '--config.parallel=pmap'))
+    validate_config(config_of('--config.fsdp=True', '--config.parallel=pmap'))
   with pytest.raises(UserError, match="unknown parallel 'pmpa': did you mean 'pmap'"):
-    check(config_of('--config.parallel=pmpa'))
+    validate_config(config_of('--config.parallel=pmpa'))

@@ -31,10 +31,10 @@ def test_a_deferred_one_waits_for_the_end_of_the_block_or_the_next_item():
   done = []
   with pytest.raises(Interrupted), Signals() as signals, signals.deferred():
     os.kill(os.getpid(), signal.SIGTERM)
-    done.append(signals.asked)
+    done.append(signals.received)
   assert done == ['SIGTERM']
   with pytest.raises(Interrupted), Signals() as signals, signals.deferred():
-    for item in signals.heeded([1, 2, 3]):
+    for item in signals.until_signal([1, 2, 3]):
       done.append(item)
       if item == 2:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_one_that_becomes_another_error_is_still_a_signal():
       os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(1)
     except Interrupted:
-      raise ImportError(signals.asked) from None
+      raise ImportError(signals.received) from None
   with pytest.raises(ImportError), Signals():
     raise ImportError
 

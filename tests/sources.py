@@ -26,7 +26,7 @@ _SUBPOPBENCH_BOTH = {'train.batch_size': 108, 'train.epochs': 0.0, 'model.batch_
 _SUBPOPBENCH_WATERBIRDS = {**_SUBPOPBENCH_BOTH, 'train.steps': 5001}
 _SUBPOPBENCH_CELEBA = {**_SUBPOPBENCH_BOTH, 'optim.lr': 1e-3, 'train.steps': 30_001}
 _SUBPOPBENCH_METHODS = ('irm', 'vrex', 'coral', 'mmd', 'mixup')
-_AN_EPOCH = (OURS, {'first.epochs': 1.0})
+_AN_EPOCH = (OURS, {'two_stage.epochs': 1.0})
 
 SOURCES = {
   ('base', 'ule'): [('arXiv 1805.07836 and alinlab/LfF e66796e module/loss.py', {'method.q': 0.7})],
@@ -42,26 +42,29 @@ SOURCES = {
   ('base', 'mixup'): [(DOMAINBED, {'method.alpha': 0.2})],
   ('base', 'lisa'): [(LISA, {'method.alpha': 2.0, 'method.p_sel': 0.5})],
   ('base', 'cnc'): [(f'{CNC}, Waterbirds', {'method.contrast': 0.75, 'method.temperature': 0.1})],
-  ('base', 'first.jtt'): [(f'{JTT}, CelebA', {'first.jtt.up_weight': 50.0})],
-  ('base', 'first.eiil'): [
-    (WHACAMOLE.format('{launcher,eiil}'), {'first.eiil.steps': 10_000, 'first.eiil.lr': 1e-3}),
+  ('base', 'two_stage.jtt'): [(f'{JTT}, CelebA', {'two_stage.jtt.up_weight': 50.0})],
+  ('base', 'two_stage.eiil'): [
+    (WHACAMOLE.format('{launcher,eiil}'), {'two_stage.eiil.steps': 10_000, 'two_stage.eiil.lr': 1e-3}),
   ],
-  ('base', 'first.spare'): [
+  ('base', 'two_stage.spare'): [
     (
       'BigML-CS-UCLA/SpuCo e83ea98 src/spuco/group_inference/spare_inference.py',
-      {'first.spare.threshold': 0.9, 'first.spare.high_power': 2},
+      {'two_stage.spare.threshold': 0.9, 'two_stage.spare.high_power': 2},
     ),
   ],
-  ('base', 'first.dfr'): [
+  ('base', 'two_stage.dfr'): [
     (
       'PolinaKirichenko/deep_feature_reweighting 46666e6 dfr_evaluate_spurious.py',
-      {'first.dfr.strengths': (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), 'first.dfr.fits': 20},
+      {'two_stage.dfr.strengths': (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), 'two_stage.dfr.fits': 20},
     ),
   ],
-  ('base', 'first.afr'): [
+  ('base', 'two_stage.afr'): [
     (
       f'{AFR}, Waterbirds',
-      {'first.afr.gamma': 10.0, 'first.afr.strength': 0.0, 'first.afr.steps': 500, 'first.afr.lr': 0.01},
+      {
+        'two_stage.afr.gamma': 10.0, 'two_stage.afr.strength': 0.0,
+        'two_stage.afr.steps': 500, 'two_stage.afr.lr': 0.01,
+      },
     ),
   ],
   ('base', 'afr'): [(f'{AFR}: --train_prop=80', {'train.holdout': 0.2})],
@@ -89,7 +92,7 @@ SOURCES = {
       f'{JTT}, Waterbirds',
       {
         'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.batch_size': 64, 'train.epochs': 300.0,
-        'first.epochs': 60.0, 'first.jtt.up_weight': 100.0,
+        'two_stage.epochs': 60.0, 'two_stage.jtt.up_weight': 100.0,
       },
     ),
   ],
@@ -107,8 +110,8 @@ SOURCES = {
       f'{AFR}, Waterbirds',
       {
         'optim.lr': 3e-3, 'optim.weight_decay': 1e-4, 'optim.schedule': 'constant', 'train.batch_size': 32,
-        'train.epochs': 50.0, 'train.holdout': 0.2, 'data.augment': True, 'first.afr.gamma': 10.0,
-        'first.afr.strength': 0.0, 'first.afr.steps': 500, 'first.afr.lr': 0.01,
+        'train.epochs': 50.0, 'train.holdout': 0.2, 'data.augment': True, 'two_stage.afr.gamma': 10.0,
+        'two_stage.afr.strength': 0.0, 'two_stage.afr.steps': 500, 'two_stage.afr.lr': 0.01,
       },
     ),
   ],
@@ -117,12 +120,12 @@ SOURCES = {
       SPUCO.format('waterbirds/waterbirds'),
       {
         'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.batch_size': 128, 'train.epochs': 100.0,
-        'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 4,
-        'first.spare.high_power': 2,
+        'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.spare.clusters': 4,
+        'two_stage.spare.high_power': 2,
       },
     ),
   ],
-  ('waterbirds', 'eiil'): [(WHACAMOLE.format('launcher'), {'first.epochs': 1.0})],
+  ('waterbirds', 'eiil'): [(WHACAMOLE.format('launcher'), {'two_stage.epochs': 1.0})],
   ('waterbirds', 'cnc'): [
     (
       f'{CNC}, Waterbirds; train_supervised_contrast.py: encoder.eval()',
@@ -133,7 +136,7 @@ SOURCES = {
     ),
     (
       OURS,
-      {'first.epochs': 1.0, 'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch'},
+      {'two_stage.epochs': 1.0, 'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4, 'two_stage.batch_norm': 'batch'},
     ),
   ],
   ('waterbirds', 'lisa'): [
@@ -170,7 +173,7 @@ SOURCES = {
       f'{JTT}, CelebA',
       {
         'optim.lr': 1e-5, 'optim.weight_decay': 0.1, 'train.batch_size': 64, 'train.epochs': 50.0,
-        'first.epochs': 1.0, 'first.jtt.up_weight': 50.0,
+        'two_stage.epochs': 1.0, 'two_stage.jtt.up_weight': 50.0,
       },
     ),
   ],
@@ -188,8 +191,8 @@ SOURCES = {
       f'{AFR}, CelebA',
       {
         'optim.lr': 3e-3, 'optim.weight_decay': 1e-4, 'optim.schedule': 'cosine', 'train.batch_size': 100,
-        'train.epochs': 20.0, 'train.holdout': 0.2, 'data.augment': True, 'first.afr.gamma': 1.44,
-        'first.afr.strength': 1e-3, 'first.afr.steps': 1000, 'first.afr.lr': 0.02,
+        'train.epochs': 20.0, 'train.holdout': 0.2, 'data.augment': True, 'two_stage.afr.gamma': 1.44,
+        'two_stage.afr.strength': 1e-3, 'two_stage.afr.steps': 1000, 'two_stage.afr.lr': 0.02,
       },
     ),
   ],
@@ -198,12 +201,13 @@ SOURCES = {
       SPUCO.format('celebA/celebA'),
       {
         'optim.lr': 1e-5, 'optim.weight_decay': 1.0, 'train.batch_size': 128, 'train.epochs': 50.0,
-        'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 2, 'first.spare.high_power': 2,
+        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4,
+        'two_stage.spare.clusters': 2, 'two_stage.spare.high_power': 2,
       },
     ),
     _AN_EPOCH,
   ],
-  ('celeba', 'eiil'): [(WHACAMOLE.format('launcher'), {'first.epochs': 1.0})],
+  ('celeba', 'eiil'): [(WHACAMOLE.format('launcher'), {'two_stage.epochs': 1.0})],
   ('celeba', 'cnc'): [
     (
       f'{CNC}, CelebA; train_supervised_contrast.py: encoder.eval()',
@@ -214,7 +218,7 @@ SOURCES = {
     ),
     (
       OURS,
-      {'first.epochs': 1.0, 'first.lr': 1e-4, 'first.weight_decay': 1e-4, 'first.batch_norm': 'batch'},
+      {'two_stage.epochs': 1.0, 'two_stage.lr': 1e-4, 'two_stage.weight_decay': 1e-4, 'two_stage.batch_norm': 'batch'},
     ),
   ],
   ('celeba', 'lisa'): [
@@ -243,8 +247,8 @@ SOURCES = {
   ('spawrious', 'group_dro'): [(SPAWRIOUS, {'method.step_size': 5.3e-3})],
   ('spawrious', 'irm'): [(SPAWRIOUS, {'method.penalty_weight': 1.88, 'method.anneal_steps': 247})],
   ('spawrious', 'mmd'): [(SPAWRIOUS, {'method.gamma': 7.29})],
-  ('spawrious', 'jtt'): [(OURS, {'first.steps': 500})],
-  **{('spawrious', method): [(OURS, {'first.steps': 200})] for method in ('spare', 'eiil', 'cnc')},
+  ('spawrious', 'jtt'): [(OURS, {'two_stage.steps': 500})],
+  **{('spawrious', method): [(OURS, {'two_stage.steps': 200})] for method in ('spare', 'eiil', 'cnc')},
   # --- UrbanCars
   ('urbancars', 'erm'): [
     (
@@ -256,11 +260,11 @@ SOURCES = {
     ),
   ],
   ('urbancars', 'group_dro'): [(WHACAMOLE.format('launcher'), {'method.step_size': 0.01})],
-  ('urbancars', 'jtt'): [(WHACAMOLE.format('launcher'), {'first.epochs': 1.0, 'first.jtt.up_weight': 100.0})],
+  ('urbancars', 'jtt'): [(WHACAMOLE.format('launcher'), {'two_stage.epochs': 1.0, 'two_stage.jtt.up_weight': 100.0})],
   ('urbancars', 'eiil'): [
     (
       WHACAMOLE.format('{launcher,eiil}'),
-      {'first.epochs': 1.0, 'first.eiil.steps': 10_000, 'first.eiil.lr': 1e-3, 'method.step_size': 0.01},
+      {'two_stage.epochs': 1.0, 'two_stage.eiil.steps': 10_000, 'two_stage.eiil.lr': 1e-3, 'method.step_size': 0.01},
     ),
   ],
   ('urbancars', 'lff'): [
@@ -272,7 +276,8 @@ SOURCES = {
       SPUCO.format('urbancars/urbancars'),
       {
         'optim.lr': 1e-4, 'optim.weight_decay': 0.1, 'train.batch_size': 128, 'train.epochs': 300.0,
-        'first.lr': 1e-3, 'first.weight_decay': 1e-4, 'first.spare.clusters': 4, 'first.spare.high_power': 1,
+        'two_stage.lr': 1e-3, 'two_stage.weight_decay': 1e-4,
+        'two_stage.spare.clusters': 4, 'two_stage.spare.high_power': 1,
       },
     ),
     _AN_EPOCH,

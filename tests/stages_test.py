@@ -8,13 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
+from common import from_flags
 
-from configs import base
-from ule_jax.cli import flags
+from ule_jax.config.schema import validate_config
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.methods import CORRECTIONS, cnc
+from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json
-from ule_jax.train import evaluate, loop, task, two_stage
+from ule_jax.train import conclude, loop, training_data, two_stage
 from ule_jax.train.run import run
 from ule_jax.two_stage import TWO_STAGE, dfr
 from ule_jax.two_stage.contract import FirstRun
@@ -23,10 +23,7 @@ RNG = np.random.default_rng(0)
 
 
 def options(name, **changes):
-  from types import SimpleNamespace
-
-  assert changes.keys() <= base.PREPARATIONS[name].keys()
-  return SimpleNamespace(**base.PREPARATIONS[name] | changes)
+  return TWO_STAGE[name].options(**changes)
 
 
 def first_of(n=400, k=2, d=5, held_out=0.25, strength=3.0):
@@ -56,11 +53,11 @@ def softmax(z):
 
 def test_jtt_draws_mistakes_more_often():
   first = first_of()
-  found = TWO_STAGE['jtt'](options('jtt', up_weight=20.0), first)
+  found = TWO_STAGE['jtt'].prepare(options('jtt', up_weight=20.0), first)
   data = first.splits['train']
   wrong = data['logits'].argmax(1) != data['label']
   assert 10 < wrong.sum() < 200
-  np.testing.assert_array_equal(found.chance, np.where(wrong, 21.0, 1.0))
+  np.testing.assert_array_equal(found.sampling_weight, np.where(wrong, 21.0, 1.0))
   assert found.notes == {'error_set': wrong.sum()}
 
 
@@ -70,14 +67,14 @@ def test_a_first_run_without_mistakes_is_refused_with_advice(name, message):
   data = first.splits['train']
   perfect = data | {'logits': np.eye(2, dtype=np.float32)[data['label']]}
   with pytest.raises(UserError, match=message):
-    TWO_STAGE[name](None if name == 'cnc' else options(name), first._replace(splits={'train': perfect}))
+    TWO_STAGE[name].prepare(options(name), first._replace(splits={'train': perfect}))
 
 
 def test_eiil_finds_the_environments_that_violate_invariance_most():
   """On BigML-CS-UCLA/SpuCo's objective, a plain NumPy ascent from another start ends in the same split."""
   first = first_of()
   data = first.splits['train']
-  found = TWO_STAGE['eiil'](options('eiil', steps=3000, lr=1e-2), first)
+  found = TWO_STAGE['eiil'].prepare(options('eiil', steps=3000, lr=1e-2), first)
   environment, z, y = found.group % 2, data['logits'].astype(float), data['label']
   step = 1e-5
 
@@ -105,28 +102,28 @@ def test_eiil_finds_the_environments_that_violate_invariance_most():
 def test_spare_clusters_and_weighs_as_its_code():
   first = first_of(strength=6.0)
   data = first.splits['train']
-  found = TWO_STAGE['spare'](options('spare', max_clusters=2), first)
+  found = TWO_STAGE['spare'].prepare(options('spare', max_clusters=2), first)
   attribute = data['group'] % 2
   for k in (0, 1):
     members = data['label'] == k
     clusters = found.group[members]
     agree = ((clusters == clusters.min()) == (attribute[members] == 0)).mean()
     assert max(agree, 1 - agree) > 0.9
-    assert found.chance[members].sum() == pytest.approx(1)
+    assert found.sampling_weight[members].sum() == pytest.approx(1)
     sizes = {c: (clusters == c).sum() for c in np.unique(clusters)}
     score = found.notes['silhouettes'][k]
     power = 1 if score >= 0.9 else 2
     weight = np.array([1 / sizes[c] ** power for c in clusters])
-    np.testing.assert_allclose(found.chance[members], weight / weight.sum())
+    np.testing.assert_allclose(found.sampling_weight[members], weight / weight.sum())
   same = data | {'logits': np.zeros_like(data['logits'])}
   with pytest.raises(UserError, match='finds no clusters'):
-    TWO_STAGE['spare'](options('spare'), first._replace(splits={'train': same}))
+    TWO_STAGE['spare'].prepare(options('spare'), first._replace(splits={'train': same}))
 
 
 @pytest.mark.parametrize('clusters', [2, 4])
 def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
   first = first_of(strength=6.0)
-  made = TWO_STAGE['spare'](options('spare', clusters=clusters), first)
+  made = TWO_STAGE['spare'].prepare(options('spare', clusters=clusters), first)
   assert len(made.groups) == 2 * clusters
   assert made.groups[:clusters] == tuple(f'a, cluster {c}' for c in range(clusters))
   for k in (0, 1):
@@ -134,11 +131,11 @@ def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
     assert len(np.unique(made.group[members])) == clusters
     sizes = np.bincount(made.group)[made.group[members]]
     weight = sizes ** -(1.0 if made.notes['silhouettes'][k] >= 0.9 else 2.0)
-    np.testing.assert_allclose(made.chance[members], weight / weight.sum())
+    np.testing.assert_allclose(made.sampling_weight[members], weight / weight.sum())
   data = first.splits['train']
   coarse = data | {'logits': np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])}  # two outputs
   with pytest.raises(UserError, match=f"class 'a': the first run has 2 different outputs .* too few for {clusters}"):
-    TWO_STAGE['spare'](options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
+    TWO_STAGE['spare'].prepare(options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
 
 
 def around(f, anchor, positives, negatives, temperature):
@@ -181,21 +178,21 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
 
 
 def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
-  from types import SimpleNamespace
-
+  import jax
   import jax.numpy as jnp
 
-  from ule_jax.methods import METHODS, Batch, Output, Sizes
+  from ule_jax.methods import Batch, Output, Sizes, Step
 
   first = first_of(k=3, n=90)
   data = first.splits['train']
-  made = TWO_STAGE['cnc'](None, first)
+  made = TWO_STAGE['cnc'].prepare(options('cnc'), first)
   p = data['logits'].argmax(1)
   np.testing.assert_array_equal(made.group, data['label'] * 3 + p)
   z, f, y = RNG.normal(size=(90, 3)), RNG.normal(size=(90, 4)), data['label']
   batch = Batch(jnp.zeros((90, 1, 1, 1)), *(jnp.asarray(v) for v in (y, made.group, np.arange(90), np.ones(90))))
-  method = METHODS['cnc'](SimpleNamespace(contrast=0.75, temperature=0.1), Sizes(90, 3, 9, np.full(9, 10)))
-  value, _ = method.loss({}, lambda role, x: Output(jnp.asarray(z), jnp.asarray(f), {}), {}, batch, 0, None)
+  method = METHODS['cnc'].make(METHODS['cnc'].options(), Sizes(90, 3, 9, np.full(9, 10)))
+  output = Output(jnp.asarray(z), jnp.asarray(f), {})
+  value, _ = method.loss(Step({}, {}, batch, jnp.asarray(0), jax.random.key(0), lambda role, x: output))
   entropy = -np.log(softmax(z)[np.arange(90), y]).mean()
   assert float(value) == pytest.approx(0.25 * entropy + 0.75 * two_sided(f, y, p, range(90), 0.1), rel=1e-9)
 
@@ -208,7 +205,7 @@ def test_dfr_is_the_fit_of_its_code():
 
   first = first_of(n=2000)
   data = first.splits['val']
-  kernel, bias = TWO_STAGE['dfr'](options('dfr', strengths=(0.3,), fits=20), first).head
+  kernel, bias = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(0.3,), fits=20), first).head
   x, y, group = data['features'].astype(float), data['label'], data['group']
   least, rng, weights = np.bincount(group).min(), np.random.default_rng(7), []
   for _ in range(20):
@@ -294,12 +291,12 @@ def test_dfr_of_three_classes_converges():
 @pytest.mark.parametrize('k', [2, 3])
 def test_fits_of_dfr_that_do_not_converge_are_said(k, monkeypatch):
   monkeypatch.setattr(dfr, 'ITERATIONS', {'liblinear': 2, 'saga': 2})
-  made = TWO_STAGE['dfr'](options('dfr', strengths=(1.0, 0.5), fits=3), first_of(n=900, k=k))
+  made = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0, 0.5), fits=3), first_of(n=900, k=k))
   assert made.notes['not_converged'] == 5
   (message,) = made.messages
   assert '5 of 5 fits of DFR stopped at 2 iterations' in message
   monkeypatch.undo()
-  made = TWO_STAGE['dfr'](options('dfr', strengths=(0.1,), fits=3), first_of(n=900, k=k))
+  made = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(0.1,), fits=3), first_of(n=900, k=k))
   assert (made.notes['not_converged'], made.messages) == (0, ())
 
 
@@ -314,7 +311,7 @@ def test_only_the_warning_of_convergence_is_passed_over(monkeypatch):
 
   monkeypatch.setattr(LogisticRegression, 'fit', warning)
   with pytest.raises(FutureWarning, match='will be removed'):
-    TWO_STAGE['dfr'](options('dfr', strengths=(1.0,), fits=1), first_of())
+    TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0,), fits=1), first_of())
 
 
 @pytest.mark.parametrize(('version', 'old'), [('1.6.1', True), ('1.7.2', True), ('1.8.0', False), ('1.10.0rc1', False)])
@@ -348,28 +345,30 @@ def test_dfr_chooses_on_the_smaller_half(n, monkeypatch):
     return balanced(group, among, rng)
 
   monkeypatch.setattr(dfr, '_balanced', recorded)
-  TWO_STAGE['dfr'](options('dfr', strengths=(1.0,), fits=2), first_of(n=n))
+  TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0,), fits=2), first_of(n=n))
   assert seen == [n - n // 2, n, n]
 
 
 def test_dfr_of_three_classes_and_what_it_needs():
   first = first_of(n=1500, k=3, d=8)
-  found = TWO_STAGE['dfr'](options('dfr', strengths=(1.0, 0.1), fits=2), first)
+  found = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0, 0.1), fits=2), first)
   assert found.head[0].shape == (8, 3)
   assert found.notes['strength'] in (1.0, 0.1)
-  with pytest.raises(UserError, match=r"first\.dfr\.split is 'vall'"):
-    TWO_STAGE['dfr'](options('dfr', split='vall'), first)
+  with pytest.raises(UserError, match=r"two_stage\.dfr\.split is 'vall'"):
+    TWO_STAGE['dfr'].prepare(options('dfr', split='vall'), first)
   with pytest.raises(UserError, match='test is for testing'):
-    TWO_STAGE['dfr'](options('dfr', split='test'), first._replace(splits={**first.splits, 'test': first.splits['val']}))
+    TWO_STAGE['dfr'].prepare(
+      options('dfr', split='test'), first._replace(splits={**first.splits, 'test': first.splits['val']})
+    )
   data = first.splits['val']
   for name, gone, message in (('group', 4, 'no example of group 4'), ('label', 2, "no example of the class 'c'")):
     kept = {key: values[data[name] != gone] for key, values in data.items()}
     splits = {'train': data if name == 'group' else data | {'group': kept['group'][:1].repeat(1500)}, 'val': kept}
     with pytest.raises(UserError, match=message):
-      TWO_STAGE['dfr'](options('dfr'), first._replace(splits=splits))
+      TWO_STAGE['dfr'].prepare(options('dfr'), first._replace(splits=splits))
   blind = data | {'group': np.where(data['index'] < 5, -1, data['group'])}
   with pytest.raises(UserError, match='5 have none'):
-    TWO_STAGE['dfr'](options('dfr'), first._replace(splits={'val': blind}))
+    TWO_STAGE['dfr'].prepare(options('dfr'), first._replace(splits={'val': blind}))
 
 
 def afr_descent(first, gamma, strength, steps, lr, max_norm=1.0):
@@ -398,7 +397,7 @@ def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
   data = first.splits['train']
   data = data | {'features': scale * data['features']}
   first = first._replace(splits={'train': data}, kernel=first.kernel / scale)
-  made = TWO_STAGE['afr'](options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
+  made = TWO_STAGE['afr'].prepare(options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
   kernel, bias, norms = afr_descent(first, 3.0, strength, 60, 0.05)
   assert (max(norms) > 1) == clipped
   np.testing.assert_allclose(made.head[0], kernel, rtol=1e-9, atol=1e-12)
@@ -407,22 +406,31 @@ def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
 
 def test_afr_in_float32_and_what_it_needs():
   first = first_of()
-  made = TWO_STAGE['afr'](options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
+  made = TWO_STAGE['afr'].prepare(options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
   kernel, bias, _ = afr_descent(first, 3.0, 0.1, 50, 0.05)
   assert made.head[0].dtype == np.float32
   np.testing.assert_allclose(made.head[0], kernel, atol=2e-6)
   np.testing.assert_allclose(made.head[1], bias, atol=2e-6)
   with pytest.raises(UserError, match=r'train.holdout'):
-    TWO_STAGE['afr'](options('afr'), first._replace(held_out=np.zeros(400, bool)))
+    TWO_STAGE['afr'].prepare(options('afr'), first._replace(held_out=np.zeros(400, bool)))
 
 
-FAST = ['--config.train.steps=20', '--config.train.eval_every=10', '--config.data.crops=1', '--config.first.steps=10']
-FAST += ['--config.first.eiil.steps=50', '--config.first.spare.max_clusters=2', '--config.first.dfr.fits=2']
-FAST += ['--config.first.dfr.split=val_balanced', '--config.first.dfr.strengths=(1.0,)', '--config.first.lr=1e-4']
+FAST = [
+  '--config.train.steps=20',
+  '--config.train.eval_every=10',
+  '--config.data.crops=1',
+  '--config.two_stage.steps=10',
+]
+FAST += ['--config.two_stage.eiil.steps=50', '--config.two_stage.spare.max_clusters=2', '--config.two_stage.dfr.fits=2']
+FAST += [
+  '--config.two_stage.dfr.split=val_balanced',
+  '--config.two_stage.dfr.strengths=(1.0,)',
+  '--config.two_stage.lr=1e-4',
+]
 
 
 def config_of(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *FAST, *changes)
 
 
 @pytest.mark.parametrize('method', TWO_STAGE)
@@ -446,15 +454,15 @@ def test_two_runs_in_one_command(method, tmp_path):
 @pytest.mark.parametrize('method', ['jtt', 'dfr'])
 def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp_path, monkeypatch):
   whole = run(config_of(method), tmp_path / 'a')
-  shared = f'--config.first.workdir={tmp_path}/a/first'
+  shared = f'--config.two_stage.workdir={tmp_path}/a/first'
   before = (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns
-  conclude, broken = evaluate.evaluate_checkpoints, []
+  evaluate, broken = conclude.evaluate_checkpoints, []
 
-  def interrupt(config, *args):
-    if config.method.name == method and not broken:
+  def interrupt(task, *args):
+    if task.config.method.name == method and not broken:
       broken.append(True)
       raise KeyboardInterrupt
-    return conclude(config, *args)
+    return evaluate(task, *args)
 
   monkeypatch.setattr(loop, 'evaluate_checkpoints', interrupt)
   with pytest.raises(KeyboardInterrupt):
@@ -463,7 +471,7 @@ def test_a_first_run_is_shared_and_an_interrupted_second_one_goes_on(method, tmp
   assert not (tmp_path / 'b' / 'first').exists()
   assert (tmp_path / 'a' / 'first' / 'results.json').stat().st_mtime_ns == before
   # Options of what is made of it do not matter to a first run; its seed does.
-  other = '--config.first.jtt.up_weight=3' if method == 'jtt' else '--config.first.dfr.fits=3'
+  other = '--config.two_stage.jtt.up_weight=3' if method == 'jtt' else '--config.two_stage.dfr.fits=3'
   run(config_of(method, shared, other), tmp_path / 'd')
   with pytest.raises(UserError, match='holds a run with another config'):
     run(config_of(method, shared, '--config.seed=1'), tmp_path / 'c')
@@ -488,12 +496,12 @@ def test_a_signal_in_the_first_run_saves_the_first_run(tmp_path, monkeypatch):
 
 
 def test_the_first_run_may_have_other_batch_norm(tmp_path):
-  config = flags.parse(['--config=waterbirds:cnc', '--config.data.dir=x'], '', {}).config
+  config = validate_config(from_flags('waterbirds:cnc', '--config.data.dir=x'))
   assert (config.model.batch_norm, two_stage.first_config(config).model.batch_norm) == ('frozen', 'batch')
-  config.first.batch_norm = 'same'
-  assert two_stage.first_config(config).model.batch_norm == 'frozen'
-  with pytest.raises(UserError, match=r"unknown first.batch_norm 'moving'"):
-    run(config_of('cnc', '--config.first.batch_norm=moving'), tmp_path / 'w')
+  same = config.replace({'two_stage.batch_norm': 'same'})
+  assert two_stage.first_config(same).model.batch_norm == 'frozen'
+  with pytest.raises(UserError, match=r"unknown two_stage.batch_norm 'moving'"):
+    run(config_of('cnc', '--config.two_stage.batch_norm=moving'), tmp_path / 'w')
 
 
 @pytest.mark.parametrize('method', ['mmd', 'vrex'])
@@ -511,13 +519,13 @@ def test_a_run_that_goes_on_with_a_corrected_loss_says_so_once(method, tmp_path,
     run(config_of(method), workdir)
   assert 'was corrected' not in capsys.readouterr().err
   environment = read_json(workdir / 'env.json')
-  assert environment['correction'] == CORRECTIONS.get(method, '')
+  assert environment['correction'] == METHODS[method].correction
   del environment['correction']  # as a run of before has none
   (workdir / 'env.json').write_text(json.dumps(environment))
   with pytest.raises(Interrupted):
     run(config_of(method), workdir)
   said = capsys.readouterr().err
-  assert (f'the loss of {method} was corrected since this run began' in said) == (method in CORRECTIONS)
+  assert (f'the loss of {method} was corrected since this run began' in said) == bool(METHODS[method].correction)
   run(config_of(method), workdir)
   assert 'was corrected' not in capsys.readouterr().err
 
@@ -531,12 +539,12 @@ def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
     config['first'].get('spare', {}).pop('clusters', None)
     (folder / 'config.json').write_text(json.dumps(config))
   assert run(config_of('jtt'), place)['method'] == 'jtt'
-  with pytest.raises(UserError, match=r"first.batch_norm \('same' there, 'none' here\)"):
-    run(config_of('jtt', '--config.first.batch_norm=none'), place)
+  with pytest.raises(UserError, match=r"two_stage.batch_norm \('same' there, 'none' here\)"):
+    run(config_of('jtt', '--config.two_stage.batch_norm=none'), place)
 
 
 def test_group_inference_feeds_any_method(tmp_path):
-  changes = ['--config.first.prepare=spare', '--config.train.sampling=group_subsampled']
+  changes = ['--config.two_stage.rule=spare', '--config.train.sampling=group_subsampled']
   results = run(config_of('vrex', *changes), tmp_path / 'w')
   assert results['needs_groups']['train'] is False
   assert len(results['first']['clusters']) == 4
@@ -549,7 +557,7 @@ def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
   (tmp_path / 'w' / 'first' / 'predictions' / 'train.npz').write_bytes(b'x')
   shutil.rmtree(tmp_path / 'w' / 'checkpoints')
   (tmp_path / 'w' / 'done').unlink()
-  with pytest.raises(UserError, match=r'train.npz of the first run cannot be read'):
+  with pytest.raises(UserError, match=r"train.npz cannot be read .*: remove the first run's folder"):
     run(config_of('jtt'), tmp_path / 'w')
 
 
@@ -560,9 +568,9 @@ def test_held_out_examples_are_not_trained_on():
 
   data = dict(config.data)
   dataset = load(data.pop('name'), data)
-  mask = task.held_out(config, dataset)
+  mask = training_data.held_out(config, dataset)
   assert mask.mean() == pytest.approx(0.2, abs=0.01)
-  kept = task.training_data(config, dataset, SecondStage()).splits['train']
+  kept = training_data.of_stage(config, dataset, SecondStage()).splits['train']
   names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask)]
   assert [kept.name(i) for i in range(kept.count)] == names
 
@@ -584,10 +592,10 @@ def test_draws_follow_the_chance():
   from ule_jax.data import digits, pipeline
 
   split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
-  chance = np.where(split.group == 1, 20.0, 1.0)
-  block = pipeline.order(split._replace(chance=chance), seed=0, sampling='uniform', batch_size=20_000)
+  sampling_weight = np.where(split.group == 1, 20.0, 1.0)
+  block = pipeline.order(split._replace(sampling_weight=sampling_weight), seed=0, sampling='uniform', batch_size=20_000)
   share = (split.group[block(3)] == 1).mean()
-  assert share == pytest.approx(chance[split.group == 1].sum() / chance.sum(), abs=0.02)
+  assert share == pytest.approx(sampling_weight[split.group == 1].sum() / sampling_weight.sum(), abs=0.02)
   np.testing.assert_array_equal(block(3), block(3))
   assert (block(3) != block(4)).any()
 
@@ -598,7 +606,7 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
   with np.load(place / 'predictions' / 'train.npz') as file:
     arrays = dict(file)
   np.savez(place / 'predictions' / 'train.npz', **arrays | {'label': 1 - arrays['label']})
-  shared = config_of('jtt', f'--config.first.workdir={place}')
+  shared = config_of('jtt', f'--config.two_stage.workdir={place}')
   with pytest.raises(UserError, match='first run on other data'):
     run(shared, tmp_path / 'b')
   shutil.rmtree(place / 'checkpoints')
@@ -609,17 +617,17 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
 @pytest.mark.parametrize(
   ('method', 'changes', 'message'),
   [
-    ('jtt', ['--config.first.prepare=none'], 'made by first.prepare=jtt'),
+    ('jtt', ['--config.two_stage.rule=none'], 'made by two_stage.rule=jtt'),
     ('jtt', ['--config.train.sampling=class_balanced'], 'would undo what jtt says'),
-    ('jtt', ['--config.first.steps=0', '--config.first.epochs=0'], 'say how long the first run'),
-    ('ule', ['--config.first.prepare=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
+    ('jtt', ['--config.two_stage.steps=0', '--config.two_stage.epochs=0'], 'say how long the first run'),
+    ('ule', ['--config.two_stage.rule=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
     ('afr', ['--config.train.holdout=0'], 'set train.holdout'),
     ('afr', ['--config.train.holdout=1'], 'train.holdout is 1'),
-    ('dfr', ['--config.first.dfr.split=test'], 'test is for testing'),
-    ('dfr', ['--config.first.dfr.strengths=abc'], 'give numbers above 0'),
-    ('eiil', ['--config.first.method.name=ule'], 'a first run is erm'),
-    ('spare', ['--config.first.spare.clusters=1'], 'clusters is 1, which divides nothing'),
-    ('spare', ['--config.first.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
+    ('dfr', ['--config.two_stage.dfr.split=test'], 'test is for testing'),
+    ('dfr', ['--config.two_stage.dfr.strengths=abc'], 'give numbers above 0'),
+    ('eiil', ['--config.two_stage.method.name=ule'], 'a first run is erm'),
+    ('spare', ['--config.two_stage.spare.clusters=1'], 'clusters is 1, which divides nothing'),
+    ('spare', ['--config.two_stage.spare.clusters=-2'], 'clusters is -2: give a number from 0 on'),
   ],
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, message, tmp_path):
@@ -629,5 +637,5 @@ def test_settings_that_cannot_work_are_refused_before_a_run(method, changes, mes
 
 
 def test_dfr_says_where_it_needs_groups(tmp_path):
-  results = run(config_of('dfr', '--config.first.dfr.split=train'), tmp_path / 'w')
+  results = run(config_of('dfr', '--config.two_stage.dfr.split=train'), tmp_path / 'w')
   assert results['needs_groups'] == {'train': True, 'validation': False}

@@ -7,14 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from common import leaves_equal, save_network
+from common import from_flags, leaves_equal, save_network
 from PIL import Image
 from writers import write_celeba, write_folder, write_urbancars
 
 from ule_jax import two_stage
 from ule_jax.cli.diagnose import main as diagnose
 from ule_jax.cli.evaluate import main as evaluate
-from ule_jax.cli.flags import parse
 from ule_jax.config import fields
 from ule_jax.data import digits
 from ule_jax.data import load as load_dataset
@@ -46,7 +45,7 @@ def write_data(root):
 
 
 def config_of(data, *changes, method='erm'):
-  return parse([f'--config=folder:{method}', f'--config.data.dir={data}', *SMALL, *changes], '', {}).config
+  return from_flags(f'folder:{method}', f'--config.data.dir={data}', *SMALL, *changes)
 
 
 def run(place, data, *changes, method='erm', force=False):
@@ -145,7 +144,7 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
   for more in ([], ['--config.train.steps=6']):
     with pytest.raises(UserError) as end:
       run(place / 'run', place / 'data', *more)
-    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or go on with --force.'
+    assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or continue with --force.'
   for verb, flags in ((evaluate, []), (diagnose, [f'--out={tmp_path}/d'])):
     with pytest.raises(UserError) as end:
       verb([f'--run={place}/run', *flags])
@@ -220,7 +219,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   evaluate([f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
   changed = runs.find([place / 'run']).changed
-  assert changed == ['run went on by --force at step 4, although the labels and the groups of val differ']
+  assert changed == ['run resumed with --force at step 4, although the labels and the groups of val differ']
 
 
 def test_evaluate_takes_other_data_by_force_and_keeps_them_out_of_the_run(place, capsys):
@@ -275,7 +274,7 @@ def test_masks_and_skipped_images(tmp_path):
 
 def test_data_that_are_made_in_memory_are_compared_by_their_pixels(tmp_path, monkeypatch):
   flags = ['--config=digits:erm', '--config.data.crops=1', '--config.train.steps=2', '--config.train.eval_every=2']
-  config = parse(flags, '', {}).config
+  config = from_flags(*flags)
   train_run(config, tmp_path / 'w')
   drawn = digits._draw
   monkeypatch.setattr(digits, '_draw', lambda *args: drawn(*args) ^ np.uint8(1))
@@ -285,10 +284,10 @@ def test_data_that_are_made_in_memory_are_compared_by_their_pixels(tmp_path, mon
 
 def test_a_second_run_takes_no_first_one_of_other_images(tmp_path, capsys):
   data = write_data(tmp_path / 'data')
-  shared = ['--config.first.steps=2', f'--config.first.workdir={tmp_path}/first']
+  shared = ['--config.two_stage.steps=2', f'--config.two_stage.workdir={tmp_path}/first']
   run(tmp_path / 'one', data, *shared, method='jtt')
   capsys.readouterr()
-  run(tmp_path / 'two', data, *shared, '--config.optim.lr=0.01', '--config.first.lr=0.001', method='jtt')
+  run(tmp_path / 'two', data, *shared, '--config.optim.lr=0.01', '--config.two_stage.lr=0.001', method='jtt')
   assert f'already done, nothing trained: {tmp_path}/first' in capsys.readouterr().err
   for path in data.rglob('*.bmp'):
     other_image(data, path.relative_to(data))
@@ -299,17 +298,17 @@ def test_a_second_run_takes_no_first_one_of_other_images(tmp_path, capsys):
 
 def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatch):
   data = write_data(tmp_path / 'data')
-  flags = ['--config.first.steps=2', '--config.train.steps=2']
+  flags = ['--config.two_stage.steps=2', '--config.train.steps=2']
   run(tmp_path / 'w', data, *flags, method='jtt')
   original = two_stage.TWO_STAGE['jtt']
 
   def other(options, first):
-    prepared = original(options, first)
-    return prepared._replace(chance=prepared.chance + 1)
+    prepared = original.prepare(options, first)
+    return prepared._replace(sampling_weight=prepared.sampling_weight + 1)
 
-  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', other)
+  monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', original._replace(prepare=other))
   with pytest.raises(UserError, match='the first run gives other groups or chances than'):
-    run(tmp_path / 'w', data, '--config.first.steps=2', method='jtt')
+    run(tmp_path / 'w', data, '--config.two_stage.steps=2', method='jtt')
 
 
 @pytest.fixture(scope='module')
@@ -329,7 +328,7 @@ def frozen_config(root, cache, *changes):
     '--config.train.batch_size=8', '--config.train.eval_batch_size=16', '--config.train.steps=4',
     '--config.train.eval_every=4', '--config.loader.threads=1', f'--config.model.feature_cache={cache}/cache',
   ]  # fmt: skip
-  return parse([*flags, *changes], '', {}).config
+  return from_flags(*flags, *changes)
 
 
 def other_weights(path):
@@ -451,7 +450,7 @@ def test_runs_of_one_folder_with_two_data_sets_in_its_time_are_no_series(place, 
   assert all('fingerprint=' in one.dataset for one in series)
 
 
-# --- What may change while a run goes on -------------------------------------------------------------
+# --- Fields that may change on resume -----------------------------------------------------------------
 
 # field -> another value than SMALL's and the default
 OTHER = {
@@ -461,7 +460,7 @@ OTHER = {
   'train.log_every': 1,
   'loader.threads': 2,
   'loader.workers': 1,
-  'first.workdir': 'elsewhere',
+  'two_stage.workdir': 'elsewhere',
   'model.feature_cache': 'elsewhere',
   'checkpoint.keep': 1,
   'compilation_cache': 'off',
@@ -486,8 +485,8 @@ def test_a_field_that_may_change_changes_no_step(field, finished, frozen, tmp_pa
   def go(name, *changes):
     if field == 'model.feature_cache':
       train_run(frozen_config(frozen, tmp_path, *changes), tmp_path / name)
-    elif field == 'first.workdir':
-      run(tmp_path / name, finished / 'data', '--config.first.steps=2', *changes, method='jtt')
+    elif field == 'two_stage.workdir':
+      run(tmp_path / name, finished / 'data', '--config.two_stage.steps=2', *changes, method='jtt')
     else:
       run(tmp_path / name, finished / 'data', *changes)
 
@@ -545,7 +544,9 @@ def test_a_finished_run_goes_on_and_keeps_its_results(place, capsys):
   assert run(place / 'run', place / 'data') == json.loads(old)  # still done
   capsys.readouterr()
   assert run(place / 'run', place / 'data', '--config.train.steps=6')['last']['step'] == 6
-  said = f'{place}/run was done at step 4: its results are kept as results-4.json and predictions-4; going on to step 6'
+  said = (
+    f'{place}/run was done at step 4: its results are kept as results-4.json and predictions-4; continuing to step 6'
+  )
   assert capsys.readouterr().err.count(said) == 1
   assert (place / 'run' / 'results-4.json').read_text() == old
   for path in (place / 'predictions').iterdir():
@@ -554,7 +555,7 @@ def test_a_finished_run_goes_on_and_keeps_its_results(place, capsys):
 
 
 def test_anneal_and_warm_up_count_steps_of_their_own(tmp_path):
-  """What a method does at a step does not depend on how long the run is."""
+  """The computation of a method at a step does not depend on the length of the run."""
   data, flags = write_data(tmp_path / 'data'), ['--config.method.anneal_steps=3', '--config.optim.warmup_steps=3']
   run(tmp_path / 'turns', data, *flags, '--config.train.steps=2', method='irm')
   run(tmp_path / 'turns', data, *flags, method='irm')
@@ -562,13 +563,13 @@ def test_anneal_and_warm_up_count_steps_of_their_own(tmp_path):
   assert leaves_equal(final_state(tmp_path / 'turns'), final_state(tmp_path / 'whole'))
 
 
-# --- Starts that come to nothing ---------------------------------------------------------------------
+# --- Failed starts ------------------------------------------------------------------------------------
 
 
 def test_a_start_that_comes_to_nothing_leaves_nothing(tmp_path):
   data = write_data(tmp_path / 'data')
   (data / 'test' / 'a0.bmp').write_bytes(b'none')
-  for changes, method in (([], 'erm'), (['--config.first.steps=2'], 'jtt')):
+  for changes, method in (([], 'erm'), (['--config.two_stage.steps=2'], 'jtt')):
     with pytest.raises(UserError, match=r'test/a0.bmp cannot be decoded'):
       run(tmp_path / 'w', data, *changes, method=method)
     assert not (tmp_path / 'w').exists()
@@ -593,7 +594,7 @@ def test_a_report_passes_over_what_older_starts_left(place, tmp_path):
   start = tmp_path / 'start'
   start.mkdir()
   shutil.copy(place / 'run' / 'config.json', start)
-  with pytest.raises(UserError, match='holds only starts that came to nothing'):
+  with pytest.raises(UserError, match='holds only failed starts'):
     runs.find([start])
   assert runs.find([start, place / 'run']).unfinished == []
   (start / workdir.LOCK).touch()

@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from common import SIZES, batch_of, leaves_equal, network, setup
+from common import SIZES, batch_of, from_flags, leaves_equal, network, setup
 
 from configs import base
-from ule_jax.cli import flags, sweep, tables
+from ule_jax.cli import sweep, tables
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import runs
@@ -25,16 +24,16 @@ from ule_jax.sweep.run import run as sweep_run
 from ule_jax.train.run import run as train_run
 
 SMALL = ['--config.data.crops=1', '--config.model.width=8', '--config.train.batch_size=32', '--config.loader.threads=0']
-BREAKABLE = ['method.term=project', 'method.weight=30.0', 'method.hold_back=0']
+BREAKABLE = ['method.term=project', 'method.weight=30.0', 'method.trust_exponent=0']
 SHORT = ['--config.train.steps=7', '--config.train.eval_every=3', '--config.train.log_every=2']
 
 
 def config_of(spec, *changes):
-  return flags.parse([f'--config={spec}', *(f'--config.{change}' for change in changes)], '', {}).config
+  return from_flags(spec, *(f'--config.{change}' for change in changes))
 
 
 def small(method, *changes):
-  return flags.parse([f'--config=digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes)], '', {}).config
+  return from_flags(f'digits:{method}', *SMALL, *SHORT, *(f'--config.{c}' for c in changes))
 
 
 def go(config, directory, *axes):
@@ -135,22 +134,21 @@ def test_erm_with_its_own_rate_clip_decay_and_batches(tmp_path):
 
 
 def test_gradient_penalty_with_a_student(tmp_path):
-  axes = 'method.weight=0,0.3', 'method.q=0.2,0.5', 'method.student_noise=0.5,2', 'method.hold_back=0,0.5'
+  axes = 'method.weight=0,0.3', 'method.q=0.2,0.5', 'method.student_noise=0.5,2', 'method.trust_exponent=0,0.5'
   sgd = 'optim.name=sgd', 'optim.lr=0.05'  # Adam would divide a slope that is nothing but rounding by itself
   go(small('gradient_penalty', *sgd), tmp_path / 's', *axes)
-  values = ['method.weight=0.3', 'method.q=0.5', 'method.student_noise=2', 'method.hold_back=0.5']
+  values = ['method.weight=0.3', 'method.q=0.5', 'method.student_noise=2', 'method.trust_exponent=0.5']
   train_run(small('gradient_penalty', *sgd, *values), tmp_path / 'one')
   same_run(tmp_path / 's' / ','.join(values), tmp_path / 'one')
   # a weight of 0 is traced here, and leaves the term out there; so is a hold_back of 0, with the trust
-  values = ['method.weight=0', 'method.q=0.2', 'method.student_noise=0.5', 'method.hold_back=0']
+  values = ['method.weight=0', 'method.q=0.2', 'method.student_noise=0.5', 'method.trust_exponent=0']
   train_run(small('gradient_penalty', *sgd, *values), tmp_path / 'none')
   a, b = restore(tmp_path / 's' / ','.join(values)), restore(tmp_path / 'none')
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.networks, b.networks)
 
 
 def test_heads_on_frozen_features(frozen_run, tmp_path):
-  config, _ = read_run(frozen_run)
-  config.model.feature_cache = str(frozen_run.parent / 'cache')
+  config = read_run(frozen_run)[0].replace({'model.feature_cache': str(frozen_run.parent / 'cache')})
   go(config, tmp_path / 's', f'method.weight={config.method.weight},100', 'seed=0,1')
   same_run(tmp_path / 's' / f'{describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
 
@@ -221,7 +219,7 @@ def test_what_cannot_be_an_axis_is_refused_by_name(axes, message, tmp_path):
 
 
 def test_what_cannot_be_a_population_is_refused(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match=r'first.prepare is jtt: a sweep is of one-stage methods'):
+  with pytest.raises(UserError, match=r'two_stage.rule is jtt: a sweep is of one-stage methods'):
     go(small('jtt'), tmp_path / 'w', 'seed=0,1')
   with pytest.raises(UserError, match=r'train.holdout draws other training data for each seed'):
     go(small('erm', 'train.holdout=0.1'), tmp_path / 'w', 'seed=0,1')
@@ -230,13 +228,15 @@ def test_what_cannot_be_a_population_is_refused(tmp_path, monkeypatch):
     go(small('erm'), tmp_path / 'w', 'seed=0,1')
 
 
-@pytest.mark.parametrize('name', [n for n in METHODS if 'first.prepare' not in base.NEEDS.get(n, {})])
+@pytest.mark.parametrize('name', [n for n in METHODS if 'two_stage.rule' not in base.NEEDS.get(n, {})])
 def test_every_number_of_a_method_can_be_traced(name):
-  numbers = {option: 0.5 for option, value in base.METHODS[name].items() if isinstance(value, float)}
+  fields = METHODS[name].options.model_fields
+  numbers = {option: 0.5 for option, field in fields.items() if field.annotation is float}
+  assert numbers
   batch = batch_of()
 
   def one(numbers):
-    method = METHODS[name](SimpleNamespace(**base.METHODS[name] | numbers), SIZES)
+    method = METHODS[name].make(METHODS[name].options().model_copy(update=numbers), SIZES)
     state, step = setup(method, network('mlp'), batch)
     return step(state, batch)[1]
 

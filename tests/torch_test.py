@@ -105,8 +105,8 @@ def reference(net, params, x, y, o):
   m, classes = torch.ones(len(y), dtype=torch.float64), y.unique()
   right = sum((z_s.argmax(1) == y)[y == c].double().mean() for c in classes) / len(classes)
   k = z_s.shape[1]
-  assert not o.hold_back or 1 / k < right < 1  # else trust tells nothing
-  trust = max(float((k * right - 1) / (k - 1)), 0) ** o.hold_back
+  assert not o.trust_exponent or 1 / k < right < 1  # else trust tells nothing
+  trust = max(float((k * right - 1) / (k - 1)), 0) ** o.trust_exponent
   share = 0.5 + trust * (o.mistake_share - 0.5)
   if o.mistakes != 'none':
     m = (1 - p_s).detach()
@@ -129,7 +129,7 @@ CASES = [
   *(('cnn', {'term': t, 'scalar': s}) for t in losses.TERMS for s in losses.SCALARS),
   *(('cnn', {'mistakes': m, 'student_loss': s}) for m in losses.MISTAKES for s in losses.CLASSIFICATION_LOSSES),
   *(('vit', {'term': t}) for t in losses.TERMS),
-  ('cnn', {'hold_back': 0.5}),
+  ('cnn', {'trust_exponent': 0.5}),
 ]
 
 

@@ -11,17 +11,15 @@ import time
 
 import numpy as np
 import pytest
-from common import damage, leaves_equal
+from common import damage, from_flags, leaves_equal
 from writers import write_folder
 
-from ule_jax import data
-from ule_jax.cli.flags import parse
+from ule_jax import data, selection
 from ule_jax.data import pipeline
 from ule_jax.errors import Interrupted, UserError
-from ule_jax.metrics import SELECTABLE
 from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.workdir import owned
-from ule_jax.train import loop
+from ule_jax.train import evaluate, loop
 from ule_jax.train import run as run_module
 from ule_jax.train.run import run as train_run
 
@@ -29,7 +27,7 @@ FAST = ['--config.train.steps=12', '--config.train.eval_every=4', '--config.trai
 
 
 def config_of(method='ule', *changes):
-  return parse([f'--config=digits:{method}', *FAST, *changes], '', {}).config
+  return from_flags(f'digits:{method}', *FAST, *changes)
 
 
 def run(workdir, *changes, method='ule', force=False):
@@ -75,7 +73,7 @@ def test_a_run_leaves_what_the_interface_names(finished):
       assert set(found['groups']) == set(results['groups'])
       assert sum(g['count'] for g in found['groups'].values()) == {'val': 297, 'test': 1000}[split]
   assert results['roles']['teacher'] == {k: results[k] for k in results['roles']['teacher']}
-  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in SELECTABLE}
+  assert set(results['selected']) == {f'{v}/{m}' for v in ('val', 'val_balanced') for m in selection.METRICS}
   assert results['last']['step'] == 12
 
 
@@ -178,7 +176,7 @@ def signal_at(monkeypatch, place, name, after=1):
     (data, 'load', 1, None),
     (loop, 'Batch', 6, 6),
     (loop, 'Batch', 8, 8),
-    (loop, 'summary', 2, 4),
+    (evaluate, 'summary', 2, 4),
     (loop, 'evaluate_checkpoints', 1, 12),
   ],
 )
@@ -190,7 +188,7 @@ def test_a_terminated_run_ends_bitwise_as_the_other(place, name, after, saved, f
       run(tmp_path / 'w')
   if saved:
     checkpoints = Checkpoints(tmp_path / 'w' / 'checkpoints', ('val/accuracy',))
-    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'conclude')
+    assert (checkpoints.latest, checkpoints.scored(saved)) == (saved, name == 'evaluate_checkpoints')
     checkpoints.close()
   assert not (tmp_path / 'w' / 'done').exists()
   assert not (tmp_path / 'w' / 'lock').exists()
@@ -220,7 +218,7 @@ def test_images_that_vanish_end_the_run_with_their_name(workers, tmp_path, monke
   ]
   flags += ['--config.model.width=2', '--config.model.depth=1', '--config.model.batch_norm=none', '--config.seed=0']
   flags += ['--config.train.steps=40', '--config.train.batch_size=8', '--config.train.eval_every=2']
-  config = parse([*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}'], '', {}).config
+  config = from_flags(*flags, '--config.train.eval_batch_size=8', f'--config.loader.workers={workers}')
   batch, calls = loop.Batch, []
 
   def losing(**arrays):
@@ -327,7 +325,7 @@ def test_balanced_sampling_is_recorded(tmp_path):
 def test_learning(seed, tmp_path):
   def worst(method, *changes):
     changes = [f'--config.seed={seed}', *changes]
-    config = parse([f'--config=digits:{method}', *changes], '', {}).config
+    config = from_flags(f'digits:{method}', *changes)
     return train_run(config, tmp_path / f'{method}{len(changes)}')['last']['test']['worst_group_accuracy']
 
   erm = worst('erm')

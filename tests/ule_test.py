@@ -1,4 +1,4 @@
-"""What ULE promises: who learns from whom, and that the fused graph is what the formulas say."""
+"""Promises of ULE: who learns from whom, and that the fused graph is what the formulas say."""
 
 import flax.linen as nn
 import jax
@@ -68,7 +68,7 @@ def test_the_teachers_loss_sends_no_gradient_to_the_student(term):
 @pytest.mark.parametrize('name', ['ule', 'shuffled_student', 'gradient_penalty'])
 def test_holding_back_is_a_smaller_weight_and_a_share_nearer_to_a_half(name):
   asked = {'mistakes': 'balanced', 'weight': 0.5, 'mistake_share': 0.9}
-  held, metrics = train(method_of(name, hold_back=0.5, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
+  held, metrics = train(method_of(name, trust_exponent=0.5, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
   trust = float(metrics['trust'])
   assert 0 < trust < 1
   asked |= {'weight': 0.5 * trust, 'mistake_share': 0.5 + 0.4 * trust}
@@ -78,18 +78,18 @@ def test_holding_back_is_a_smaller_weight_and_a_share_nearer_to_a_half(name):
 
 
 @pytest.mark.parametrize(
-  ('mistakes', 'hold_back', 'can'),
+  ('mistakes', 'trust_exponent', 'can'),
   [('none', 0.0, True), ('weight', 0.0, True), ('none', 3.0, False), ('balanced', 0.0, False)],
 )
-def test_what_looks_at_the_whole_batch_cannot_be_accumulated(mistakes, hold_back, can):
-  assert (SEPARABLE in method_of('ule', mistakes=mistakes, hold_back=hold_back).properties) is can
-  made = method_of('gradient_penalty', mistakes=mistakes, hold_back=hold_back)
+def test_what_looks_at_the_whole_batch_cannot_be_accumulated(mistakes, trust_exponent, can):
+  assert (SEPARABLE in method_of('ule', mistakes=mistakes, trust_exponent=trust_exponent).properties) is can
+  made = method_of('gradient_penalty', mistakes=mistakes, trust_exponent=trust_exponent)
   assert (SEPARABLE in made.properties) is (can or mistakes == 'none')  # then it has no student
 
 
 def test_a_student_that_only_guesses_leaves_the_term_out():
   batch = BATCHES[0]._replace(image=jnp.zeros_like(BATCHES[0].image))  # which it cannot tell apart
-  held, metrics = train(method_of('ule', hold_back=2.0, weight=100.0), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+  held, metrics = train(method_of('ule', trust_exponent=2.0, weight=100.0), NETWORKS['cnn'], [batch], optax.sgd(1.0))
   assert metrics['trust'] == 0
   same, _ = train(method_of('ule', weight=0.0, mistake_share=0.5), NETWORKS['cnn'], [batch], optax.sgd(1.0))
   assert_close(held.params, same.params, rtol=1e-6, atol=1e-7)
@@ -111,7 +111,7 @@ def test_the_student_sends_its_direction_to_the_teacher():
 
 
 def test_the_shuffled_student_differs_from_ule_by_the_pairing_alone():
-  """On a batch whose examples are all the same, another example's gradient is one's own."""
+  """On a batch whose examples are all the same, another example's gradient equals the example's own."""
   same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), BATCHES[0])
   chosen = {'term': 'project', 'weight': 1.0}
   for batch, equal in ((same, True), (BATCHES[0], False)):
@@ -255,8 +255,8 @@ def test_one_backward_pass_for_loss_and_saliency_changes_no_number(name, method,
   batch, model = batch_of(8, dtype=np.float64), NETWORKS[name]
   batch = batch._replace(image=batch.image.at[0].mul(1e3), weight=batch.weight.at[3].set(0))
   found = []
-  for mixing in (True, False):  # with mixing there are two passes
-    made = method_of(method, mixing=mixing, mistakes='balanced', weight=0.5, student_noise=0.0)
+  for couples_examples in (True, False):  # with couples_examples there are two passes
+    made = method_of(method, couples_examples=couples_examples, mistakes='balanced', weight=0.5, student_noise=0.0)
     state, step = setup(made, model, batch, optax.sgd(1.0))
     state, metrics = jax.jit(step)(state, batch)
     found.append((state.params, metrics))
@@ -268,16 +268,16 @@ def test_one_backward_pass_saves_a_tenth_for_each_network(optimized):
   batch = batch_of(32, size=32)
   for name, changes, least in (('cnn', {'width': 32, 'depth': 3}, 0.15), ('vit', {'width': 64}, 0.08)):
     model = network(name, **changes)
-    two, one = (flops(method_of('ule', mixing=mixing), model, batch) for mixing in (True, False))
+    two, one = (flops(method_of('ule', couples_examples=couples), model, batch) for couples in (True, False))
     assert one / two < 1 - least, name
 
 
-@pytest.mark.parametrize(('kind', 'mixing'), [('none', False), ('frozen', False), ('batch', True)])
-def test_batch_statistics_mix_examples(kind, mixing):
+@pytest.mark.parametrize(('kind', 'couples_examples'), [('none', False), ('frozen', False), ('batch', True)])
+def test_batch_statistics_couple_examples(kind, couples_examples):
   from types import SimpleNamespace as Some
 
   from ule_jax.train.assemble import sizes_of
 
   config = Some(model=Some(batch_norm=kind))
   dataset = Some(splits={'train': Some(count=1)}, classes='ab', groups='ab', group_counts=lambda: np.ones(2))
-  assert sizes_of(config, dataset).mixing is mixing
+  assert sizes_of(config, dataset).couples_examples is couples_examples

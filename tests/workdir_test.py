@@ -8,15 +8,16 @@ import sys
 import time
 
 import pytest
+from common import from_flags
 
-from ule_jax.config import fields
+from ule_jax.config import schema
 from ule_jax.devices import runtime
 from ule_jax.errors import UserError
 from ule_jax.runs import environment, files, workdir
 from ule_jax.runs.log import MetricsLog
 
 HOLD = (
-  'import sys, time\nfrom pathlib import Path\nfrom ule_jax import workdir\n'
+  'import sys, time\nfrom pathlib import Path\nfrom ule_jax.runs import workdir\n'
   'with workdir.owned(Path(sys.argv[1]), {"seed": 0}, False):\n  print("mine", flush=True)\n  time.sleep(60)\n'
 )
 
@@ -62,9 +63,10 @@ def test_a_run_recorded_before_a_field_existed_had_its_value_of_then(tmp_path):
   files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
   assert workdir.compare(tmp_path, now, False)
-  assert fields.with_added({'first.steps': 0}) == {'first.steps': 0}  # a first run has no first run of its own
+  first = {'first': {'prepare': 'none', 'steps': 0}}  # a first run has no first run of its own
+  assert schema.recorded_fields(first) == {'two_stage.rule': 'none'}
   now['first']['spare']['clusters'] = 4
-  with pytest.raises(UserError, match=r'first.spare.clusters \(0 there, 4 here\)'):
+  with pytest.raises(UserError, match=r'two_stage.spare.clusters \(0 there, 4 here\)'):
     workdir.compare(tmp_path, now, False)
 
 
@@ -144,17 +146,14 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path):
 
 
 def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did(tmp_path):
-  from ule_jax.cli import flags
-  from ule_jax.config import load
-
-  config = flags.parse(['--config=digits:erm'], '', {}).config.to_dict()
+  config = from_flags('digits:erm').to_dict()
   recorded = json.loads(json.dumps(config))
   for field in ('head_init', 'fast_variance'):
     del recorded['model'][field]
   files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
   assert workdir.compare(tmp_path, config, force=False)
-  completed = load.complete(recorded).model
+  completed = schema.complete_config(recorded, {}).model
   assert (completed.head_init, completed.fast_variance) == ('lecun', True)
   for field, value in (('head_init', 'torch'), ('fast_variance', False)):
     other = json.loads(json.dumps(config))

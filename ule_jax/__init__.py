@@ -16,6 +16,8 @@ _PUBLIC = {
   'Sizes': 'methods',
   'losses': 'losses',
   'MODELS': 'models',
+  'load_config': 'config',
+  'Config': 'config',
 }
 __all__ = [*_PUBLIC]
 

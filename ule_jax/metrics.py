@@ -1,7 +1,7 @@
-"""Accuracies from counts: a clu metric that is summed on the device, and the numbers made of it.
+"""Accuracies from counts: a clu metric that is summed on the device, and the metrics of results.json.
 
-Counts are kept per (class, group), so that every accuracy is exact over a whole split, remainders
-included, and merging is a sum. A mean of batch means would be neither.
+Counts are kept per (class, group), so that every accuracy is exact over a whole split, its last,
+smaller batch included, and merging is a sum. A mean of batch means would be neither.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 @flax.struct.dataclass
 class Counts(clu_metrics.Metric):
-  """Right answers and examples per class and group; the last column is for unknown groups.
+  """Correct predictions and examples per class and group; the last column is for unknown groups.
 
-  The same where the student, that is the first of two networks, is wrong (column 0) and right (column 1); of the
-  student itself, and of a network that has none beside it, no example is counted there.
+  `correct_by_student` and `total_by_student` are the same counts by the student's outcome: column 0 where the student
+  (the first of two networks) is wrong, column 1 where it is right. They are 0 for the student itself, and for a method
+  of one network. `broken` counts examples with a logit that is not finite.
 
-  Those of many runs at once have axes before these.
+  The counts of a population have its axes before these.
   """
 
   correct: Int[Array | np.ndarray, '*runs k g']
   total: Int[Array | np.ndarray, '*runs k g']
-  correct_beside: Int[Array | np.ndarray, '*runs k 2']
-  total_beside: Int[Array | np.ndarray, '*runs k 2']
-  broken: Int[
-    Array | np.ndarray | np.generic, '*runs'
-  ]  # examples of which a logit is not finite, so that no answer is one
+  correct_by_student: Int[Array | np.ndarray, '*runs k 2']
+  total_by_student: Int[Array | np.ndarray, '*runs k 2']
+  broken: Int[Array | np.ndarray | np.generic, '*runs']
 
   @classmethod
   def empty(cls, classes: int, groups: int) -> Counts:
-    """Return the counts of no example."""
-    zeros, beside = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
-    return cls(correct=zeros, total=zeros, correct_beside=beside, total_beside=beside, broken=jnp.int32(0))
+    """Return counts of 0, the neutral element of `merge`."""
+    zeros, by_student = jnp.zeros((classes, groups + 1), jnp.int32), jnp.zeros((classes, 2), jnp.int32)
+    return cls(
+      correct=zeros, total=zeros, correct_by_student=by_student, total_by_student=by_student, broken=jnp.int32(0)
+    )
 
   @classmethod
   def from_model_output(
@@ -55,40 +56,45 @@ class Counts(clu_metrics.Metric):
     groups: int,
     student: Float[Array, 'b k'] | None = None,
   ) -> Counts:
-    """Count a batch. Examples of weight 0 are padding; group -1 is unknown; `student` has the student's logits.
+    """Count a batch.
 
-    An example without a label (-1) is neither right nor wrong: it is not counted.
+    Args:
+      label: class index; -1 (unknown) is not counted.
+      group: group index; -1 (unknown) is counted in the last column.
+      weight: 0 marks padding, which is not counted.
+      groups: number of known groups.
+      student: logits of the student, where `logits` are those of another network.
     """
     counted = (weight > 0).astype(jnp.int32)
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
-    found = empty.replace(
+    counts = empty.replace(
       correct=_add(empty.correct, label, column, correct),
       total=_add(empty.total, label, column, counted),
       broken=((~jnp.isfinite(logits)).any(-1) * counted).sum(),
     )
     if student is None:
-      return found
+      return counts
     column = (jnp.argmax(student, axis=-1) == label).astype(jnp.int32)
-    return found.replace(
-      correct_beside=_add(empty.correct_beside, label, column, correct),
-      total_beside=_add(empty.total_beside, label, column, counted),
+    return counts.replace(
+      correct_by_student=_add(empty.correct_by_student, label, column, correct),
+      total_by_student=_add(empty.total_by_student, label, column, counted),
     )
 
   def merge(self, other: Counts) -> Counts:
-    """Add two disjoint sets of examples."""
+    """Add the counts of two disjoint sets of examples."""
     return jax.tree.map(operator.add, self, other)
 
   def compute(self) -> Float[Array, '']:
-    """Compute the accuracy over all examples."""
+    """Compute the accuracy over all counted examples, in [0, 1]."""
     return self.correct.sum() / jnp.maximum(self.total.sum(), 1)
 
 
 def _add(
   counts: Int[Array, 'k g'], label: Int[Array, 'b'], column: Int[Array, 'b'], values: Int[Array, 'b']
 ) -> Int[Array, 'k g']:
-  """Add each example's value to its cell; nothing where the label is -1, which would be the last class."""
+  """Add each example's value to its cell; a label of -1, which would index the last class, is dropped."""
   return counts.at[label, column].add(values, mode='drop', wrap_negative_indices=False)
 
 
@@ -114,17 +120,19 @@ def summarize(
   train_group_counts: Sequence[int] | Int[np.ndarray, 'g'] | None,
   combinations: Mapping[str, Float[np.ndarray, 'g']] = {},
 ) -> dict[str, Any]:
-  """Turn counts into the metrics of results.json, all in [0, 1].
+  """Compute the metrics of results.json from counts; accuracies are in [0, 1].
 
-  A metric that does not exist is None, and `reasons` says why.
+  A metric that cannot be computed is None, with its reason under `reasons`.
 
-  `mistake_balanced_accuracy` averages over what the student gets wrong and right in each class: no group label is
-  needed. A network that knows no more than the student has 1/2 there.
+  `mistake_balanced_accuracy` is the mean accuracy over the cells class x (student wrong, student right), which needs
+  no group label. A network that knows only what the student knows has 1/2.
 
   Args:
+    classes: names, in the order of the labels.
+    groups: names, in the order of the group indices.
     train_group_counts: examples of each group in train, the weights of `adjusted_accuracy`
-      (as in group_DRO's and WILDS' Waterbirds); None if the groups of some are not known.
-    combinations: further metrics: name -> the weight of each group's accuracy.
+      (as in group_DRO's and WILDS' Waterbirds); None if the group of an example is unknown.
+    combinations: further metrics, linear in the group accuracies: name -> the weight of each group.
   """
   correct, total = np.asarray(counts.correct, np.int64), np.asarray(counts.total, np.int64)
   group_correct, group_total = correct.sum(0), total.sum(0)
@@ -140,33 +148,33 @@ def summarize(
   values: dict[str, Any] = {}
   reasons: dict[str, str] = {}
 
-  def put(name: str, value, reason: str = '') -> None:
+  def add(name: str, value, reason: str = '') -> None:
     values[name] = None if reason else float(value)
     if reason:
       reasons[name] = reason
 
   no_example = '' if total.sum() else 'the split has no example'
-  put('accuracy', correct.sum() / max(total.sum(), 1), no_example)
-  put('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
-  beside = np.asarray(counts.total_beside, np.int64)
-  found = np.asarray(counts.correct_beside, np.int64)[beside > 0] / beside[beside > 0]
-  no_student = '' if beside.sum() else 'there is no student beside it'
-  put('mistake_balanced_accuracy', found.mean() if beside.any() else 0, no_example or no_student)
+  add('accuracy', correct.sum() / max(total.sum(), 1), no_example)
+  add('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
+  by_student = np.asarray(counts.total_by_student, np.int64)
+  cells = np.asarray(counts.correct_by_student, np.int64)[by_student > 0] / by_student[by_student > 0]
+  no_student = '' if by_student.sum() else 'there is no student beside it'
+  add('mistake_balanced_accuracy', cells.mean() if by_student.any() else 0, no_example or no_student)
   no_group = no_example
   if unknown:
     no_group = f'{unknown} examples of the split have no group'
   elif not groups:
     no_group = 'the data set has no groups'
-  put('worst_group_accuracy', group_accuracy[seen].min(initial=1.0), no_group)
-  put('mean_group_accuracy', group_accuracy[seen].mean() if seen.any() else 0, no_group)
+  add('worst_group_accuracy', group_accuracy[seen].min(initial=1.0), no_group)
+  add('mean_group_accuracy', group_accuracy[seen].mean() if seen.any() else 0, no_group)
   unseen = [g for g, n, s in zip(groups, seen, share, strict=True) if s > 0 and not n]
   no_share = no_group or ('' if share.sum() else 'not every example of train has a group')
   if not no_share and unseen:
     no_share = f'group {unseen[0]!r} is in train but not in this split'
-  put('adjusted_accuracy', (group_accuracy * share).sum() / max(share.sum(), 1), no_share)
+  add('adjusted_accuracy', (group_accuracy * share).sum() / max(share.sum(), 1), no_share)
   for name, weights in combinations.items():
     lacking = [g for g, n, w in zip(groups, seen, weights, strict=True) if w and not n]
-    put(name, group_accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else ''))
+    add(name, group_accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else ''))
   values['classes'] = {
     name: {'accuracy': float(class_accuracy[i]) if class_seen[i] else None, 'count': int(class_total[i])}
     for i, name in enumerate(classes)
@@ -182,7 +190,3 @@ def summarize(
   if reasons:
     values['reasons'] = reasons
   return values
-
-
-# What can select a checkpoint: the third needs group labels, the last a student.
-SELECTABLE = ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy', 'mistake_balanced_accuracy')

@@ -1,7 +1,7 @@
 """Declarations of options: default, meaning, bounds or choices, and whether a run may go on under another value.
 
 Everything that is chosen by a config stands once, in the class of its owner (a method, a data set, a network, a second
-stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs and README, and the
+stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs, and the
 completion of recorded configs are derived from these classes.
 
   class Focal(Options):
@@ -27,13 +27,17 @@ class Meta(NamedTuple):
   choices: names that it may have; empty if it is no choice.
   resume: a run may go on under another value: it does not change what a step computes.
   identity: runs with other values are other treatments in a report, and not seeds of one.
-  former: names that older configs and users have for it; dotted ones are of the whole config.
+  former: names that older configs and users have for it, in the same place.
+  treatment: of a data set, how its images are trained on; runs with other values are still of the same data.
+  added: runs were recorded without it at first; they behaved as with its default.
   """
 
-  choices: tuple[str, ...]
-  resume: bool
-  identity: bool
-  former: tuple[str, ...]
+  choices: tuple[str, ...] = ()
+  resume: bool = False
+  identity: bool = True
+  former: tuple[str, ...] = ()
+  treatment: bool = False
+  added: bool = False
 
 
 def option(
@@ -48,6 +52,8 @@ def option(
   resume: bool = False,
   identity: bool = True,
   former: Iterable[str] = (),
+  treatment: bool = False,
+  added: bool = False,
 ) -> Any:
   """Declare an option of an `Options` class.
 
@@ -55,7 +61,7 @@ def option(
     default: its value where a config says nothing.
     meaning: one line with unit and source; stands in the generated tables.
     gt: exclusive lower bound; `ge` inclusive; `lt`, `le` upper ones.
-    choices, resume, identity, former: as in `Meta`.
+    choices, resume, identity, former, treatment, added: as in `Meta`.
   """
   return pydantic.Field(
     default=default,
@@ -64,7 +70,9 @@ def option(
     ge=ge,
     lt=lt,
     le=le,
-    json_schema_extra={'meta': Meta(tuple(choices), resume, identity, tuple(former))},  # type: ignore[dict-item]
+    json_schema_extra={
+      'meta': Meta(tuple(choices), resume, identity, tuple(former), treatment, added)  # type: ignore[dict-item]
+    },
   )
 
 
@@ -77,6 +85,16 @@ class Options(pydantic.BaseModel):
   model_config = pydantic.ConfigDict(
     frozen=True, extra='forbid', allow_inf_nan=False, strict=True, arbitrary_types_allowed=True, protected_namespaces=()
   )
+
+  @classmethod
+  def defaults(cls) -> dict[str, Any]:
+    """Return the default of every option."""
+    return {name: field.get_default() for name, field in cls.model_fields.items()}
+
+  def to_dict(self) -> dict[str, Any]:
+    """Return the values as a dictionary, nested where an option has options itself."""
+    values = {name: getattr(self, name) for name in type(self).model_fields}
+    return {name: value.to_dict() if isinstance(value, Options) else value for name, value in values.items()}
 
   @pydantic.field_validator('*', mode='before')
   @classmethod
@@ -91,7 +109,7 @@ class Options(pydantic.BaseModel):
 def meta(field: FieldInfo) -> Meta:
   """Return the facts that `option` recorded beside a field."""
   extra = field.json_schema_extra
-  return extra['meta'] if isinstance(extra, dict) and 'meta' in extra else Meta((), False, True, ())  # type: ignore[return-value]
+  return extra['meta'] if isinstance(extra, dict) and 'meta' in extra else Meta()  # type: ignore[return-value]
 
 
 def validate(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:

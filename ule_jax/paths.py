@@ -1,4 +1,4 @@
-"""Paths that a user gives: those of this machine, and one sentence for all others; anyone may import this file."""
+"""Paths from the command line and config: local ones are normalised, all others are refused."""
 
 from __future__ import annotations
 
@@ -12,56 +12,60 @@ from pathlib import Path
 
 from ule_jax.errors import UserError
 
-BUCKETS = ('gs://', 's3://', 'az://', 'hf://')  # what etils.epath opens, where the package for it is there
-# `gs://bucket`, `file:/tmp`, `C:\data`; pathlib makes one slash of two, and a folder `gs:` of a bucket.
+BUCKETS = ('gs://', 's3://', 'az://', 'hf://')  # schemes that etils.epath opens with the package for each installed
+# `gs://bucket`, `file:/tmp`, `C:\data`; pathlib would merge the two slashes and create a folder named `gs:`.
 _ELSEWHERE = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:(?:[/\\]|$)')
-# What libraries below take for something else: patterns of file names, another separator, schemes, no text.
+# Characters that orbax or tensorstore misread: glob patterns, the other separator, lone surrogates, URL schemes.
 _ODD = re.compile(r'[*?\[\\\ud800-\udfff]|:/')
 
 
 def local_path(given: str | os.PathLike, name: str) -> Path:
-  """Make the path of a file or folder on this machine; `~` and `~user`, where the shell left them, are home folders.
+  """Return the path of a file or folder on this machine, with `~` and `~user` expanded.
 
   Args:
-    given: what the user wrote; only in text a `~` can be a home folder.
+    given: the user's path; `~` is expanded in a string only, as pathlib drops the `./` that protects it.
     name: of the flag or field, for messages.
 
   Raises:
-    UserError: it is a URL, or no file system can have such a name.
+    UserError: it is a URL, a broken link, or no file system can have such a name.
   """
   text = os.fspath(given)
-  shown = text if len(text) <= 100 else f'{text[:50]}...{text[-40:]}'
+  quoted = text if len(text) <= 100 else f'{text[:50]}...{text[-40:]}'
   if _ELSEWHERE.match(text):
     raise UserError(
-      f'{name} {shown} is no path of this machine: mount the bucket or drive, or copy what it holds, and give the '
+      f'{name} {quoted} is no path of this machine: mount the bucket or drive, or copy what it holds, and give the '
       'local path.'
     )
   try:
     os.fsdecode(text).encode()
   except UnicodeEncodeError:
-    raise UserError(f'{name} {shown!a} is not UTF-8: rename it.') from None
-  path = Path(expand_home(given) if isinstance(given, str) else given)  # pathlib would take ./~ for a home folder, too
+    raise UserError(f'{name} {quoted!a} is not UTF-8: rename it.') from None
+  path = Path(expand_home(given) if isinstance(given, str) else given)
   if isinstance(given, str) and given.startswith('~') and str(path).startswith('~'):
-    raise UserError(f'{name} {shown} begins with a user who is not known here: write ./{shown} for a folder.')
+    raise UserError(f'{name} {quoted} begins with a user who is not known here: write ./{quoted} for a folder.')
   try:
     os.lstat(path)
   except (FileNotFoundError, NotADirectoryError):
     return path
   except (OSError, ValueError) as error:  # a name too long, no permission, a null character
-    raise UserError(f'{name} {shown!a} cannot be used ({_words(error)}): choose another one.') from None
+    raise UserError(f'{name} {quoted!a} cannot be used ({_words(error)}): choose another one.') from None
   if not os.path.exists(path):
-    raise UserError(f'{name} {shown} is a link to {os.readlink(path)}, which is not there: remove it, or restore that.')
+    raise UserError(f'{name} {quoted} is a link to {os.readlink(path)}, which does not exist: remove or restore it.')
   return path
 
 
 def output_path(given: str | os.PathLike, name: str) -> Path:
-  """Make the path of what is to be written, before hours go into its content.
+  """Return the path of an output, checked for write permission before its content takes hours to compute.
+
+  Args:
+    given: the user's path; it need not exist.
+    name: of the flag, for messages.
 
   Raises:
-    UserError: as `local_path`; or it cannot be written, as far as permissions say.
+    UserError: as in `local_path`, or the permissions do not allow writing.
   """
   path = local_path(given, name)
-  nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+  nearest = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
   problem = ''
   if nearest != path and not nearest.is_dir():
     problem = f'{nearest} is no folder'
@@ -73,19 +77,19 @@ def output_path(given: str | os.PathLike, name: str) -> Path:
 
 
 def expand_home(text: str) -> str:
-  """Write a home folder in full, for records that are read elsewhere; an unknown user's stays, to be refused."""
+  """Expand a leading `~`; the `~name` of an unknown user is returned unchanged."""
   return os.path.expanduser(text) if text.startswith('~') else text
 
 
 @contextlib.contextmanager
 def plain_name(directory: Path) -> Iterator[Path]:
-  """Yield a path of a folder that every library reads as it stands: a link, where its own has `[`, `*` or a backslash.
+  """Yield a path of the folder without special characters: its own, or a temporary link to it.
 
-  orbax lists files by patterns, so that it finds nothing below `[a]` and the files of others below `*`; tensorstore
-  takes a backslash for a slash, and writes into another folder.
+  orbax lists files by glob patterns, so that it finds nothing below `[a]`, and other folders' files below `*`;
+  tensorstore reads a backslash as a slash and writes into another folder.
 
   Raises:
-    UserError: there is no place for a link.
+    UserError: no link can be created.
   """
   directory = directory.absolute()
   directory.mkdir(parents=True, exist_ok=True)

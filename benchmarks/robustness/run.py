@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.robustness import dominoes, plan
 from benchmarks.robustness.plan import Row, Setting
+from ule_jax import selection
 from ule_jax.errors import UserError
 from ule_jax.sweep.axes import expand
 from ule_jax.sweep.run import run as run_sweep
@@ -85,7 +86,7 @@ def label_free(setting: Setting, results: dict[str, Any]) -> str:
 
 def score(trained: Trained, rule: str, pick_at: str) -> float:
   """Return the mean validation score of a value, at the step that the rule selects or at the last one."""
-  split, metric = rule.split('/')
+  split, metric = selection.parts(rule)
   steps = [one['last'] if pick_at == 'last' else one['selected'][rule] for one in trained.results]
   return float(np.mean([step[split][metric] for step in steps]))
 

@@ -16,6 +16,7 @@ from benchmarks import harness
 from benchmarks.robustness import plan
 from benchmarks.speed.problem import compile_ahead, make_step
 from ule_jax import Batch
+from ule_jax.config.schema import validate_config
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.train.assemble import initialise
 
@@ -27,7 +28,7 @@ def measure(methods: dict[str, str], turns: int) -> list[dict[str, object]]:
   steps, flops, rng = {}, {}, np.random.default_rng(0)
   mesh = make_mesh()
   for key, method in methods.items():
-    config = harness.load_config(f'digits:{method}')
+    config = validate_config(harness.load_config(f'digits:{method}'))
     dataset = harness.load_dataset(config)
     trainer = initialise(config, dataset, mesh)
     group = rng.integers(0, 4, BATCH).astype(np.int32)

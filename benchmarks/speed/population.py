@@ -21,10 +21,12 @@ import torch
 from benchmarks import harness
 from benchmarks.speed.problem import make_step
 from ule_jax import Batch
+from ule_jax.config.schema import validate_config
 from ule_jax.data import pipeline
 from ule_jax.devices.mesh import compile_step, make_mesh
+from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.sweep import loop, population
-from ule_jax.sweep.axes import expand, numbers_of
+from ule_jax.sweep.axes import expand, overrides_of
 from ule_jax.train.assemble import initialise
 from ule_jax.train.features import encode_dataset
 from ule_jax.train.weights import load_weights
@@ -43,17 +45,18 @@ def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   fields = {
     'data.dir': data, 'data.official': False, 'data.size': 32, 'model.name': 'resnet20', 'model.weights': weights,
     'model.batch_norm': 'frozen', 'train.steps': STEPS, 'method.mistakes': 'none', 'method.term': 'project',
-    'method.student_noise': 0, 'method.hold_back': 0,
+    'method.student_noise': 0, 'method.trust_exponent': 0,
   }  # fmt: skip
-  config = harness.load_config('celeba:ule,frozen', fields | CASES[case])
+  config = validate_config(harness.load_config('celeba:ule,frozen', fields | CASES[case]))
   dataset = harness.load_dataset(config)
   with tempfile.TemporaryDirectory() as folder:
-    return config, encode_dataset(config, dataset, load_weights(config, dataset, Path(folder)))
+    weights, _ = load_weights(config, dataset, Path(folder), force=False)
+    return config, encode_dataset(config, Fingerprint(dataset), weights)
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:
   """Return a function that trains all members at once and returns seconds."""
-  members = numbers_of(expand(config, AXES))
+  members = overrides_of(expand(config, AXES))
   examples = population.read(dataset, 'train', config.train.eval_batch_size, 0)
   graphs = population.compile_members(config, dataset, len(dataset.groups), members, examples)
 

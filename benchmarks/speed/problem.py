@@ -35,7 +35,7 @@ CASES = {
 # guesses, so that it would leave the term out, and a term that is left out cannot be compared.
 ULE = {
   'term': 'oppose_signed', 'scalar': 'margin', 'weight': 0.03, 'a': 1.0, 'student_loss': 'generalized_cross_entropy',
-  'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0, 'hold_back': 0.0,
+  'q': 0.7, 'mistakes': 'balanced', 'mistake_share': 0.7, 'student_noise': 0.0, 'trust_exponent': 0.0,
 }  # fmt: skip
 ADAM = {'name': 'adam', 'lr': 1e-4, 'weight_decay': 0.0}
 

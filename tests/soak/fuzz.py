@@ -72,10 +72,10 @@ class Command(NamedTuple):
 
 
 def fields() -> list[str]:
-  from ule_jax.cli import flags
+  from ule_jax.config import load_config
   from ule_jax.config.fields import flatten
 
-  return sorted(flatten(flags.parse(['--config=digits'], '', {}).config.to_dict()))
+  return sorted(flatten(load_config('digits').to_dict()))
 
 
 def command(number: int, place: Path) -> Command:
@@ -308,7 +308,7 @@ def _litter(path: Path, rng: random.Random) -> bool:
 
 def attempt(kind: str, number: int) -> str:
   """Run a case in this process; return its exit code as text, or the error in how it ended."""
-  from ule_jax.train import task
+  from ule_jax.train import training_data
 
   if kind in inputs.KINDS:
     try:
@@ -316,14 +316,14 @@ def attempt(kind: str, number: int) -> str:
     except Exception:
       return f'traceback: {traceback.format_exc()}'
   place = Path(tempfile.mkdtemp(prefix='fuzz'))
-  folder, argv, total_steps = Path.cwd(), sys.argv, task.total_steps
+  folder, argv, total_steps = Path.cwd(), sys.argv, training_data.total_steps
   # A thousand steps are no hang.
-  task.total_steps = lambda config, dataset: min(total_steps(config, dataset), 2)
+  training_data.total_steps = lambda config, dataset: min(total_steps(config, dataset), 2)
   try:
     os.chdir(place)
     return run({'command': command, 'data': data}[kind](number, place), place)
   finally:
-    task.total_steps, sys.argv = total_steps, argv
+    training_data.total_steps, sys.argv = total_steps, argv
     os.chdir(folder)
     shutil.rmtree(place, ignore_errors=True)
 

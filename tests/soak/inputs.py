@@ -82,10 +82,11 @@ def csv_text(rows: list[tuple], header=('filename', 'label', 'split', 'attribute
 
 def options_of(root: Path, *flags: str) -> dict:
   """Make the options of config.data for a folder of images."""
-  from ule_jax.cli.flags import parse
+  from ule_jax.config import load_text
 
-  config = parse(['--config=folder:erm', f'--config.data.dir={root}', *TINY, *flags], '', {}).config
-  return dict(config.data)
+  pairs = [flag.removeprefix('--config.').split('=', 1) for flag in (f'--config.data.dir={root}', *TINY, *flags)]
+  config, _ = load_text('folder:erm', [(name, text) for name, text in pairs])
+  return config.data.to_dict()
 
 
 def read(root: Path, *flags: str) -> set[Row]:

@@ -24,6 +24,7 @@ from ule_jax.errors import (
   out_of_memory,
   unknown,
 )
+from ule_jax.runs import progress
 from ule_jax.runs.signals import Signals, tell
 
 # verb -> the module that has its `main`
@@ -60,6 +61,7 @@ Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule
 def main(verb: Callable[[Sequence[str]], None]) -> None:
   """Run a verb on the command line's arguments and exit with the code that its ending means."""
   several = False
+  progress.to_terminal()
   if hasattr(sys.stdout, 'reconfigure'):
     sys.stdout.reconfigure(errors='backslashreplace')  # a name of a file may be no text, and a locale have no ±
   try:

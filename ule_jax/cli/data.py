@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from ule_jax.cli.flags import parse
@@ -18,16 +17,20 @@ Check a data set: its counts against the release, every image, and a picture of 
   python -m ule_jax.data --config=configs/waterbirds.py --config.data.dir=DIR
 
   --config=FILE                  a file, or the name of a shipped config
-  --config.data.FIELD=VALUE      change a field; official=False makes other counts than the release's a
-                                 warning, on_bad_image=skip makes images that do not decode one
-  --out=DIR                      where the contact sheets go (default sheets/<config>)
+  --config.data.FIELD=VALUE      change a field; official=False warns of other counts than the release's instead of
+                                 failing, on_bad_image=skip warns of images that cannot be decoded
+  --out=DIR                      folder for the contact sheets (default sheets/<config>)
   --images=false                 do not decode every image
 
-Exit codes: 0 as it should be, 2 something is wrong (it is named)."""
+Exit codes: 0 no problem, 2 a problem, which is named."""
 
 
 def main(argv: Sequence[str]) -> None:
-  """Print the counts, the problems and where the sheets are; raise if something is wrong."""
+  """Print the counts, the problems and the folder of the contact sheets.
+
+  Raises:
+    UserError: the counts differ from the release, or an image cannot be decoded.
+  """
   flags = parse(argv, USAGE, {'out': '', 'images': True})
   out = output_path(flags.values['out'] or f'sheets/{flags.name}', '--out')
   options = dict(flags.config.data)
@@ -40,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
   if dataset.remarks:
     print('\n' + '\n'.join(dataset.remarks))
   wrong = []
-  if found := differences(dataset):
-    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in found))
+  if differing := differences(dataset):
+    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in differing))
     if strict:
       wrong.append('the counts differ from the release (--config.data.official=False makes this a warning)')
   elif dataset.official:
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
   scans: dict[str, Scan] = {}
   if flags.values['images']:
     for split, content in dataset.splits.items():
-      scans[split] = scan_images(content, lambda text: print(text, file=sys.stderr, flush=True))
+      scans[split] = scan_images(content)
     problems = [text for scan in scans.values() for text in scan.bad.values()]
     print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
     if problems and on_bad_image == 'fail':

@@ -14,8 +14,9 @@ from ule_jax.cli.flags import read
 from ule_jax.config.fields import flatten
 from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path
+from ule_jax.runs.files import write_arrays
 from ule_jax.runs.recorded import FLAGS, FLAGS_USAGE, read_run
-from ule_jax.train.evaluate import evaluate, make_eval_step, summary, write_arrays
+from ule_jax.train.evaluate import evaluate, make_eval_step, summary
 
 if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored

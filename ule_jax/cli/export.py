@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from ule_jax.deploy.export import describe, stablehlo, to_safetensors, weights
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
 from ule_jax.runs import recorded
+from ule_jax.runs.files import write_atomic
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
   import jax
@@ -60,9 +60,8 @@ def main(argv: Sequence[str]) -> None:
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
-      partial = path.with_name(f'{path.name}.partial')
-      partial.write_bytes(content)
-      os.replace(partial, path)
+      with write_atomic(path) as file:
+        file.write(content)
   except OSError as error:
     raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
   print(about['weights'])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ule_jax.config.load import _load
+from ule_jax.config.load import load_text
 from ule_jax.errors import DONE, UserError, nearest_names
 
 
@@ -93,5 +93,5 @@ def parse(argv: Sequence[str], usage: str, flags: dict[str, Any]) -> Flags:
   files = [value for name, value in found.config if name == 'config']
   if len(files) != 1 or not files[0]:
     raise UserError('give one --config=FILE[:METHOD], for example --config=configs/digits.py.')
-  config, name = _load(files[0], [(n, v) for n, v in found.config if n != 'config'])
+  config, name = load_text(files[0], [(n.removeprefix('config.'), v) for n, v in found.config if n != 'config'])
   return Flags(config, name, found.values)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
   looks = output_path(flags['saliency'], '--saliency') if flags['saliency'] else None
   listing = find(local_path(flags['input'], '--input'))
   config, results = recorded.read_run(directory)
-  decoding, classes = data.preparation(config.data.name, config.data.to_dict()).decoding, results['classes']
+  decoding, classes = data.input_spec(config.data.name, config.data.to_dict()).decoding, results['classes']
   skip = flags['on-bad-image'] == 'skip'
   look = reader(
     listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=ADVICE if skip else ADVICE + OR_SKIP

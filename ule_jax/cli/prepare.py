@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ule_jax.cli.flags import parse
 from ule_jax.data import load
-from ule_jax.data.pack import _say, pack
+from ule_jax.data.pack import pack
 from ule_jax.errors import UserError
 from ule_jax.paths import output_path
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f'{out} exists: choose another --out, or remove it.')
   options = dict(flags.config.data)
   name, skip = options.pop('name'), options.pop('on_bad_image', 'fail') == 'skip'
-  dataset = load(name, options, _say)
+  dataset = load(name, options)
   table = dataset.table
   if table is None:
     raise UserError(f'{name} is not made of image files: there is nothing to prepare.')

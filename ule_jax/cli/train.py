@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ule_jax.cli.flags import parse
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
   runtime.keep_memory()
   if flags.values['hosts'] > 1:
-    progress.say(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
+    logging.getLogger(__name__).info(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
   processes.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
   runtime.require_devices()  # the first that asks for one would end with jax's own words
   if not processes.is_first():

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from etils import epy
 
 from ule_jax.errors import UserError, unknown
 from ule_jax.models.pretrained.mapping import load_pretrained
 from ule_jax.models.pretrained.sources import find_file
-
-if TYPE_CHECKING:
-  pass
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
   import jax

@@ -1,73 +1,93 @@
-"""Every data set, by the name that configs use, and the checks that all of them get."""
+"""The table of data sets, by the name that configs use, and the checks that apply to all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
-from ule_jax.data.checks import differences, look_at_images, refuse_unlabelled, say_changed, without_bad_images
-from ule_jax.data.dataset import Dataset, Preparation, Split
-from ule_jax.errors import UserError, unknown
+from ule_jax.data.checks import (
+  differences,
+  look_at_images,
+  refuse_unlabelled,
+  warn_of_changed_pixels,
+  without_bad_images,
+)
+from ule_jax.data.dataset import Dataset, InputSpec, Split
+from ule_jax.data.options import ON_BAD_IMAGE
+from ule_jax.errors import UserError
+from ule_jax.options import Options, validate
 
-ON_BAD_IMAGE = ('fail', 'skip')
+log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+  """A row of the table of data sets.
+
+  licence: the reason why its images may not be published; empty where there is none.
+  """
+
+  load: Callable[[Any], Dataset]
+  input_spec: Callable[[Any], InputSpec]
+  options: type[Options]
+  licence: str = ''
+
+
 DATASETS = {
-  'digits': digits.load,
-  'waterbirds': waterbirds.load,
-  'celeba': celeba.load,
-  'spawrious': spawrious.load,
-  'urbancars': urbancars.load,
-  'folder': folder.load,
-}
-_PREPARATIONS = {
-  'digits': digits.preparation,
-  'waterbirds': waterbirds.preparation,
-  'celeba': celeba.preparation,
-  'spawrious': spawrious.preparation,
-  'urbancars': urbancars.preparation,
-  'folder': folder.preparation,
+  'digits': Source(digits.load, digits.input_spec, digits.Options),
+  'waterbirds': Source(waterbirds.load, waterbirds.input_spec, waterbirds.Options, waterbirds.LICENCE),
+  'celeba': Source(celeba.load, celeba.input_spec, celeba.Options, celeba.LICENCE),
+  'spawrious': Source(spawrious.load, spawrious.input_spec, spawrious.Options),
+  'urbancars': Source(urbancars.load, urbancars.input_spec, urbancars.Options, urbancars.LICENCE),
+  'folder': Source(folder.load, folder.input_spec, folder.Options),
 }
 
 
-def load(name: str, options: Mapping[str, Any], say=lambda text: None) -> Dataset:
+def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   """Load a data set and check it.
 
   Args:
-    options: of config.data. `official` (compare the group counts with the release) and `on_bad_image`
-      (fail, or skip what cannot be decoded) are used here, the others by the data set.
-    say: takes warnings and progress, a line each.
+    name: a key of DATASETS.
+    options: of the data set; those that a mapping lacks have their defaults.
 
   Raises:
-    UserError: the data are not what they should be.
+    UserError: a file is missing, malformed or differs from the release, or an option is unknown.
   """
-  options = dict(options)
-  strict, on_bad_image = options.pop('official', True), options.pop('on_bad_image', 'fail')
-  if on_bad_image not in ON_BAD_IMAGE:
-    raise unknown('data.on_bad_image', on_bad_image, ON_BAD_IMAGE)
-  dataset = read(name, options)
+  chosen = _options(name, options)
+  dataset = read(name, chosen)
   for remark in dataset.remarks:
-    say(f'note: {remark}')
-  if found := differences(dataset):
-    more = f' and {len(found) - 3} more (python -m ule_jax.data lists them)' if len(found) > 3 else ''
-    text = f'{options["dir"]} differs from the release of {name}: {"; ".join(found[:3])}{more}'
-    if strict:
+    log.info(f'note: {remark}')
+  if differing := differences(dataset):
+    more = f' and {len(differing) - 3} more (python -m ule_jax.data lists them)' if len(differing) > 3 else ''
+    text = f'{getattr(chosen, "dir", name)} differs from the release of {name}: {"; ".join(differing[:3])}{more}'
+    if getattr(chosen, 'official', True):
       raise UserError(f'{text}. Restore it, or, if it is meant to, set --config.data.official=False.')
-    say(f'warning: {text}')
-  if on_bad_image == 'skip':
-    dataset = without_bad_images(dataset, say)
+    log.warning(text)
+  if getattr(chosen, 'on_bad_image', 'fail') == 'skip':
+    dataset = without_bad_images(dataset)
   return dataset
 
 
-def read(name: str, options: Mapping[str, Any]) -> Dataset:
-  """Read a data set that has examples in every split, all of them labelled.
+def _options(name: str, options: Options | Mapping[str, Any]) -> Options:
+  """Return the options of a data set; those that a mapping lacks have their defaults."""
+  if isinstance(options, Options):
+    return options
+  values = {option: value for option, value in options.items() if option != 'name'}
+  return validate(DATASETS[name].options, values, 'data')
+
+
+def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
+  """Read a data set, and check that every split has examples and every example a label.
 
   Args:
-    options: of the data set alone.
+    name: a key of DATASETS.
+    options: as in `load`.
 
   Raises:
-    UserError: the data are not what they should be.
+    UserError: a file is missing or malformed, a split is empty, or a label is missing.
   """
-  dataset = DATASETS[name](**options)
+  dataset = DATASETS[name].load(_options(name, options))
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -77,40 +97,42 @@ def read(name: str, options: Mapping[str, Any]) -> Dataset:
   return dataset
 
 
-def preparation(name: str, options: Mapping[str, Any]) -> Preparation:
-  """Say how the images of a data set are prepared in evaluation, without the data.
+def input_spec(name: str, options: Options | Mapping[str, Any]) -> InputSpec:
+  """Return the input contract of a data set without reading its data.
 
   Args:
+    name: a key of DATASETS.
     options: as in `load`.
   """
-  return _PREPARATIONS[name](**{option: value for option, value in options.items() if option != 'name'})
+  return DATASETS[name].input_spec(_options(name, options))
 
 
-def check_images(dataset: Dataset, options: Mapping[str, Any], say=lambda text: None, sampled: bool = False) -> None:
-  """Find what cannot be decoded before a run begins, where it would be read only at the end of it.
+def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
+  """Decode all validation and test images before training starts, so that a corrupt file fails now.
 
-  Also says what pixels do not tell: that images are transparent, or use little of their range. Of prepared data, which
-  were decoded when they were written, a sample is looked at.
+  Also warns of images that are transparent, hold several frames, or use less than a quarter of the pixel range. Of
+  array_record data, which were decoded when they were written, only a sample is decoded.
 
   Args:
-    sampled: look at a sample only, as all images are read at the beginning anyway.
+    sampled: decode a sample only, because the caller reads all images anyway.
 
   Raises:
     UserError: an image cannot be decoded.
   """
-  if dataset.table is not None and options['on_bad_image'] == 'fail':
-    look_at_images(dataset, say, sampled or dataset.table.prepared)
+  if dataset.table is not None and options.on_bad_image == 'fail':
+    look_at_images(dataset, sampled or dataset.table.is_array_record)
 
 
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
   'Dataset',
-  'Preparation',
+  'InputSpec',
+  'Source',
   'Split',
   'check_images',
+  'input_spec',
   'load',
-  'preparation',
   'read',
-  'say_changed',
+  'warn_of_changed_pixels',
 ]

@@ -1,4 +1,4 @@
-"""CSV files of users: rows, quotes, encodings and missing values."""
+"""CSV files of users: encodings, quotes, headers and rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ule_jax.errors import UserError, brief
 
 FIELD = r'(?:"(?:[^"]|"")*"|[^",]*)'
 
-QUOTED = re.compile(rf'{FIELD}(?:,{FIELD})*')  # a line whose quotes are all around values, or doubled in them
+QUOTED = re.compile(rf'{FIELD}(?:,{FIELD})*')  # a line in which quotes enclose values or are doubled
 
 SEPARATORS = {';': 'semicolons', '\t': 'tabs', '|': 'bars'}
 
 
 class Listing(NamedTuple):
-  """Images and what is said of each, as text.
+  """A list of images with columns of text.
 
-  path: what was read, for messages.
-  names: of the images.
-  place: row -> where it stands, as `line 7`.
-  columns: column -> its values, one a row.
-  declared: column -> the names of its values in order, where what was read fixes them.
+  Attributes:
+    path: of the source, for messages.
+    names: of the images.
+    place: row -> its position in the source, such as `line 7`.
+    columns: column -> the value of each row.
+    declared: column -> the names of its values in order, where the source fixes them.
   """
 
   path: Any
@@ -37,11 +38,11 @@ class Listing(NamedTuple):
   declared: Mapping[str, tuple[str, ...]] = {}
 
   def at(self, row: int) -> str:
-    """Say which row: where it stands, and its image."""
+    """Return the position and the image of a row, for messages."""
     return f'{self.path}, {self.place(row)}: {brief(self.names[row])}'
 
   def take(self, order: Sequence[int]) -> Listing:
-    """Return the rows in another order."""
+    """Return the listing with its rows in another order."""
     columns = {column: [values[i] for i in order] for column, values in self.columns.items()}
     return self._replace(names=[self.names[i] for i in order], place=lambda i: self.place(order[i]), columns=columns)
 
@@ -51,11 +52,11 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
 
   Args:
     key: the column with the names of the images.
-    required: further columns that it must have.
-    optional: columns that it may have; one that is only nearly called so is refused.
+    required: further columns that must exist.
+    optional: columns that may exist; one of nearly that name is refused.
 
   Raises:
-    UserError: it is missing, not text, empty, or lacks a column or a value; names the line.
+    UserError: the file is missing, not text or empty, or lacks a column or a value; the error has the line.
   """
   lines, rows, loose = _rows(path, read_text(path))
   header, *rows = rows or [[]]
@@ -71,7 +72,7 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
   columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
   for column in (*required, *optional):
     for line, value in zip(lines, columns.get(column, ()), strict=False):
-      if '"' in value and line in loose:  # in a column of notes it may be an inch; a file of such a name is missing
+      if '"' in value and line in loose:  # in other columns a quote may mean inches
         raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote too many: take it out.")
   if '' in columns and any(columns.pop('')):
     raise UserError(f'{path} has a column without a name: name it, or take it out.')
@@ -82,7 +83,7 @@ def read_text(path: Path) -> str:
   """Read a list in UTF-8, with or without a byte order mark.
 
   Raises:
-    UserError: it cannot be read, or is in another encoding; names the line.
+    UserError: the file cannot be read, or is in another encoding; the error has the line.
   """
   wrong = f'{path} is not a comma-separated text file'
   try:
@@ -103,30 +104,30 @@ def read_text(path: Path) -> str:
 
 
 def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]], set[int]]:
-  """Split a text into rows of values, without the blanks around them and without empty rows.
+  """Split a text into rows of stripped values, and skip empty rows.
 
   Returns:
-    The line of each row, the rows, and the lines with a quote inside of a value that does not begin with one, which
-    Python's reader takes for a part of the value, strict or not.
+    The line of each row, the rows, and the lines with a quote inside an unquoted value, which Python's reader keeps as
+    a part of the value, strict or not.
   """
   lines, rows, loose, line = [], [], set(), 1
   written = io.StringIO(text, newline='').readlines()
   reader = csv.reader(written, strict=True)
-  other_breaks = re.search('[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]', text) is not None  # which end no row
+  other_breaks = re.search('[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]', text) is not None  # line breaks that end no row
   while True:
     try:
       row = next(reader, None)
     except csv.Error as error:
       reason = 'a quote is opened and not closed' if 'end of data' in str(error) else brief(error)
-      raise UserError(f'{path}, line {line}: {reason}: mend the quotes of this line.') from None
+      raise UserError(f'{path}, line {line}: {reason}: fix the quotes of this line.') from None
     if row is None:
       return lines, rows, loose
     for value in row if reader.line_num > line or other_breaks else ():
       if len(value.splitlines()) > 1 or value.endswith(('\n', '\r')):
         raise UserError(
-          f"{path}, line {line}: the value '{brief(value)}' holds a line break: mend the quotes of this line."
+          f"{path}, line {line}: the value '{brief(value)}' holds a line break: fix the quotes of this line."
         )
-    if '"' in (whole := written[line - 1].rstrip('\r\n')) and not QUOTED.fullmatch(whole):
+    if '"' in (physical := written[line - 1].rstrip('\r\n')) and not QUOTED.fullmatch(physical):
       loose.add(line)
     if any(row := [value.strip() for value in row]):
       lines.append(line)
@@ -135,16 +136,17 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]], set[int]]:
 
 
 def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Iterable[str]) -> None:
+  """Check that required columns exist, and that no two names look alike or differ slightly from an expected one."""
   for wanted in (*required, *optional):
     for name in header:
       if name != wanted and wanted not in header and spelling(name) == spelling(wanted):
-        raise UserError(f"{path} has the column '{plain(name)}' where {wanted} is due: call it exactly that.")
+        raise UserError(f"{path} has the column '{plain(name)}' instead of {wanted}: rename it to exactly that.")
   for wanted in required:
     if wanted not in header:
-      shown = brief(', '.join(header) or 'none', 300)
-      by = next((word for mark, word in SEPARATORS.items() if len(header) == 1 and mark in header[0]), '')
-      hint = f'; it is separated by {by}, save it with commas' if by else ''
-      raise UserError(f'{path} has no column {wanted}: its columns are {shown}{hint}.')
+      names = brief(', '.join(header) or 'none', 300)
+      separator = next((word for mark, word in SEPARATORS.items() if len(header) == 1 and mark in header[0]), '')
+      hint = f'; it is separated by {separator}, save it with commas' if separator else ''
+      raise UserError(f'{path} has no column {wanted}: its columns are {names}{hint}.')
   seen: dict[str, str] = {}
   for name in filter(None, header):
     if (key := spelling(name)) in seen:
@@ -154,11 +156,15 @@ def _check_header(path: Path, header: Sequence[str], required: Sequence[str], op
 
 
 def refuse_twice(listing: Listing, column: str = '') -> None:
-  """Refuse an image, or a value of a column, that stands in two rows."""
+  """Check that no image, or no value of a column, is listed twice.
+
+  Raises:
+    UserError: one is; the error has both rows.
+  """
   values = listing.columns[column] if column else listing.names
   first: dict[str, int] = {}
   for row, value in enumerate(values):
     if (other := first.setdefault(value, row)) != row:
-      what = f'{column} {brief(value)}' if column else brief(value)
-      places = f'{listing.place(other)} and {listing.place(row)}'
-      raise UserError(f'{listing.path} lists {what} twice, in {places}: take one of the rows out.')
+      item = f'{column} {brief(value)}' if column else brief(value)
+      rows = f'{listing.place(other)} and {listing.place(row)}'
+      raise UserError(f'{listing.path} lists {item} twice, in {rows}: take one of the rows out.')

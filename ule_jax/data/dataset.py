@@ -1,4 +1,4 @@
-"""What every data set is: named splits of labelled images that are read on demand."""
+"""The types of a data set: named splits of labelled images that are read on demand."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Split(NamedTuple):
-  """One split. `load(i)` reads and decodes image `i`; labels and groups are in memory.
+  """One split: labels and groups in memory, images read on demand.
 
-  `group` is -1 where it is not known. `count` is the number of examples. `masks(i)`, where a data
-  set has them, reads what is known about image `i`'s pixels: name -> mask. `chance` is how often an example is drawn in
-  training, relative to the others. `version(i)` changes when a file of image `i` does (None: it cannot). `look(i)`
-  is `load(i)` with what became of the file on the way (None: there are no files). `files(i)` reads the files of an
-  image as bytes: the image's, then those of its masks (None: it has none).
+  Attributes:
+    label: class index of each example, from 0.
+    group: group index of each example; -1 is unknown.
+    load: reads and decodes image `i`: uint8 pixels, or float32 features of a frozen encoder.
+    name: of image `i`, for messages and tables.
+    masks: reads the masks of image `i`: name -> 0 to 255 (None: the data set has no masks).
+    sampling_weight: how often each example is drawn in training, relative to the others (None: equally often).
+    version: text that changes when a file of image `i` does (None: there are no files).
+    look: `load(i)` with the properties of the file that its pixels do not show (None: there are no files).
+    files: reads the bytes of the files of image `i`: the image, then its masks (None: there are no files).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -33,17 +38,18 @@ class Split(NamedTuple):
   load: Callable[[int], Image]
   name: Callable[[int], str]
   masks: Callable[[int], dict[str, UInt8[np.ndarray, 'h w']]] | None = None
-  chance: Float[np.ndarray, 'n'] | None = None
+  sampling_weight: Float[np.ndarray, 'n'] | None = None
   version: Callable[[int], str] | None = None
   look: Callable[[int], Decoded] | None = None
   files: Callable[[int], tuple[bytes, ...]] | None = None
 
   @property
   def count(self) -> int:
+    """Number of examples."""
     return len(self.label)
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
-    """Return the split of some of its examples."""
+    """Return the split of the given examples, in their order."""
     masks, version, look, files = self.masks, self.version, self.look, self.files
     return Split(
       label=self.label[ids],
@@ -51,39 +57,49 @@ class Split(NamedTuple):
       load=lambda i: self.load(ids[i]),
       name=lambda i: self.name(ids[i]),
       masks=masks and (lambda i: masks(ids[i])),
-      chance=None if self.chance is None else self.chance[ids],
+      sampling_weight=None if self.sampling_weight is None else self.sampling_weight[ids],
       version=version and (lambda i: version(ids[i])),
       look=look and (lambda i: look(ids[i])),
       files=files and (lambda i: files(ids[i])),
     )
 
 
-class Preparation(NamedTuple):
-  """How an image becomes what a network is shown, where nothing is random; as in `Dataset`."""
+class InputSpec(NamedTuple):
+  """The input contract of a data set: how an image becomes a network input where nothing is random.
+
+  The fields are those of the same names in `Dataset`.
+  """
 
   image_shape: tuple[int, ...]
   eval_transform: Transform | None
   mean: tuple[float, ...] = IMAGENET_MEAN
   std: tuple[float, ...] = IMAGENET_STD
   dtype: type = np.uint8
-  words: str = ''
+  description: str = ''
   decoding: Decoding = BY_TYPE
 
 
 class Dataset(NamedTuple):
-  """A data set: splits, the names of classes and groups, and how images are prepared.
+  """A data set: splits, the names of classes and groups, and the transforms of images.
 
-  `splits` holds at least `train`, `val` and `test`; further validation splits are named
-  `val_<something>` and give further selection rules. The transforms run on the host, where images
-  still have sizes of their own, and keep uint8 (None changes nothing). `mean` and `std` (of pixels
-  scaled to [0, 1]) are applied inside the compiled step. `notes` goes into the results. An "image" may also be the
-  float32 features that a frozen encoder made of it; `dtype` says which. `words` says what `eval_transform` does,
-  `decoding` what is white in the files, and what transparent images are put on. `remarks` are said at the start of
-  whatever uses it.
-
-  `official` has the group counts of the released data set by split, if it is one. `combinations` are
-  metrics of its field that are linear in the group accuracies: name -> a weight per group. `titles`
-  are what its field calls the common metrics. `table` is what it was read from, if that was files.
+  Attributes:
+    splits: at least `train`, `val` and `test`; further validation splits, `val_<name>`, give further selection rules.
+    classes: names, in the order of the labels.
+    groups: names, in the order of the group indices.
+    image_shape: of an image after the transform, or of a frozen encoder's features.
+    train_transform: random transform on the host, uint8 to uint8, of images of any size (None: the identity).
+    eval_transform: the same where nothing is random.
+    mean: of pixels scaled to [0, 1], by channel; subtracted inside the compiled step.
+    std: standard deviation likewise; divided by inside the compiled step.
+    notes: entries for results.json.
+    official: split -> the group counts of the release, or its total; {} where there is no release.
+    combinations: metrics of the field that are linear in the group accuracies: name -> a weight per group.
+    titles: metric -> its name in the field.
+    table: the rows that the splits were read from (None: there are no files).
+    dtype: of an image: uint8 pixels, or float32 features.
+    description: of `eval_transform`.
+    decoding: the pixel value that is white in the files, and the background of transparent images.
+    remarks: notes on the data that every verb logs at its start.
   """
 
   splits: dict[str, Split]
@@ -100,11 +116,11 @@ class Dataset(NamedTuple):
   titles: Mapping[str, str] = {}
   table: Table | None = None
   dtype: type = np.uint8
-  words: str = ''
+  description: str = ''
   decoding: Decoding = BY_TYPE
   remarks: tuple[str, ...] = ()
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
-    """Count the examples of each group in a split; unknown groups are not counted."""
+    """Count the examples of each group in a split; examples of an unknown group are not counted."""
     group = self.splits[split].group
     return np.bincount(group[group >= 0], minlength=len(self.groups)).astype(np.int32)

@@ -1,13 +1,13 @@
-"""Images from encoded bytes, whatever the format: uint8 RGB.
+"""Decoding of image files of any format to uint8 RGB.
 
-How bright a value is follows from the type of the file and from two options, never from the other values of an image:
+The scale of pixel values follows from the type of the file and two options, never from the other values of the image:
 
   8 bits a channel, 1 bit, a palette   255 is white
   16 bits (12 in some TIFFs)           65,535 (4,095) is white
   floats                               1 is white
   32-bit or signed integers            refused, unless `white` is given
   `white`                              the value that is white, in every file whose type has such a value
-  transparency                         the image is put on a colour, `background`
+  transparency                         the image is composed on a colour, `background`
 """
 
 from __future__ import annotations
@@ -43,14 +43,19 @@ TURNS = {
 
 
 class Decoding(NamedTuple):
-  """What config.data says of the values of a file: `white` (0: by the type) and `background`, a colour's name."""
+  """Options of decoding.
+
+  Attributes:
+    white: pixel value that becomes 255; 0 derives it from the type of the file.
+    background: name of the colour below transparent pixels.
+  """
 
   white: float = 0.0
   background: str = 'white'
 
   @property
-  def words(self) -> str:
-    """Say it."""
+  def description(self) -> str:
+    """The options in words, for the metadata of an exported network."""
     by_type = 'white is 255 in 8 bits, 65535 in 16, 4095 in 12, 1 in floats'
     white = f'white is {self.white:g} in files that have that value, else: {by_type}' if self.white else by_type
     return f'{white}; transparent images are put on {self.background}; EXIF orientation is applied'
@@ -58,13 +63,17 @@ class Decoding(NamedTuple):
 
 BY_TYPE = Decoding()
 
-MASK = Decoding(background='black')  # where a mask is transparent, nothing is marked
+MASK = Decoding(background='black')  # transparent pixels of a mask are 0
 
 
 class Decoded(NamedTuple):
-  """An image; whether it was transparent somewhere, and whether its file holds more pictures than this first one.
+  """A decoded image.
 
-  `changed` says that an older version gave other pixels, where somebody compared.
+  Attributes:
+    pixels: uint8 RGB.
+    transparent: whether a pixel was transparent in the file.
+    several: whether the file has further frames or pages.
+    changed: whether versions before `data.white` decoded other pixels; False where that was not compared.
   """
 
   pixels: Pixels
@@ -76,8 +85,12 @@ class Decoded(NamedTuple):
 def make_decoding(white: float, background: str) -> Decoding:
   """Check the two options of config.data.
 
+  Args:
+    white: from 0 on; 0 derives it from the type of each file.
+    background: a colour that PIL knows, such as white or #808080.
+
   Raises:
-    UserError: a value that cannot be white, or no colour.
+    UserError: a value is out of range, or no colour.
   """
   if not 0 <= white < np.inf:
     raise UserError(f'data.white is {white}: give the value that is white, or 0 for that of the type of each file.')
@@ -91,7 +104,7 @@ def make_decoding(white: float, background: str) -> Decoding:
 
 
 def decode(encoded: bytes, name: str, advice: str = ADVICE, decoding: Decoding = BY_TYPE) -> Pixels:
-  """Decode an image file to RGB, whatever its format, mode, bit depth and EXIF orientation; takes what `read` does."""
+  """Return the pixels of an image file; arguments and errors are those of `read`."""
   return read(encoded, name, advice, decoding).pixels
 
 
@@ -101,21 +114,20 @@ def decode_mask(encoded: bytes, name: str) -> UInt8[np.ndarray, 'h w']:
 
 
 def read(encoded: bytes, name: str, advice: str = ADVICE, decoding: Decoding = BY_TYPE) -> Decoded:
-  """Decode an image file, and say what became of it on the way.
+  """Decode an image file of any format, mode and bit depth to upright RGB, with the properties its pixels do not show.
 
-  Plain JPEGs go through libjpeg-turbo (simplejpeg), which gives PIL's pixels in two thirds of the time.
+  Plain JPEGs are decoded by libjpeg-turbo (simplejpeg), which returns PIL's pixels in two thirds of the time.
 
   Args:
     name: of the image, for messages.
-    advice: what to do about an image that cannot be decoded, at the end of the message.
+    advice: remedy for an image that cannot be decoded, for messages.
 
   Raises:
-    UserError: the bytes are truncated, no image, too large, or have values outside of black and white; the sentence
-      names the image.
+    UserError: the bytes are truncated, no image, too large, or have values below black or above white.
   """
   try:
-    # An EXIF block may turn the image, and an unusual colour space needs converting: PIL knows how. It also
-    # has the last word on a JPEG that libjpeg has doubts about, so that we read what its users read.
+    # JPEGs with EXIF (a rotation) or an unusual colour space need PIL. PIL also decodes JPEGs that libjpeg refuses, so
+    # that every file that PIL can read is read.
     if encoded[:2] == b'\xff\xd8' and b'Exif\0' not in encoded and not 0 < decoding.white < 255:
       height, width, space = _jpeg_header(encoded)
       refuse_large(width, height, 3)
@@ -124,7 +136,7 @@ def read(encoded: bytes, name: str, advice: str = ADVICE, decoding: Decoding = B
           return Decoded(simplejpeg.decode_jpeg(encoded))
     with _open(encoded) as image:
       return _convert(image, encoded, decoding)
-  except Exception as error:  # decoders raise whatever they like: RuntimeError, struct.error, TypeError, KeyError ...
+  except Exception as error:  # decoders raise any type: RuntimeError, struct.error, TypeError, KeyError ...
     raise UserError(f'image {name} cannot be decoded ({_reason(error, encoded)}): {advice}.') from None
 
 
@@ -134,7 +146,7 @@ def _open(encoded: bytes) -> Image.Image:
 
 @functools.cache
 def _formats() -> list[str]:
-  """List what PIL reads, without PostScript, which is a program that it hands to Ghostscript."""
+  """List the formats that PIL reads, without PostScript, a program that PIL would run in Ghostscript."""
   Image.init()
   return [name for name in Image.ID if name != 'EPS']
 
@@ -147,7 +159,7 @@ def _jpeg_header(encoded: bytes) -> tuple[int, int, str]:
 
 
 def has_changed(encoded: bytes, pixels: Pixels) -> bool:
-  """Tell whether versions of ule_jax that had no data.white gave other pixels than these."""
+  """Return whether versions of ule_jax without `data.white` decoded other pixels than these."""
   try:
     with _open(encoded) as image:
       image = ImageOps.exif_transpose(image)
@@ -156,31 +168,33 @@ def has_changed(encoded: bytes, pixels: Pixels) -> bool:
         scale = 257 if values.max(initial=0) > 255 else 1
         image = Image.fromarray((values / scale).clip(0, 255).astype(np.uint8))
       if image.has_transparency_data:
-        image = image.convert('RGBA')  # whose colours are those below what is transparent
+        image = image.convert('RGBA')  # keeps the colours below transparent pixels
       return not np.array_equal(np.asarray(image.convert('RGB')), pixels)
-  except Exception:  # whatever a decoder raises: there were no pixels
+  except Exception:  # decoders raise any type; the older version failed, too
     return False
 
 
 def may_have_changed(encoded: bytes) -> bool:
-  """Tell from the header whether `has_changed` has to look: 0.1 ms, none for a JPEG."""
+  """Return from the header whether `has_changed` has to decode the file: 0.1 ms, none for a JPEG."""
   if encoded[:2] == b'\xff\xd8':
     return False
   try:
     with _open(encoded) as image:
       return image.has_transparency_data or image.mode not in ('1', 'L', 'P', 'RGB') or depth_of(image, encoded) > 8
-  except Exception:  # whatever a decoder raises: it is no image
+  except Exception:  # decoders raise any type for a file that is no image
     return False
 
 
 def refuse_large(width: int, height: int, size: int) -> None:
-  """Stop before memory is taken for an image.
+  """Check the decoded size of an image before memory is allocated for it.
 
   Args:
+    width: pixels.
+    height: pixels.
     size: bytes of a pixel.
 
   Raises:
-    ValueError: it takes more than LARGEST.
+    ValueError: the image takes more than LARGEST bytes.
   """
   if width * height * size > LARGEST:
     raise ValueError(
@@ -190,11 +204,11 @@ def refuse_large(width: int, height: int, size: int) -> None:
 
 
 def _convert(image: Image.Image, encoded: bytes, decoding: Decoding) -> Decoded:
-  """Bring an opened image to RGB, upright."""
+  """Convert an opened image to upright RGB."""
   depth = depth_of(image, encoded)
   refuse_large(*image.size, max(3, len(image.getbands()) * -(-depth // 8)))
   several = _several(image)
-  if image.format == 'TIFF':  # PIL turns these itself, but reads all EXIF tags first and fails at odd ones
+  if image.format == 'TIFF':  # PIL rotates these itself, but parses all EXIF tags first and fails at odd ones
     turned = {ORIENTATION: image.tag_v2.get(ORIENTATION, 1)}
     image.getexif = lambda: turned
   image.load()
@@ -204,8 +218,8 @@ def _convert(image: Image.Image, encoded: bytes, decoding: Decoding) -> Decoded:
   elif depth > 8 and decoding.white > 255:
     raise ValueError(f'its {depth} bits of {image.mode} are read by their type alone, and data.white is set')
   else:
-    whole = image.convert('RGBA') if image.has_transparency_data else image
-    color, alpha = whole.convert('RGB'), whole.getchannel('A') if whole is not image else None
+    full = image.convert('RGBA') if image.has_transparency_data else image
+    color, alpha = full.convert('RGB'), full.getchannel('A') if full is not image else None
     if 0 < decoding.white < 255 and image.mode in CHANNELS:
       color = Image.fromarray(scaled(np.asarray(color), decoding.white))
   transparent = alpha is not None and alpha.getextrema()[0] < 255
@@ -216,7 +230,7 @@ def _convert(image: Image.Image, encoded: bytes, decoding: Decoding) -> Decoded:
 
 
 def depth_of(image: Image.Image, encoded: bytes) -> int:
-  """Say how many bits a channel has in the file; PIL gives 8 of them where there are several channels of 16."""
+  """Return the bits of a channel in the file; PIL keeps 8 of them where there are several channels of 16."""
   if image.format == 'PNG':
     return 16 if encoded[12:16] == b'IHDR' and encoded[24] == 16 else 8
   if image.format == 'TIFF':
@@ -225,23 +239,23 @@ def depth_of(image: Image.Image, encoded: bytes) -> int:
 
 
 def _several(image: Image.Image) -> bool:
-  """Tell whether there are further frames or pages; previews that cameras add to a JPEG are none."""
+  """Return whether there are further frames or pages; a camera's previews in a JPEG do not count."""
   try:
     return image.format in ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF') and bool(image.is_animated)
-  except Exception:  # whatever a decoder raises: the next one is damaged
+  except Exception:  # decoders raise any type for a damaged second frame
     return False
 
 
 def _orientation(image: Image.Image) -> int:
-  """Read how the image is turned, and nothing else of its EXIF block, which may have anything in it."""
+  """Return the EXIF orientation, 1 to 8; other tags are not parsed, as they may be damaged."""
   try:
     return int(image.getexif().get(ORIENTATION, 1))
-  except Exception:  # whatever PIL raises: the block says nothing
+  except Exception:  # PIL raises any type for a damaged EXIF block
     return 1
 
 
 def _reason(error: Exception, encoded: bytes) -> str:
-  """Say in half a line what a decoder raised."""
+  """Format a decoder's error as a clause of at most 300 characters."""
   if isinstance(error, UnidentifiedImageError):
     if encoded[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
       return 'a damaged TIFF, or of a kind that is not read, as floats in several channels or of 64 bits are'

@@ -1,14 +1,14 @@
-"""Handwritten digits with a shortcut: the embedded task, made of real pixels that scikit-learn ships.
+"""Handwritten digits with a shortcut: the embedded task, composed from images that scikit-learn ships.
 
 The core task is whether a digit is below five. Every digit is drawn in white on a random crop of
-one of scikit-learn's two sample photographs. What follows the label, `data.shortcut`, is one of
+one of scikit-learn's two sample photographs. The shortcut that goes with the label is `data.shortcut`:
 
   tint   a warm or a cold colour cast over the whole image, as from two scanners
-  place  which of the two photographs the crop is from
+  place  the photograph that the crop is from
   patch  a dark or a bright square in the corner
 
-In `train` and `val` the shortcut follows the label at the stated `rate`; in `val_balanced` and
-`test` every digit stands under both values of it, `crops` times each. No digit is in two splits.
+In `train` and `val` the shortcut agrees with the label at the stated `rate`; in `val_balanced` and
+`test` every digit occurs with both values of it, `crops` times each. No digit is in two splits.
 
 Sources: the digits are the test part of UCI's "Optical recognition of handwritten digits"
 (E. Alpaydin, C. Kaynak, 1998) through `sklearn.datasets.load_digits`; the photographs are
@@ -23,55 +23,49 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from ule_jax.data.dataset import Dataset, Preparation, Split
+from ule_jax import options as declared
+from ule_jax.data.dataset import Dataset, InputSpec, Split
 from ule_jax.data.image_files import stretch
 from ule_jax.data.transforms import antialias
-from ule_jax.errors import UserError, unknown
+from ule_jax.options import option
 
 SIZE = 16  # pixels, height and width of an image
-DIGIT = 12  # pixels, height and width of the digit in the middle of it
-SHRINK = 8  # the photographs are reduced by this factor before they are cropped
+DIGIT = 12  # pixels, height and width of the digit in the centre of the image
+SHRINK = 8  # factor by which the photographs are reduced before cropping
 DIGITS_TRAIN, DIGITS_VAL = 1000, 297  # the remaining 500 digits are test
 CLASSES = ('below five', 'five or more')
 SHORTCUTS = {'tint': ('cold', 'warm'), 'place': ('temple', 'flower'), 'patch': ('dark', 'bright')}
-TINT, TINT_SPREAD = 0.2, 0.05  # gain of red and loss of blue, and its standard deviation over images
+TINT, TINT_SPREAD = 0.2, 0.05  # relative gain of red and loss of blue, and its standard deviation over images
 PATCH = 3  # pixels, height and width of the square
 
 
-def preparation(**_) -> Preparation:
-  """Say how images are prepared: ours have their size already."""
-  mean, std, words = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), f'resize to {SIZE} x {SIZE} (antialias)'
-  return Preparation((SIZE, SIZE, 3), stretch(SIZE, antialias), mean, std, words=words)
+class Options(declared.Options):
+  """Options of the embedded task."""
+
+  shortcut: str = option('tint', 'tint, place or patch: what follows the label in train and val', choices=SHORTCUTS)
+  rate: float = option(0.98, 'share of train and val whose shortcut follows the label', gt=0, le=1)
+  crops: int = option(8, 'times each digit is composed, each time on another crop of a photograph', ge=1)
+  brightness: float = option(0.5, 'factor on the photograph behind the digit', ge=0, le=1)
+  seed: int = option(0, 'of the split and the composition, not of training', ge=0)
 
 
-def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int) -> Dataset:
-  """Compose the four splits.
+def input_spec(options: Options) -> InputSpec:
+  """Return the input contract; the images of this data set already have their size."""
+  del options
+  mean, std, description = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), f'resize to {SIZE} x {SIZE} (antialias)'
+  return InputSpec((SIZE, SIZE, 3), stretch(SIZE, antialias), mean, std, description=description)
 
-  Args:
-    shortcut: tint, place or patch.
-    rate: share of the examples of train and val whose shortcut follows the label, above 0 and up to 1.
-    crops: how many times each digit is composed, each time on another crop.
-    brightness: factor on the photograph's pixels, in [0, 1]; the digit is white.
-    seed: of the split into digits and of the crops.
 
-  Raises:
-    UserError: an option is out of its range.
-  """
-  if shortcut not in SHORTCUTS:
-    raise unknown('data.shortcut', shortcut, SHORTCUTS)
-  if not 0 < rate <= 1:
-    raise UserError(f'data.rate is {rate}: give the share of examples that follow the shortcut, above 0 and up to 1.')
-  if crops < 1:
-    raise UserError(f'data.crops is {crops}: give a whole number from 1 on.')
-  if not 0 <= brightness <= 1:
-    raise UserError(f'data.brightness is {brightness}: give a factor from 0 to 1.')
+def load(options: Options) -> Dataset:
+  """Compose the four splits: train, val, val_balanced and test."""
+  shortcut, crops, seed = options.shortcut, options.crops, options.seed
   strokes, digit = _strokes()
   label = (digit >= 5).astype(np.int32)
   order = np.random.default_rng([seed, 0]).permutation(len(label))
   parts = np.split(order, [DIGITS_TRAIN, DIGITS_TRAIN + DIGITS_VAL])
 
   def compose(ids: Int[np.ndarray, 'm'], values: Int[np.ndarray, 'm'], rng: np.random.Generator) -> Split:
-    images = _draw(strokes[ids], values, shortcut, brightness, rng)
+    images = _draw(strokes[ids], values, shortcut, options.brightness, rng)
     return Split(
       label=label[ids],
       group=(label[ids] * 2 + values).astype(np.int32),
@@ -82,7 +76,7 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
 
   def biased(ids: Int[np.ndarray, 'm'], rng: np.random.Generator) -> Split:
     ids = np.repeat(ids, crops)
-    follows = rng.random(len(ids)) < rate
+    follows = rng.random(len(ids)) < options.rate
     return compose(ids, np.where(follows, label[ids], 1 - label[ids]), rng)
 
   def balanced(ids: Int[np.ndarray, 'm'], rng: np.random.Generator) -> Split:
@@ -100,14 +94,16 @@ def load(*, shortcut: str, rate: float, crops: int, brightness: float, seed: int
     classes=CLASSES,
     groups=tuple(f'{c}, {value}' for c in CLASSES for value in SHORTCUTS[shortcut]),
     train_transform=None,
-    **preparation()._asdict(),
-    notes={'shortcut': shortcut, 'rate': rate, 'crops': crops, 'brightness': brightness, 'data_seed': seed},
-  )
+    **input_spec(options)._asdict(),
+    notes={
+      'shortcut': shortcut, 'rate': options.rate, 'crops': crops, 'brightness': options.brightness, 'data_seed': seed,
+    },
+  )  # fmt: skip
 
 
 @functools.cache
 def _strokes() -> tuple[Float[np.ndarray, 'm h w'], Int[np.ndarray, 'm']]:
-  """Load the digits as opacities in [0, 1], enlarged and centred on the canvas."""
+  """Load the digits as opacities in [0, 1], enlarged and centred, with their values 0 to 9."""
   from sklearn.datasets import load_digits
 
   digits = load_digits()
@@ -135,7 +131,12 @@ def _draw(
   brightness: float,
   rng: np.random.Generator,
 ) -> UInt8[np.ndarray, 'm h w 3']:
-  """Blend white strokes over one random crop each, and put the shortcut's value on it."""
+  """Blend white strokes over one random crop each, and apply the shortcut.
+
+  Args:
+    strokes: opacities in [0, 1].
+    values: value of the shortcut in each image, 0 or 1.
+  """
   photographs = _photographs()
   images = np.empty((*strokes.shape, 3), np.uint8)
   for i, value in enumerate(values):

@@ -1,16 +1,16 @@
-"""Your own images: a folder with `metadata.csv` and the files it names.
+"""A user's images: a folder with `metadata.csv` and the files that it lists.
 
 `metadata.csv` has the columns `filename` (relative to the folder), `label`, `split`, and at most one of
 `group` and `attribute`:
 
-  label      0..k-1, or names; classes are numbered in the order of the sorted names, or of data.classes
+  label      0..k-1, or names; classes are indexed in the order of the sorted names, or of data.classes
   split      train, val, test (or 0, 1, 2), and val_<something> for further validation splits
-  group      what the group is called, or a number; empty where it is not known
-  attribute  the same for what may be a shortcut: the group is then (label, attribute)
+  group      name or number of the group; empty where it is unknown
+  attribute  value of a possible shortcut; the group is then (label, attribute)
 
-Labels of the groups may be missing in train, or everywhere: then metrics of groups are absent. Words for missing (nan,
-NaN, None, NA, N/A, null, <NA>) are no groups; how many there are is said. A label may not be missing. Data that TFDS
-wrote as array_record, with the features image, label, and group or attribute, are read by the same rules.
+Groups may be unknown in train, or everywhere: then metrics of groups are absent. Words for missing (nan, NaN, None, NA,
+N/A, null, <NA>) are unknown groups, whose number is logged. A label may not be missing. Data that TFDS wrote as
+array_record, with the features image, label, and group or attribute, are read by the same rules.
 """
 
 from __future__ import annotations
@@ -26,116 +26,109 @@ from jaxtyping import Int32
 from ule_jax.data import array_record, csv_files, tables
 from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_alike, refuse_same_look, whole_number, written
 from ule_jax.data.csv_files import Listing
-from ule_jax.data.dataset import Dataset, Preparation, Transform
+from ule_jax.data.dataset import Dataset, InputSpec, Transform
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
 from ule_jax.data.listing import match_files
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Files, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
-from ule_jax.errors import UserError, brief, unknown
+from ule_jax.errors import UserError, brief
+from ule_jax.options import option
 
 FITS = {'crop': square, 'stretch': stretch}
 CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
 
 
-def preparation(*, size: int, resize: str, fit: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
-  """Say how images are prepared; takes the options of `load`."""
-  first = 'crop the largest square from the middle, then ' if fit == 'crop' else ''
-  words = f'{first}resize to {size} x {size} ({resize})'
-  return Preparation(
-    (size, size, 3), FITS[fit](size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+class Options(Files):
+  """Options of your own images."""
+
+  size: int = size(224)
+  fit: str = option('crop', 'crop (the middle square) or stretch', choices=FITS, treatment=True)
+  augment: bool = augment(True, 'random crops and flips')
+  scale: tuple = option((0.7, 1.0), 'range of the share of the area of random crops, in (0, 1]', treatment=True)
+  ratio: tuple = option((0.75, 4 / 3), 'range of width / height of random crops', treatment=True)
+  jitter: float = option(0.0, 'strength of colour jitter in training', ge=0, le=0.5, treatment=True)
+  unlisted: str = option(
+    'fail', 'fail, or ignore image files without a row in metadata.csv', choices=('fail', 'ignore'), treatment=True
+  )
+  classes: tuple = option(
+    (),
+    'names of the classes in order, of which every label has to be one; (): those that occur, sorted',
+    added=True,
   )
 
 
-def load(
-  *,
-  dir: str,
-  size: int,
-  fit: str,
-  resize: str,
-  augment: bool,
-  scale: tuple[float, float],
-  ratio: tuple[float, float],
-  jitter: float,
-  unlisted: str,
-  white: float = 0.0,
-  background: str = 'white',
-  classes: tuple[str, ...] = (),
-) -> Dataset:
-  """Read the metadata, check that every image is there, and leave decoding to the pipeline.
+def input_spec(options: Options) -> InputSpec:
+  """Return the input contract."""
+  first = 'crop the largest square from the middle, then ' if options.fit == 'crop' else ''
+  description = f'{first}resize to {options.size} x {options.size} ({options.resize})'
+  return InputSpec(
+    (options.size, options.size, 3),
+    FITS[options.fit](options.size, make_resize(options.resize)),
+    description=description,
+    decoding=make_decoding(options.white, options.background),
+  )
 
-  Args:
-    dir: the folder with metadata.csv, or a prepared data set.
-    size: pixels, height and width of what the network sees.
-    fit: crop the middle square, or stretch, where nothing is random.
-    resize: antialias or linear.
-    augment: random crops and flips in training.
-    scale: of the random crops: range of the share of the area, in (0, 1].
-    ratio: of the random crops: range of width / height.
-    jitter: strength of colour jitter in training, in [0, 0.5]; 0 is none.
-    unlisted: fail, or ignore image files that have no row.
-    white: the value that is white in the files; 0: by their type.
-    background: the colour that transparent images are put on.
-    classes: names of the classes in order, of which every label has to be one; () takes them from the labels.
+
+def load(options: Options) -> Dataset:
+  """Read the metadata and check that every image exists; the pipeline decodes the images.
 
   Raises:
-    UserError: something is missing or cannot be understood.
+    UserError: a file, column, class or label is missing, a value cannot be parsed, or an option is out of its range.
   """
-  _check_options(fit, unlisted, scale, ratio, jitter)
-  check_size(size)
-  prepared = preparation(size=size, resize=resize, fit=fit, white=white, background=background)
-  decoding = prepared.decoding
-  classes = _class_names(classes)
-  table = open_table(dir, 'a folder of images', lambda root: scan(root, unlisted, classes), (), {'label': None})
-  if table.prepared:
-    table = _from_records(dir, table, classes)
+  _check_ranges(options)
+  check_size(options.size)
+  spec = input_spec(options)
+  decoding = spec.decoding
+  classes = _class_names(options.classes)
+  table = open_table(
+    options.dir, 'a folder of images', lambda root: scan(root, options.unlisted, classes), (), {'label': None}
+  )
+  if table.is_array_record:
+    table = _from_records(options.dir, table, classes)
   values = table.names.get('attribute')
 
   def split(rows: Rows):
-    label, nothing = rows.columns['label'], np.full(len(rows.names), -1, np.int32)
+    label, unknown_groups = rows.columns['label'], np.full(len(rows.names), -1, np.int32)
     if values is not None:
       attribute = rows.columns['attribute']
       return split_of(rows, label, np.where(attribute < 0, -1, label * len(values) + attribute), decoding)
-    return split_of(rows, label, rows.columns.get('group', nothing), decoding)
+    return split_of(rows, label, rows.columns.get('group', unknown_groups), decoding)
 
-  interpolate = make_resize(resize)
+  crop = random_crop_and_flip(options.size, options.scale, options.ratio, make_resize(options.resize))
   return Dataset(
     splits={part: split(rows) for part, rows in table.parts.items()},
     classes=table.names['label'],
     groups=_group_names(table.names),
-    train_transform=_augmented(random_crop_and_flip(size, scale, ratio, interpolate), jitter)
-    if augment
-    else prepared.eval_transform,
-    **prepared._asdict(),
+    train_transform=_augmented(crop, options.jitter) if options.augment else spec.eval_transform,
+    **spec._asdict(),
     notes={
-      'size': size, 'fit': fit, 'resize': resize, 'augment': augment,
-      'scale': list(scale), 'ratio': list(ratio), 'jitter': jitter,
+      'size': options.size, 'fit': options.fit, 'resize': options.resize, 'augment': options.augment,
+      'scale': list(options.scale), 'ratio': list(options.ratio), 'jitter': options.jitter,
     },
     table=table,
     remarks=table.remarks,
   )  # fmt: skip
 
 
-def _check_options(
-  fit: str, unlisted: str, scale: tuple[float, float], ratio: tuple[float, float], jitter: float
-) -> None:
-  if fit not in FITS:
-    raise unknown('data.fit', fit, FITS)
-  if unlisted not in ('fail', 'ignore'):
-    raise unknown('data.unlisted', unlisted, ('fail', 'ignore'))
-  for field, given, most in (('scale', scale, 1.0), ('ratio', ratio, 100.0)):
+def _check_ranges(options: Options) -> None:
+  """Check the ranges of random crops."""
+  for field, given, most in (('scale', options.scale, 1.0), ('ratio', options.ratio, 100.0)):
     numbers = isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, (int, float)) for v in given)
     if not numbers or not 0 < given[0] <= given[1] <= most:
       raise UserError(f'data.{field} is {given}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
-  if not 0 <= jitter <= 0.5:
-    raise UserError(f'data.jitter is {jitter}: give a strength from 0 to 0.5.')
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
-  """Check data.classes."""
+  """Return data.classes as text.
+
+  Raises:
+    UserError: there are fewer than two names, one is empty, or two look alike.
+  """
   names = (
-    tuple(str(name).strip() for name in classes)  # a number on the command line is a name, too
+    tuple(str(name).strip() for name in classes)  # the command line parses a name of digits as a number
     if isinstance(classes, (tuple, list)) and all(isinstance(name, (str, int)) for name in classes)
     else ('',)
   )
@@ -152,56 +145,65 @@ def _augmented(crop: Transform, jitter: float) -> Transform:
 
 
 def scan(root: Path, unlisted: str, classes: tuple[str, ...] = ()) -> Table:
-  """Read metadata.csv."""
+  """Read metadata.csv: label, and group or attribute, of each image, by split.
+
+  Args:
+    unlisted: fail, or ignore image files that have no row.
+    classes: all names of classes, in their order; () uses the sorted labels.
+  """
   path = root / 'metadata.csv'
   if not path.is_file():
     raise UserError(f'{root} has no metadata.csv: write one with the columns filename, label, split.')
   listing = csv_files.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
   match_files(listing, root, unlisted)
   parts = _parts(listing)
-  codes, names, remarks = _understand(listing, parts, classes)
+  codes, names, remarks = _encode(listing, parts, classes)
   order = ['train', *sorted({p for p in parts if p.startswith('val')}), 'test']
   part = np.array([order.index(p) for p in parts], np.int32)
   return tables.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
 
 
 def _parts(listing: Listing) -> list[str]:
-  """Read the column split."""
+  """Return the split of each row.
+
+  Raises:
+    UserError: a value is no name of a split.
+  """
   values = listing.columns['split']
   refuse_alike(listing, 'split', dict.fromkeys(values))
   as_whole = whole_number(dict.fromkeys(values))
   parts = {value: CODES.get(as_whole[value], value) for value in as_whole}
   for value, part in parts.items():
     if not re.fullmatch(r'train|val|test|val_\w+', part):
-      what = f"the split '{brief(value)}'" if value else 'no split'
-      raise UserError(f'{listing.at(values.index(value))} has {what} where train, val, test or val_<something> is due.')
+      given = f"the split '{brief(value)}'" if value else 'no split'
+      raise UserError(f'{listing.at(values.index(value))} has {given} instead of train, val, test or val_<something>.')
   return [parts[value] for value in values]
 
 
 def _from_records(dir: str, table: Table, classes: tuple[str, ...]) -> Table:
-  """Understand prepared data as metadata.csv is understood."""
+  """Interpret the columns of array_record data as those of metadata.csv."""
   listing = array_record.as_listing(dir, table, ('label', 'group', 'attribute'))
   parts = [part for part, rows in table.parts.items() for _ in rows.names]
-  codes, names, remarks = _understand(listing, parts, classes)
-  own, first = {}, 0
+  codes, names, remarks = _encode(listing, parts, classes)
+  coded, first = {}, 0
   for part, rows in table.parts.items():
-    here = slice(first, first + len(rows.names))
-    own[part] = rows._replace(columns={column: values[here] for column, values in codes.items()})
-    first = here.stop
-  return table._replace(parts=own, names=names, remarks=remarks)
+    rows_of_part = slice(first, first + len(rows.names))
+    coded[part] = rows._replace(columns={column: values[rows_of_part] for column, values in codes.items()})
+    first = rows_of_part.stop
+  return table._replace(parts=coded, names=names, remarks=remarks)
 
 
-def _understand(
+def _encode(
   listing: Listing, parts: Sequence[str], classes: tuple[str, ...]
 ) -> tuple[dict[str, Int32[np.ndarray, 'n']], dict[str, tuple[str, ...]], tuple[str, ...]]:
-  """Number labels and groups; return the codes of each column, their names, and what is to be said aloud.
+  """Encode labels and groups as indices; return the codes of each column, their names, and remarks to log.
 
   Args:
-    parts: of each image.
-    classes: names in order, or () for those that occur.
+    parts: split of each image.
+    classes: all names of classes, in their order; () uses the sorted labels.
 
   Raises:
-    UserError: a part, a class or a label is missing, or two names look alike.
+    UserError: a split, a class or a label is missing, or two names look alike.
   """
   path = listing.path
   if {'group', 'attribute'} <= listing.columns.keys():
@@ -220,52 +222,54 @@ def _understand(
   remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
-      found = number(listing, column)
-      remarks += _count_unknown(path, parts, found) + _suspicious(path, column, found.names)
-      if found.names:  # a column that is empty everywhere says nothing
-        codes[column], names[column] = found.codes, found.names
+      numbered = number(listing, column)
+      remarks += _count_unknown(path, parts, numbered) + _suspicious(path, column, numbered.names)
+      if numbered.names:  # a column that is empty everywhere is ignored
+        codes[column], names[column] = numbered.codes, numbered.names
   pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
   refuse_same_look(path, 'groups', _group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
 def _refuse_unlabelled(listing: Listing, parts: Sequence[str], label: Numbered) -> None:
+  """Check that every example has a label; the error has the first that has none, and how many there are."""
   bare = np.flatnonzero(label.codes < 0)
   if not len(bare):
     return
   first = int(bare[0])
   count = sum(parts[i] == parts[first] for i in bare.tolist())
-  whole = (
+  total = (
     f'{count:,} examples of {parts[first]} have no label' if count > 1 else f'an example of {parts[first]} has none'
   )
   word = listing.columns['label'][first]
   name = f', or name {word} in data.classes, if it is the name of a class' if word and word != '-1' else ''
   raise UserError(
-    f'{listing.at(first)} has no label ({written([word])}); {whole}: give one, or take the row out{name}.'
+    f'{listing.at(first)} has no label ({written([word])}); {total}: give one, or take the row out{name}.'
   )
 
 
-def _count_unknown(path: Any, parts: Sequence[str], found: Numbered) -> list[str]:
-  """Say how many groups of each part are not known, and how that was written."""
+def _count_unknown(path: Any, parts: Sequence[str], groups: Numbered) -> list[str]:
+  """Format the number of unknown groups of each split, with the words for missing that occur."""
   remarks = []
   for part in dict.fromkeys(parts):
-    here = np.array([p == part for p in parts])
-    if unknown := int((found.codes[here] < 0).sum()):
-      how = written(found.missing)
-      remarks.append(f'{path}: {unknown:,} of {int(here.sum()):,} groups of {part} are unknown ({how}).')
+    mask = np.array([p == part for p in parts])
+    if unknown := int((groups.codes[mask] < 0).sum()):
+      spelling = written(groups.missing)
+      remarks.append(f'{path}: {unknown:,} of {int(mask.sum()):,} groups of {part} are unknown ({spelling}).')
   return remarks
 
 
 def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
+  """Format a remark for each name that may be a word for missing."""
   return [
-    f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where nothing is known."
+    f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where the value is unknown."
     for name in names
     if name.casefold() in SUSPICIOUS
   ]
 
 
 def _group_names(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-  """Name the groups: those of the column, or each label with each attribute."""
+  """Return the names of the groups: those of the column group, or each label with each attribute."""
   if 'attribute' in names:
     return tuple(f'{label}, {value}' for label in names['label'] for value in names['attribute'])
   return names.get('group', ())

@@ -1,4 +1,4 @@
-"""What data sets of image files share: splits of table rows, and the usual ways to prepare an image."""
+"""Splits of table rows, and the transforms that the data sets of image files share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from ule_jax.errors import UserError
 
 
 def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n'], decoding: Decoding) -> Split:
-  """Make a split of all rows of a part."""
+  """Build a split of all rows of a table.
+
+  Args:
+    label: class index of each row; -1 is missing.
+    group: group index of each row; -1 is unknown.
+    decoding: white value and background.
+  """
 
   def look(i: int) -> Decoded:
     return read(rows.read(i), rows.names[i], ADVICE, decoding)
@@ -33,25 +39,32 @@ def split_of(rows: Rows, label: Int[np.ndarray, 'n'], group: Int[np.ndarray, 'n'
 
 
 def check_size(size: int) -> None:
-  """Refuse a size that is no number of pixels."""
+  """Check that a size is at least one pixel.
+
+  Raises:
+    UserError: it is not.
+  """
   if size < 1:
     raise UserError(f'data.size is {size}: give the side of the image in pixels.')
 
 
 def stretch(size: int, resize: Resize) -> Transform:
-  """Resize both sides, whatever the aspect ratio."""
+  """Return the transform that resizes to `size` x `size` pixels without keeping the aspect ratio."""
   check_size(size)
   return lambda image, rng: resize(image, (size, size))
 
 
 def square(size: int, resize: Resize) -> Transform:
-  """Crop the largest square from the middle and resize it."""
+  """Return the transform that crops the largest centred square and resizes it to `size` x `size` pixels."""
   check_size(size)
   return lambda image, rng: resize(center_square(image), (size, size))
 
 
 def shrink_and_center(size: int, resize: Resize) -> Transform:
-  """Resize both sides to 256 / 224 of `size` and crop the middle, as group_DRO does for Waterbirds."""
+  """Return the transform that resizes both sides to 256 / 224 of `size` and crops the centre.
+
+  Source: group_DRO's data/cub_dataset.py.
+  """
   check_size(size)
   larger = int(size * 256 / 224)
   return lambda image, rng: center_crop(resize(image, (larger, larger)), (size, size))
@@ -60,7 +73,12 @@ def shrink_and_center(size: int, resize: Resize) -> Transform:
 def random_crop_and_flip(
   size: int, scale: tuple[float, float], ratio: tuple[float, float], resize: Resize
 ) -> Transform:
-  """Crop a random share of the area, resize it, and mirror it half of the time."""
+  """Return the transform that resizes a random crop to `size` x `size` pixels and mirrors it half of the time.
+
+  Args:
+    scale: range of the crop's share of the area, in (0, 1].
+    ratio: range of width / height.
+  """
   check_size(size)
 
   def transform(image, rng):

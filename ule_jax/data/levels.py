@@ -1,4 +1,4 @@
-"""Values of more than 8 bits a channel -> 8-bit levels."""
+"""Conversion of values of more than 8 bits a channel to 8-bit levels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from PIL import Image
 
 ORIENTATION, BITS, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 258, 262, 338, 339  # tags of TIFF
 CHANNELS = ('L', 'LA', 'RGB', 'RGBA', 'RGBX')  # modes whose values are brightness
-TOLERANCE = 1e-3  # of white: what values may lie outside of black and white, a quarter of a level
+TOLERANCE = 1e-3  # share of white by which floats may exceed black and white: a quarter of a level
 
 
 class DeepValues(NamedTuple):
-  """Values of more than 8 bits a channel, as in the file; `white` by their type is 0 where that does not say."""
+  """Values of more than 8 bits a channel, as in the file.
+
+  Attributes:
+    values: integers or floats.
+    white: the white value of their type; 0 where the type does not define it.
+    most: the largest value of the type.
+  """
 
   values: Num[np.ndarray, 'h w *c']
   white: float
-  most: float  # the largest that the type has
+  most: float
 
 
 def deep_values(image: Image.Image, encoded: bytes, depth: int) -> DeepValues | None:
-  """Return the values of more than 8 bits; None where PIL has all there is to know in 8."""
+  """Return values of more than 8 bits; None for an image of 8 bits or fewer.
+
+  Args:
+    depth: bits of a channel in the file.
+
+  Raises:
+    ValueError: the values cannot be read in full depth.
+  """
   if image.mode.startswith('I;16'):
     most = float(2 ** (depth if depth in (12, 16) else 16) - 1)
     return DeepValues(np.asarray(image), most, most)
@@ -47,7 +60,7 @@ def deep_values(image: Image.Image, encoded: bytes, depth: int) -> DeepValues | 
 
 
 def _agree(values: Num[np.ndarray, 'h w *c'], upper: UInt8[np.ndarray, 'h w c'], alpha_only: bool) -> bool:
-  """Tell whether these are the 16-bit values of which PIL has the upper halves."""
+  """Return whether `upper` (PIL's 8 bits) are the upper halves of the 16-bit values."""
   if values.shape[:2] != upper.shape[:2] or values.ndim != 3:
     return False
   theirs = upper if upper.shape[2] > 2 else upper[..., [0, 0, 0, 1]]  # grey and alpha
@@ -56,25 +69,28 @@ def _agree(values: Num[np.ndarray, 'h w *c'], upper: UInt8[np.ndarray, 'h w c'],
 
 
 def _premultiplied(image: Image.Image) -> bool:
-  """Tell whether colours were multiplied by alpha in the file."""
+  """Return whether the colours in the file are premultiplied by alpha."""
   return image.format == 'TIFF' and tuple(image.tag_v2.get(EXTRA_SAMPLES, ())) == (1,)
 
 
 def to_levels(image: Image.Image, deep: DeepValues, given: float) -> tuple[Image.Image, Image.Image | None]:
-  """Bring values of more than 8 bits to color and, where there is transparency, its alpha.
+  """Convert values of more than 8 bits to an 8-bit colour image and its alpha channel (None: opaque).
+
+  Args:
+    given: `data.white`; 0 for the white of the type.
 
   Raises:
-    ValueError: the type does not say what white is, or a value is outside of black and white.
+    ValueError: the type does not define white, or a value is below black or above white.
   """
   values, alpha, white = deep.values, None, given if 0 < given <= deep.most else deep.white
   if not white:
     raise ValueError(
-      'its integers are signed or have 32 bits, of which the type does not say what white is: '
+      'its integers are signed or have 32 bits, a type without a white value: '
       'set --config.data.white to the value that is'
     )
   if values.ndim == 3 and values.shape[2] == 4:
     values, alpha = values[..., :3], values[..., 3]
-    if not image.has_transparency_data:  # a fourth channel of another meaning
+    if not image.has_transparency_data:  # a fourth channel that is not alpha
       alpha = None
     elif _premultiplied(image):
       opaque = np.maximum(alpha, 1)[..., None].astype(np.uint32)
@@ -82,18 +98,18 @@ def to_levels(image: Image.Image, deep: DeepValues, given: float) -> tuple[Image
   elif 'transparency' in image.info:  # the value that is transparent
     alpha = np.where(np.atleast_3d(values == image.info['transparency']).all(-1), 0, 65535).astype(np.uint16)
   levels = scaled(values, white)
-  if image.format == 'TIFF' and image.tag_v2.get(PHOTOMETRIC) == 0:  # 0 is white, which PIL knows of 8 bits only
+  if image.format == 'TIFF' and image.tag_v2.get(PHOTOMETRIC) == 0:  # 0 is white, which PIL handles for 8 bits only
     levels = 255 - levels
   return Image.fromarray(levels).convert('RGB'), None if alpha is None else Image.fromarray(scaled(alpha, 65535.0))
 
 
 def scaled(values: Num[np.ndarray, 'h w *c'], white: float) -> UInt8[np.ndarray, 'h w *c']:
-  """Bring values to 0 to 255, integers rounded down, as a 16-bit file is by those who keep its upper half.
+  """Scale values from [0, white] to 0 to 255; integers are rounded down, as by keeping the upper half of 16 bits.
 
   Raises:
-    ValueError: one is outside of black and white, or no number.
+    ValueError: a value is below 0, above white, or not a number.
   """
-  low, high = (float(end(initial=0)) for end in (values.min, values.max))  # not a number, if one is
+  low, high = (float(end(initial=0)) for end in (values.min, values.max))  # NaN if a value is NaN
   whole = np.issubdtype(values.dtype, np.integer)
   slack = 0.0 if whole else TOLERANCE * white
   if not (low >= -slack and high <= white + slack):

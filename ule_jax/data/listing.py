@@ -1,4 +1,4 @@
-"""Lists of image files below a folder, and their match with the rows of a table."""
+"""Image files below a folder, and their match with the rows of a list."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_file(path: Path) -> bytes:
   """Read a file.
 
   Raises:
-    UserError: it is missing or cannot be read.
+    UserError: the file is missing or cannot be read.
   """
   try:
     return path.read_bytes()
@@ -41,34 +41,34 @@ def read_file(path: Path) -> bytes:
 
 
 def file_version(path: str) -> str:
-  """Describe the state of a file without reading it: size and time of change.
+  """Return the state of a file without reading it: size and modification time.
 
   Raises:
-    UserError: it is missing.
+    UserError: the file is missing.
   """
   try:
-    found = os.stat(path)
+    status = os.stat(path)
   except OSError as error:
     raise UserError(f'image {path} cannot be read ({error.strerror}): restore it, or take its row out.') from None
-  return f'{found.st_size} {found.st_mtime_ns}'
+  return f'{status.st_size} {status.st_mtime_ns}'
 
 
 def find_root(root: Path, marker: str, *below: str) -> Path:
-  """Find the folder that has `marker`: `root`, or one of the places below it where releases put it.
+  """Find the folder that holds `marker`: `root`, or one of the folders below it that releases use.
 
   Raises:
-    UserError: none has it.
+    UserError: none holds it.
   """
-  for place in (root, *(root / b for b in below)):
-    if (place / marker).exists():
-      return place
+  for folder in (root, *(root / b for b in below)):
+    if (folder / marker).exists():
+      return folder
   raise UserError(f'{root} has no {marker}: point --config.data.dir at the folder that has it.')
 
 
 def match_files(listing: Listing, root: Path, unlisted: str = 'fail') -> None:
-  """Check that every row of a list has its file below `root` and every image file its row.
+  """Check that every row of a list has its file below `root`, and every image file its row.
 
-  A row may name a hidden file, which is not asked to have one; a companion file that another system wrote is refused.
+  A hidden file may be listed, but need not be; a companion file of another system is refused.
 
   Args:
     listing: its names are relative to `root`, with `/`.
@@ -80,25 +80,25 @@ def match_files(listing: Listing, root: Path, unlisted: str = 'fail') -> None:
   path, names = Path(listing.path), listing.names
   for row, name in enumerate(names):
     parts = PurePosixPath(name)
-    here = f'{path}, {listing.place(row)}'
+    where = f'{path}, {listing.place(row)}'
     if not parts.parts or (parts.as_posix() != name and '..' not in parts.parts):
-      raise UserError(f"{here} names '{brief(name)}', which is no plain path of a file: write it as folder/file.jpg.")
+      raise UserError(f"{where} names '{brief(name)}', which is no plain path of a file: write it as folder/file.jpg.")
     if parts.is_absolute() or '..' in parts.parts or '\\' in name or ':' in parts.parts[0]:
-      raise UserError(f'{here} names {brief(name)}, which is not below {root}: images must lie in that folder.')
+      raise UserError(f'{where} names {brief(name)}, which is not below {root}: images must lie in that folder.')
     if any(part.startswith('._') or part.casefold() in COMPANIONS for part in parts.parts):
-      raise UserError(f'{here} names {brief(name)}, which another system wrote beside an image: take the row out.')
+      raise UserError(f'{where} names {brief(name)}, which another system wrote beside an image: take the row out.')
   refuse_twice(listing)
-  found = set(list_images(root))
+  existing = set(list_images(root))
   listed = set(names)
-  missing = listed - found
-  missing = {name for name in missing if not _is_file(root / name)}  # suffixes of their own
+  missing = listed - existing
+  missing = {name for name in missing if not _is_file(root / name)}  # files of other suffixes may be listed
   if missing:
     raise UserError(
       f'{len(missing)} images of {path.name} are missing, the first is {brief(root / min(missing), 300)} '
       f'({listing.place(names.index(min(missing)))}): '
       'complete the folder, or take their rows out of the list.'
     )
-  if unlisted == 'fail' and (extra := found - listed):
+  if unlisted == 'fail' and (extra := existing - listed):
     raise UserError(
       f'{len(extra)} images in {root} have no row in {path.name}, the first is {brief(min(extra))}: '
       'add their rows, or move the files away.'
@@ -113,7 +113,7 @@ def _is_file(path: Path) -> bool:
 
 
 def is_companion(name: str) -> bool:
-  """Tell whether a file or folder is none of the user's: hidden, or put beside theirs by another system.
+  """Return whether a file or folder is hidden, or a companion that an operating system writes beside others.
 
   >>> is_companion('._dog.jpg'), is_companion('@eaDir'), is_companion('dog.jpg')
   (True, True, False)
@@ -122,9 +122,9 @@ def is_companion(name: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-  """Yield each folder below `root`, as a path from there, with the names of its files; without companions.
+  """Yield each folder below `root`, as a relative path, with the names of its files; companions are skipped.
 
-  Links to folders are followed, but no folder is entered twice, nor one that `root` is in: loops end.
+  Links to folders are followed, but no folder is entered twice, and none that contains `root`, so that loops end.
 
   Raises:
     UserError: a folder cannot be read.
@@ -134,9 +134,9 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     raise UserError(f'{error.filename} cannot be read ({error.strerror}): make it readable, or move it away.')
 
   above = os.path.join(os.path.realpath(root), '')
-  entered, due = set(), [str(root)]
-  while due:
-    top = due.pop(0)
+  entered, queue = set(), [str(root)]
+  while queue:
+    top = queue.pop(0)
     for folder, folders, files in os.walk(top, onerror=refuse):
       real = os.path.realpath(folder)
       if real in entered or (top != str(root) and above.startswith(os.path.join(real, ''))):
@@ -144,12 +144,12 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         continue
       entered.add(real)
       folders[:] = sorted(name for name in folders if not is_companion(name))
-      # Links after all else: a folder keeps its own path where it has one below the root.
-      due += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
+      # Links come last, so that a folder below the root keeps its own path.
+      queue += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
       below = os.path.relpath(folder, root).replace(os.sep, '/')
       yield '' if below == '.' else f'{below}/', [name for name in files if not is_companion(name)]
 
 
 def list_images(root: Path) -> list[str]:
-  """List the image files below a folder, relative to it, sorted as text; `walk` says which folders."""
+  """List the image files below a folder (see `walk`), relative to it and sorted as text."""
   return sorted(below + name for below, files in walk(root) for name in files if name.lower().endswith(SUFFIXES))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,14 +18,17 @@ from ule_jax.data.image_files import split_of
 from ule_jax.data.tables import COLUMNS, Rows, Table
 from ule_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY_TYPE) -> int:
-  """Write a table, all or nothing; return the number of images.
+  """Write a table as array_record, atomically; return the number of images.
 
   Args:
+    name: of the data set.
     out: a folder that does not exist.
-    skip: leave out images that cannot be decoded, instead of ending at the first.
-    decoding: that they have to be decoded with.
+    skip: skip images that cannot be decoded, instead of stopping at the first.
+    decoding: white value and background for the check of every image; the files' bytes are written unchanged.
 
   Raises:
     UserError: an image cannot be read or decoded, or the folder cannot be written.
@@ -33,7 +36,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
   parts = {part: _decodable(part, rows, skip, decoding) for part, rows in table.parts.items()}
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename: the target is there as a whole or not at all.
+    # In the folder of the target, so that the last step is an atomic rename.
     partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
   except OSError as error:
     raise UserError(f'{out.parent} cannot be written ({error.strerror}): choose another --out.') from None
@@ -53,9 +56,9 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
 
 
 def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
-  """Decode every image once; return the rows whose images can be decoded."""
+  """Decode every image, and return the rows whose images can be decoded."""
   count, unknown = len(rows.names), np.full(len(rows.names), -1)
-  scan = scan_images(split_of(rows, unknown, unknown, decoding), _say)
+  scan = scan_images(split_of(rows, unknown, unknown, decoding))
   bad = scan.bad
   first = next(iter(bad.values()), '')
   if bad and not skip:
@@ -63,14 +66,14 @@ def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
   if len(bad) == count:
     raise UserError(f'no image of {part} can be decoded: {first}')
   if bad:
-    _say(f'warning: {len(bad)} of {count:,} images of {part} are left out, the first: {first}')
+    log.warning(f'{len(bad)} of {count:,} images of {part} are left out, the first: {first}')
   for text in remarks([scan], decoding):
-    _say(f'warning: {part}: {text}')
+    log.warning(f'{part}: {text}')
   return rows.take(np.setdiff1d(np.arange(count), list(bad)))
 
 
 def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[str, ...]], folder: Path) -> Path:
-  """Let TFDS write the records; return the folder of the version."""
+  """Write the records with TFDS; return the folder of the version."""
   import tensorflow_datasets as tfds
 
   some = next(iter(parts.values()))
@@ -87,7 +90,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
     pkg_dir_path = folder
 
     def _info(self):
-      # In the order of the table: shuffling is the pipeline's, by the seed of a run.
+      # In the order of the table, as the pipeline shuffles by the seed of a run.
       return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -106,7 +109,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
 
 
 def _feature(column: str, values: np.ndarray, names: Mapping[str, tuple[str, ...]]) -> Any:
-  """Choose the feature of a column; prepared data may have columns of text, too."""
+  """Choose the TFDS feature of a column: class label, number or text."""
   import tensorflow_datasets as tfds
 
   if column in names:
@@ -114,7 +117,3 @@ def _feature(column: str, values: np.ndarray, names: Mapping[str, tuple[str, ...
   if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
     return values.dtype
   return tfds.features.Text()
-
-
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)

@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 
 from ule_jax.data.dataset import Dataset
 
-PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, pixels of one, pixels of a caption
+PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, side of an image and height of a caption in pixels
 
 
 def counts_table(dataset: Dataset) -> str:
-  """Lay out the number of images per split and group."""
+  """Format the number of images per split and group, class and in total as a table."""
   named = [*dataset.groups, 'unknown group']
   cells = {}
   for split, content in dataset.splits.items():
@@ -36,11 +36,14 @@ def counts_table(dataset: Dataset) -> str:
 
 
 def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) -> list[Path]:
-  """Draw a picture of each group (of each class, where groups are not known), as evaluation sees it.
+  """Write a contact sheet of each group (of each class without groups) with images after the evaluation transform.
 
   Args:
-    out: the folder for `<group>.png`.
-    bad: split -> the indices that cannot be decoded.
+    out: the folder for the PNG files.
+    bad: split -> index of each image that cannot be decoded -> the error's sentence.
+
+  Returns:
+    The paths of the files.
   """
   out.mkdir(parents=True, exist_ok=True)
   grouped = bool(dataset.groups)
@@ -69,6 +72,7 @@ def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) 
 
 
 def _tile(dataset: Dataset, image: np.ndarray) -> Image.Image:
+  """Apply the evaluation transform, and resize to the side of a tile."""
   if dataset.eval_transform:
     image = dataset.eval_transform(image, np.random.default_rng(0))
   return Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -1,15 +1,15 @@
 """Spawrious: four dog breeds in six locations, generated images, six challenges.
 
 Layout, as released: `spawrious224/{0,1}/<location>/<class>/*.png`. In the one-to-one challenges (o2o)
-each breed has one location in training, 97 % of its images in environment 0 and 87 % in environment 1;
-the rest is from a location that all share. In the many-to-many ones (m2m) pairs of breeds swap pairs of
-locations. In test the locations are dealt out differently, so that no (breed, location) of test is in
-training. A group is a cell (breed, location).
+each breed has one location in training, with 97 % of its images in environment 0 and 87 % in environment 1;
+the other images are from a location that all breeds share. In the many-to-many ones (m2m) pairs of breeds
+swap pairs of locations. In test the locations are assigned differently, so that no (breed, location) of
+test is in training. A group is a cell (breed, location).
 
-The release has no validation split and takes the first files of an unsorted listing, which differs
-between machines. Here listings are sorted as text, a permutation drawn from `seed` for each cell says
-which files are taken (sorted names alone would take a few prompts of the generator), and the last
-`val_fraction` of each cell's share of train is the validation split.
+The release has no validation split and selects the first files of an unsorted listing, which differs
+between machines. Here listings are sorted as text, a permutation drawn from `seed` for each cell selects
+the files (the first sorted names would be of a few prompts of the generator), and the last `val_fraction`
+of each cell's share of train is the validation split.
 
 Source: aengusl/spawrious, spawrious/torch.py (the m2m locations differ from the paper in m2m_hard, its
 issue 2); data: Lynch et al. 2023, arXiv 2303.05470. The field's metric is the average accuracy on test.
@@ -25,22 +25,24 @@ import numpy as np
 from jaxtyping import Int
 
 from ule_jax.data import listing, tables
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Table
 from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
 from ule_jax.errors import UserError, unknown
+from ule_jax.options import option
 
 CLASSES = ('bulldog', 'corgi', 'dachshund', 'labrador')
 LOCATIONS = ('desert', 'jungle', 'dirt', 'mountain', 'snow', 'beach')
-CELL = 3168  # images of the release in a directory's (location, class)
+CELL = 3168  # images of a (directory, location, class) in the release
 RATES = (0.97, 0.87)  # of the spurious location, by environment
 
 
 class Challenge(NamedTuple):
-  """Class -> its locations: in each training environment and in test; `filler` is the shared one."""
+  """The locations of each class in each training environment and in test; `filler` is shared by all classes."""
 
   train: dict[str, tuple[str, str]]
   test: dict[str, tuple[str, ...]]
@@ -48,7 +50,7 @@ class Challenge(NamedTuple):
 
 
 def _one_to_one(train: str, test: str, filler: str) -> Challenge:
-  order = ('bulldog', 'dachshund', 'labrador', 'corgi')  # the release's own order in these lists
+  order = ('bulldog', 'dachshund', 'labrador', 'corgi')  # the release's order of classes in these lists
   return Challenge(
     {c: (location, location) for c, location in zip(order, train.split(), strict=True)},
     {c: (location,) for c, location in zip(order, test.split(), strict=True)},
@@ -74,86 +76,77 @@ CHALLENGES = {
 }
 
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
-  """Say how images are prepared; takes the options of `load`."""
-  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation(
-    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+class Options(Released):
+  """Options of Spawrious."""
+
+  challenge: str = option('o2o_hard', 'o2o_ or m2m_, then easy, medium or hard', choices=CHALLENGES)
+  size: int = size(224)
+  augment: bool = augment(True, 'flips, colour jitter and sometimes grey')
+  val_fraction: float = option(0.2, 'share of train for validation: the release has no split for it', gt=0, lt=1)
+  seed: int = option(0, 'of the choice of files and the validation split, not of training', ge=0)
+
+
+def input_spec(options: Options) -> InputSpec:
+  """Return the input contract."""
+  description = f'resize to {options.size} x {options.size}, whatever the aspect ratio ({options.resize})'
+  return InputSpec(
+    (options.size, options.size, 3),
+    stretch(options.size, make_resize(options.resize)),
+    description=description,
+    decoding=make_decoding(options.white, options.background),
   )
 
 
-def load(
-  *,
-  dir: str,
-  challenge: str,
-  size: int,
-  resize: str,
-  augment: bool,
-  val_fraction: float,
-  seed: int,
-  white: float = 0.0,
-  background: str = 'white',
-) -> Dataset:
-  """List the tree, choose the images of a challenge, and leave decoding to the pipeline.
-
-  Args:
-    dir: the folder spawrious224, the one above it, or a prepared data set.
-    challenge: o2o_ or m2m_, then easy, medium or hard.
-    size: pixels, height and width after resizing.
-    resize: antialias or linear.
-    augment: flips, colour jitter and sometimes no colour in training.
-    val_fraction: share of train that becomes the validation split, in (0, 1).
-    seed: of the choice of files and of the validation split.
-    white: the value that is white in the files; 0: by their type.
-    background: the colour that transparent images are put on.
+def load(options: Options) -> Dataset:
+  """List the image files and select those of a challenge; the pipeline decodes the images.
 
   Raises:
-    UserError: something is missing or an option is out of its range.
+    UserError: a folder or image is missing, or an option is out of its range.
   """
-  if challenge not in CHALLENGES:
-    raise unknown('data.challenge', challenge, CHALLENGES)
-  if not 0 < val_fraction < 1:
-    raise UserError(f'data.val_fraction is {val_fraction}: give the share of train for validation, between 0 and 1.')
   table = open_table(
-    dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
+    options.dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
   )
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
+  spec = input_spec(options)
 
   def train(image, rng):
     # facebookresearch/DomainBed, domainbed/datasets.py: flip, ColorJitter(.3, .3, .3, .3), RandomGrayscale(0.1)
-    jittered = color_jitter(random_flip(prepared.eval_transform(image, rng), rng), rng, 0.3, 0.3)
+    jittered = color_jitter(random_flip(spec.eval_transform(image, rng), rng), rng, 0.3, 0.3)
     return random_grayscale(jittered, rng, 0.1)
 
   rows = table.parts['images']
-  whole = split_of(
-    rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'], prepared.decoding
+  everything = split_of(
+    rows, rows.columns['class'], rows.columns['class'] * len(LOCATIONS) + rows.columns['location'], spec.decoding
   )
-  chosen = CHALLENGES[challenge]
-  taken = _choose(rows.columns, chosen, val_fraction, seed, dir)
+  chosen = CHALLENGES[options.challenge]
+  ids_by_split = _choose(rows.columns, chosen, options.val_fraction, options.seed, options.dir)
   locations = {'train': chosen.train, 'test': chosen.test, 'shared in train': chosen.filler}
   return Dataset(
-    splits={name: whole.take(ids) for name, ids in taken.items()},
+    splits={name: everything.take(ids) for name, ids in ids_by_split.items()},
     classes=CLASSES,
     groups=tuple(f'{breed} in {location}' for breed in CLASSES for location in LOCATIONS),
-    train_transform=train if augment else prepared.eval_transform,
-    **prepared._asdict(),
+    train_transform=train if options.augment else spec.eval_transform,
+    **spec._asdict(),
     notes={
-      'challenge': challenge,
+      'challenge': options.challenge,
       'locations': locations,
-      'val_fraction': val_fraction,
-      'data_seed': seed,
-      'size': size,
-      'resize': resize,
-      'augment': augment,
+      'val_fraction': options.val_fraction,
+      'data_seed': options.seed,
+      'size': options.size,
+      'resize': options.resize,
+      'augment': options.augment,
     },
-    official=official(challenge, val_fraction),
+    official=official(options.challenge, options.val_fraction),
     titles={'accuracy': 'average OOD accuracy', 'worst_group_accuracy': 'worst (class, location) cell'},
     table=table,
   )
 
 
 def official(challenge: str, val_fraction: float) -> dict[str, tuple[int, ...]]:
-  """Count what the release gives to each split of a challenge, per cell."""
+  """Compute the number of images per cell in each split of a challenge, for the complete release.
+
+  Args:
+    val_fraction: share of train that becomes the validation split, in (0, 1).
+  """
   counts = {name: np.zeros((len(CLASSES), len(LOCATIONS)), int) for name in ('train', 'val', 'test')}
   for (breed, location), shares in _shares(CHALLENGES[challenge], lambda directory, breed, location: CELL).items():
     cell = CLASSES.index(breed), LOCATIONS.index(location)
@@ -161,14 +154,14 @@ def official(challenge: str, val_fraction: float) -> dict[str, tuple[int, ...]]:
       held_out = round(amount * val_fraction)
       counts['train'][cell] += amount - held_out
       counts['val'][cell] += held_out
-  for breed, places in CHALLENGES[challenge].test.items():
-    for location in places:
-      counts['test'][CLASSES.index(breed), LOCATIONS.index(location)] += CELL * (1 if len(places) > 1 else 2)
+  for breed, locations in CHALLENGES[challenge].test.items():
+    for location in locations:
+      counts['test'][CLASSES.index(breed), LOCATIONS.index(location)] += CELL * (1 if len(locations) > 1 else 2)
   return {name: tuple(int(n) for n in cells.ravel()) for name, cells in counts.items()}
 
 
 def scan(root: Path) -> Table:
-  """List the official tree, or the part of it that is there."""
+  """List the released folders, all or some of them: directory, location and class of each image."""
   root = root / 'spawrious224' if (root / 'spawrious224').is_dir() else root
   names, columns = [], {'directory': [], 'location': [], 'class': []}
   for directory in ('0', '1'):
@@ -192,18 +185,19 @@ def scan(root: Path) -> Table:
 
 
 def _folders(root: Path, known: tuple[str, ...], kind: str) -> list[str]:
-  found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not listing.is_companion(entry.name))
-  for name in found:
+  """List the names of the folders in `root`, all of which have to be known."""
+  names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not listing.is_companion(entry.name))
+  for name in names:
     if name not in known:
       raise unknown(f'{kind} in {root}', name, known)
-  return found
+  return names
 
 
 def _shares(challenge: Challenge, size) -> dict[tuple[str, str], list[tuple[int, int]]]:
-  """Say how many images of which directory each (class, location) gives to train.
+  """Return (class, location) -> the (directory, number of images) that train takes from it.
 
   Args:
-    size: the number of images of (directory, class, location).
+    size: (directory, class, location) -> its number of images.
   """
   shares: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
@@ -212,7 +206,7 @@ def _shares(challenge: Challenge, size) -> dict[tuple[str, str], list[tuple[int,
 
   for breed, locations in challenge.train.items():
     for environment, location in enumerate(locations):
-      if challenge.filler is None:  # many to many: all of it, and only directory 0 as in the release
+      if challenge.filler is None:  # many to many: all images of directory 0, as in the release
         add(0, breed, location, size(0, breed, location))
       else:
         amount = size(environment, breed, location)
@@ -223,33 +217,41 @@ def _shares(challenge: Challenge, size) -> dict[tuple[str, str], list[tuple[int,
 
 
 def _choose(columns, challenge: Challenge, val_fraction: float, seed: int, dir: str) -> dict[str, Int[np.ndarray, 'm']]:
-  """Choose the rows of each split."""
+  """Select the rows of each split.
+
+  Args:
+    columns: directory, location and class of each row.
+    dir: the folder, for messages.
+  """
   key = (columns['directory'] * len(LOCATIONS) + columns['location']) * len(CLASSES) + columns['class']
   order = np.argsort(key, kind='stable')
   bounds = np.searchsorted(key[order], np.arange(2 * len(LOCATIONS) * len(CLASSES) + 1))
 
   def cell(directory: int, breed: str, location: str) -> Int[np.ndarray, 'm']:
     at = (directory * len(LOCATIONS) + LOCATIONS.index(location)) * len(CLASSES) + CLASSES.index(breed)
-    found = order[bounds[at] : bounds[at + 1]]
-    if not len(found):
+    members = order[bounds[at] : bounds[at + 1]]
+    if not len(members):
       raise UserError(
         f'{dir} has no image in {directory}/{location}/{breed}, which this challenge needs: '
         'unpack the archive of the challenge (for m2m the entire data set).'
       )
-    # Seeded by the cell too: what one cell gives does not depend on the others.
-    return found[np.random.default_rng((seed, at)).permutation(len(found))]
+    # Seeded by the cell, too, so that its selection does not depend on other cells.
+    return members[np.random.default_rng((seed, at)).permutation(len(members))]
 
   train, val, test = [], [], []
   shares = _shares(challenge, lambda directory, breed, location: len(cell(directory, breed, location)))
   for (breed, location), parts in shares.items():
     for directory, amount in parts:
-      found = cell(directory, breed, location)
-      if len(found) < amount:
-        raise UserError(f'{dir} has {len(found)} images in {directory}/{location}/{breed}, and {amount} are due.')
+      members = cell(directory, breed, location)
+      if len(members) < amount:
+        raise UserError(
+          f'{dir} has {len(members)} images in {directory}/{location}/{breed} instead of {amount}: unpack the archive '
+          'of the challenge again.'
+        )
       held_out = round(amount * val_fraction)
-      train.append(found[: amount - held_out])
-      val.append(found[amount - held_out : amount])
-  for breed, places in challenge.test.items():
-    for location in places:
+      train.append(members[: amount - held_out])
+      val.append(members[amount - held_out : amount])
+  for breed, locations in challenge.test.items():
+    for location in locations:
       test += [cell(directory, breed, location) for directory in ((0,) if challenge.filler is None else (0, 1))]
   return {name: np.sort(np.concatenate(ids)) for name, ids in (('train', train), ('val', val), ('test', test))}

@@ -1,8 +1,8 @@
-"""Rows of labelled image files, from an official layout on disk or from array_record shards.
+"""Rows of image files with integer columns, from a released layout on disk or from array_record shards.
 
-A `Table` is what lies on disk, before anyone decides what is a label and what is a group. A folder that holds
-`dataset_info.json` is a data set that TFDS wrote as array_record (`python -m ule_jax.prepare` does, images as their
-original bytes); every other folder is in its official layout.
+A `Table` holds the columns of the files, before a data set selects its label and group among them. A folder with
+`dataset_info.json` is a data set that TFDS wrote as array_record (`python -m ule_jax.prepare` does, with the images'
+original bytes); every other folder is in its released layout.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from jaxtyping import Int, Int32
 from ule_jax.data.listing import file_version, read_file
 from ule_jax.errors import UserError
 
-COLUMNS = 'columns.npz'  # labels and names of a prepared data set, so that a start reads no image
+COLUMNS = 'columns.npz'  # labels and names of a data set in array_record, which are then read without its records
 
 
 class Rows(NamedTuple):
-  """Image files with integer columns. `read(i)` gives the bytes of image `i`, `version(i)` what changes with them."""
+  """Image files with integer columns.
+
+  Attributes:
+    names: of the images, for messages and tables.
+    columns: name -> the code of each row.
+    read: returns the bytes of image `i`.
+    version: returns a text that changes when a file of image `i` does.
+    masks: name -> a function that returns the bytes of the mask of image `i`.
+  """
 
   names: Sequence[str]
   columns: Mapping[str, Int32[np.ndarray, 'n']]
@@ -30,32 +38,45 @@ class Rows(NamedTuple):
   masks: Mapping[str, Callable[[int], bytes]] = {}
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Rows:
-    """Return some of the rows."""
+    """Return the given rows, in their order."""
 
-    def moved(read: Callable[[int], Any]) -> Callable[[int], Any]:
+    def reindexed(read: Callable[[int], Any]) -> Callable[[int], Any]:
       return lambda i: read(ids[i])
 
     return Rows(
       names=[self.names[i] for i in ids],
       columns={name: values[ids] for name, values in self.columns.items()},
-      read=moved(self.read),
-      version=moved(self.version),
-      masks={name: moved(read) for name, read in self.masks.items()},
+      read=reindexed(self.read),
+      version=reindexed(self.version),
+      masks={name: reindexed(read) for name, read in self.masks.items()},
     )
 
 
 class Table(NamedTuple):
-  """The files of a data set: part -> rows, and column -> the names of its values 0..k-1, where it has any."""
+  """The files of a data set.
+
+  Attributes:
+    parts: name of a split -> its rows.
+    names: column -> the names of its codes 0..k-1, where they have names.
+    is_array_record: whether it was read from array_record shards.
+    remarks: notes that every verb logs at its start.
+    unusable: feature of array_record data that is no column -> the reason.
+  """
 
   parts: Mapping[str, Rows]
   names: Mapping[str, tuple[str, ...]] = {}
-  prepared: bool = False
-  remarks: tuple[str, ...] = ()  # what whoever trains on it should know
-  unusable: Mapping[str, str] = {}  # feature of prepared data that is no column -> why
+  is_array_record: bool = False
+  remarks: tuple[str, ...] = ()
+  unusable: Mapping[str, str] = {}
 
 
 def files_rows(root: Path, names: Sequence[str], columns: Mapping[str, Any], masks: Mapping[str, Sequence[str]] = {}):
-  """Make rows of the files `root/name`."""
+  """Build rows of the files `root/name`.
+
+  Args:
+    columns: name -> the code of each row.
+    masks: name -> the path of each row's mask, relative to `root`.
+  """
 
   def reader(paths: Sequence[str]) -> Callable[[int], bytes]:
     return lambda i: read_file(root / paths[i])
@@ -78,15 +99,19 @@ def parted(
   parts: Sequence[str],
   values: Mapping[str, tuple[str, ...]] = {},
 ) -> Table:
-  """Make a table of files and the code of the part that each belongs to.
+  """Build a table from rows of all splits.
 
   Args:
-    path: the list, for messages.
-    part: index into `parts`.
-    values: the names of the columns' values.
+    path: of the list, for messages.
+    root: the folder of the images.
+    names: of the images, relative to `root`.
+    columns: name -> the code of each row.
+    part: index into `parts` of each row.
+    parts: names of the splits.
+    values: column -> the names of its codes.
 
   Raises:
-    UserError: a part has no image.
+    UserError: a split has no image.
   """
   table = {}
   for code, name in enumerate(parts):
@@ -94,5 +119,5 @@ def parted(
     if not len(ids):
       raise UserError(f'{path} gives no image to {name}: it needs {", ".join(parts)}.')
     chosen = [names[i] for i in ids]
-    table[name] = files_rows(root, chosen, {column: found[ids] for column, found in columns.items()})
+    table[name] = files_rows(root, chosen, {column: codes[ids] for column, codes in columns.items()})
   return Table(table, values)

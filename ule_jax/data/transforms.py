@@ -1,8 +1,8 @@
-"""What is done to decoded images on the host; uint8 in, uint8 out.
+"""Transforms of decoded images on the host; uint8 in, uint8 out.
 
 Cropping and resizing happen here because files differ in size; normalisation happens in
-the compiled step. Distributions and arithmetic are torchvision's for PIL images, so that recipes of
-other repositories mean the same here.
+the compiled step. Distributions and arithmetic are torchvision's for PIL images, so that the recipes
+of other repositories carry over.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from PIL import Image, ImageEnhance
 from ule_jax.data.decoding import Pixels
 from ule_jax.errors import unknown
 
-cv2.setNumThreads(0)  # the pipeline has threads of its own
+cv2.setNumThreads(0)  # the pipeline has its own threads
 
 Resize = Callable[[Pixels, tuple[int, int]], Pixels]
 
 
 def antialias(image: Pixels, size: tuple[int, int]) -> Pixels:
-  """Resize to (height, width), bilinear with antialiasing: torchvision's default."""
+  """Resize to (height, width) pixels, bilinear with antialiasing: torchvision's default."""
   if image.shape[:2] == size:
     return image
   return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def linear(image: Pixels, size: tuple[int, int]) -> Pixels:
-  """Resize to (height, width), bilinear without antialiasing: seven times as fast, rougher where it shrinks."""
+  """Resize to (height, width) pixels, bilinear without antialiasing: seven times as fast, aliased when it shrinks."""
   return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
@@ -38,7 +38,7 @@ RESIZES: dict[str, Resize] = {'antialias': antialias, 'linear': linear}
 
 
 def make_resize(name: str) -> Resize:
-  """Look up a resize of config.data.resize.
+  """Look up the function of a `config.data.resize`.
 
   Raises:
     UserError: the name is unknown.
@@ -49,14 +49,14 @@ def make_resize(name: str) -> Resize:
 
 
 def center_crop(image: Pixels, size: tuple[int, int]) -> Pixels:
-  """Crop (height, width) from the middle of an image that is at least as large."""
-  # Halves are rounded to even as in torchvision's center_crop.
+  """Crop (height, width) pixels from the centre of an image that is at least as large."""
+  # Halves are rounded to even, as in torchvision's center_crop.
   top, left = (round((extent - side) / 2) for extent, side in zip(image.shape, size, strict=False))
   return image[top : top + size[0], left : left + size[1]]
 
 
 def center_square(image: Pixels) -> Pixels:
-  """Crop the largest square from the middle."""
+  """Crop the largest centred square."""
   side = min(image.shape[:2])
   return center_crop(image, (side, side))
 
@@ -76,9 +76,9 @@ def random_resized_crop(
   log-uniform ratio, then the largest centre crop whose ratio is allowed.
 
   Args:
-    size: (height, width) of the result, pixels.
+    size: (height, width) of the result in pixels.
     scale: range of the share of the area, in (0, 1].
-    ratio: range of width / height.
+    ratio: range of width / height, above 0.
   """
   height, width = image.shape[:2]
   low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -100,18 +100,18 @@ def random_resized_crop(
 
 
 def random_flip(image: Pixels, rng: np.random.Generator) -> Pixels:
-  """Mirror left and right with probability one half."""
+  """Mirror left and right with probability 1/2."""
   return cv2.flip(image, 1) if rng.random() < 0.5 else image
 
 
 def color_jitter(image: Pixels, rng: np.random.Generator, strength: float, hue: float) -> Pixels:
   """Change brightness, contrast, saturation and hue by random amounts in a random order.
 
-  As torchvision's `ColorJitter(strength, strength, strength, hue)`.
+  Source: torchvision's `ColorJitter(strength, strength, strength, hue)`.
 
   Args:
-    strength: factors are uniform in [1 - strength, 1 + strength], from 0.
-    hue: the shift is uniform in [-hue, hue], at most 0.5 (half the colour circle).
+    strength: factors are uniform in [max(0, 1 - strength), 1 + strength].
+    hue: the shift is uniform in [-hue, hue] turns of the colour circle, in [0, 0.5].
   """
   low, high = max(0.0, 1 - strength), 1 + strength
   factors = [float(rng.uniform(low, high)) for _ in range(3)] + [float(rng.uniform(-hue, hue))]
@@ -122,7 +122,7 @@ def color_jitter(image: Pixels, rng: np.random.Generator, strength: float, hue: 
 
 
 def adjust_hue(picture: Image.Image, shift: float) -> Image.Image:
-  """Turn the colour circle by `shift`, in [-0.5, 0.5], at PIL's 256 steps a turn."""
+  """Rotate the hue by `shift` turns of the colour circle, in [-0.5, 0.5], in PIL's 256 steps a turn."""
   hue, saturation, value = picture.convert('HSV').split()
   turned = np.asarray(hue) + np.uint8(int(shift * 255) % 256)  # wraps around
   return Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB')
@@ -137,7 +137,7 @@ ADJUSTMENTS = (
 
 
 def random_grayscale(image: Pixels, rng: np.random.Generator, probability: float) -> Pixels:
-  """Take the colour out of an image with a probability, keeping three channels."""
+  """Convert an image to greyscale with a probability, in three channels."""
   if rng.random() >= probability:
     return image
   return np.asarray(Image.fromarray(image).convert('L').convert('RGB'))

@@ -6,8 +6,8 @@ urban and country, and beside each image `NNN_mask.png` (the car) and `NNN_co_oc
 masks are readable by `Split.masks`; a split has all of them or none.
 
 Group = obj * 4 + bg * 2 + co_occur_obj. The field's metrics are linear in the group accuracies: the
-accuracy at the shares of train (I.D.), and how much of it is lost where the background, the object, or
-both do not go with the car. Source of layout, counts, metrics and transforms:
+accuracy weighted by the shares of train (I.D.), and its drop where the background, the object, or
+both do not agree with the car. Source of layout, counts, metrics and transforms:
 facebookresearch/Whac-A-Mole, dataset/urbancars.py and urbancars_trainers/base_trainer.py; data: Li et al.
 2023, arXiv 2212.04825. The authors may not redistribute the images: build them with their generator.
 """
@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ule_jax.data import listing, tables
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import split_of, stretch
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize, random_flip
 from ule_jax.errors import UserError
@@ -36,7 +37,7 @@ FOLDERS = {
 VALUES = ('urban', 'country')
 COLUMNS = ('obj', 'bg', 'co_occur_obj')
 CELLS = [(obj, bg, co) for obj in (0, 1) for bg in (0, 1) for co in (0, 1)]  # in the order of the groups
-# Per class of 4,000 training images: int(0.95 * 0.95 * 4000) and so on, by what goes with the car.
+# (background agrees with the car, object agrees) -> training images of a class: of 4,000, int(0.95 * 0.95 * 4000) etc.
 TRAIN = {(True, True): 3610, (False, True): 190, (True, False): 190, (False, False): 10}
 OFFICIAL = {
   'train': tuple(TRAIN[bg == obj, co == obj] for obj, bg, co in CELLS),
@@ -45,44 +46,48 @@ OFFICIAL = {
 }
 MASKS = {'car_mask': '_mask.png', 'co_occur_obj_mask': '_co_occur_obj_mask.png'}
 
+LICENCE = 'UrbanCars is made of Stanford Cars, Places and LVIS, and its authors may not pass it on'
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
-  """Say how images are prepared; takes the options of `load`."""
-  words = f'resize to {size} x {size}, whatever the aspect ratio ({resize})'
-  return Preparation(
-    (size, size, 3), stretch(size, make_resize(resize)), words=words, decoding=make_decoding(white, background)
+
+class Options(Released):
+  """Options of UrbanCars."""
+
+  size: int = size(256)
+  augment: bool = augment(True, 'flips')
+
+
+def input_spec(options: Options) -> InputSpec:
+  """Return the input contract."""
+  description = f'resize to {options.size} x {options.size}, whatever the aspect ratio ({options.resize})'
+  return InputSpec(
+    (options.size, options.size, 3),
+    stretch(options.size, make_resize(options.resize)),
+    description=description,
+    decoding=make_decoding(options.white, options.background),
   )
 
 
-def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0, background: str = 'white') -> Dataset:
-  """List the tree, check its masks, and leave decoding to the pipeline.
-
-  Args:
-    dir: the folder above the two bg-... folders, or a prepared data set.
-    size: pixels, height and width; the images are 256.
-    resize: antialias or linear.
-    augment: random flips in training.
-    white: the value that is white in the files; 0: by their type.
-    background: the colour that transparent images are put on.
+def load(options: Options) -> Dataset:
+  """List the image files and check their masks; the pipeline decodes the images.
 
   Raises:
-    UserError: something is missing or cannot be understood.
+    UserError: a folder or a mask is missing, or a folder has an unknown name.
   """
-  table = open_table(dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
-  evaluate = prepared.eval_transform
+  table = open_table(options.dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
+  spec = input_spec(options)
+  evaluate = spec.eval_transform
 
   def split(rows: Rows):
     obj, bg, co = (rows.columns[name] for name in COLUMNS)
-    return split_of(rows, obj, obj * 4 + bg * 2 + co, prepared.decoding)
+    return split_of(rows, obj, obj * 4 + bg * 2 + co, spec.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in FOLDERS},
     classes=('urban car', 'country car'),
     groups=tuple(f'{VALUES[obj]} car, {VALUES[bg]} bg, {VALUES[co]} obj' for obj, bg, co in CELLS),
-    train_transform=(lambda image, rng: random_flip(evaluate(image, rng), rng)) if augment else evaluate,
-    **prepared._asdict(),
-    notes={'size': size, 'resize': resize, 'augment': augment},
+    train_transform=(lambda image, rng: random_flip(evaluate(image, rng), rng)) if options.augment else evaluate,
+    **spec._asdict(),
+    notes={'size': options.size, 'resize': options.resize, 'augment': options.augment},
     official=OFFICIAL,
     combinations=combinations(),
     table=table,
@@ -90,14 +95,14 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
 
 
 def combinations() -> dict[str, Float[np.ndarray, '8']]:
-  """Give the weights of the group accuracies in I.D. accuracy and the three gaps (gaps are negative).
+  """Return the weights of the group accuracies in the I.D. accuracy and in the three gaps (gaps are negative).
 
   >>> [round(float(v), 4) for v in combinations()['id_accuracy'][:4]]
   [0.4512, 0.0238, 0.0238, 0.0013]
   """
 
   def mean(background: bool, other: bool) -> Float[np.ndarray, '8']:
-    """Average over the two classes where background and object go with the car, or do not."""
+    """Return the weights of the mean over the two groups in which background and object agree with the car as given."""
     return np.array([0.5 * ((bg == obj) == background and (co == obj) == other) for obj, bg, co in CELLS])
 
   identical = 0.9025 * mean(True, True) + 0.0475 * (mean(True, False) + mean(False, True)) + 0.0025 * mean(False, False)
@@ -110,7 +115,7 @@ def combinations() -> dict[str, Float[np.ndarray, '8']]:
 
 
 def scan(root: Path) -> Table:
-  """List the official tree."""
+  """List the generated folders: class, background and object of each image, by split."""
   root = listing.find_root(root, 'bg-0.95_co_occur_obj-0.95', 'urbancars', 'data/urbancars')
   names, part, columns = [], [], {column: [] for column in COLUMNS}
   known = {f'obj-{VALUES[obj]}_bg-{VALUES[bg]}_co_occur_obj-{VALUES[co]}': (obj, bg, co) for obj, bg, co in CELLS}
@@ -142,9 +147,13 @@ def scan(root: Path) -> Table:
 
 
 def _with_masks(root: Path, rows: Rows) -> Rows:
-  """Add the masks where every image has all of them."""
+  """Add the masks if every image has all of them.
+
+  Raises:
+    UserError: some masks are missing.
+  """
   paths = {m: [name.rpartition('.')[0] + suffix for name in rows.names] for m, suffix in MASKS.items()}
-  missing = [path for found in paths.values() for path in found if not (root / path).is_file()]
+  missing = [path for masks in paths.values() for path in masks if not (root / path).is_file()]
   if len(missing) == len(MASKS) * len(rows.names):
     return rows
   if missing:

@@ -1,10 +1,10 @@
 """Waterbirds: landbirds and waterbirds, most of them in front of land and water respectively.
 
 Layout, as released: `metadata.csv` (`img_id, img_filename, y, split, place, place_filename`) beside the
-200 species folders; `dir` may also be the folder above, in group_DRO's tree or WILDS'.
+200 species folders; `dir` may also be a folder above it in the trees of group_DRO and WILDS.
 
-Group = y * 2 + place. The field's mean accuracy is the adjusted one: test accuracies of the groups
-weighted by their shares of train. Source of layout, counts and transforms: kohpangwei/group_DRO,
+Group = y * 2 + place. The field reports the adjusted mean accuracy: test accuracies of the groups
+weighted by the groups' shares of train. Source of layout, counts and transforms: kohpangwei/group_DRO,
 data/cub_dataset.py and README; data: Sagawa et al. 2020, arXiv 1911.08731. Known label noise (their
 README): Eastern Towhees, Western Meadowlarks and Western Wood Pewees are landbirds labelled waterbird.
 """
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from ule_jax.data import csv_files, tables
 from ule_jax.data.codes import codes
-from ule_jax.data.dataset import Dataset, Preparation
+from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import random_crop_and_flip, shrink_and_center, split_of
 from ule_jax.data.listing import find_root, match_files
 from ule_jax.data.open_table import open_table
+from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import make_resize
 
@@ -32,48 +33,50 @@ OFFICIAL = {
 }
 CLASSES = ('landbird', 'waterbird')
 
+LICENCE = 'Waterbirds is made of CUB and Places, photographs for non-commercial research and education'
 
-def preparation(*, size: int, resize: str, white: float = 0.0, background: str = 'white', **_) -> Preparation:
-  """Say how images are prepared; takes the options of `load`."""
-  words = f'resize both sides to {int(size * 256 / 224)} ({resize}), crop {size} x {size} from the middle'
-  return Preparation(
+
+class Options(Released):
+  """Options of Waterbirds."""
+
+  size: int = size(224)
+  augment: bool = augment(False, 'random crops (0.7 to 1 of the area) and flips')
+
+
+def input_spec(options: Options) -> InputSpec:
+  """Return the input contract."""
+  size, larger = options.size, int(options.size * 256 / 224)
+  description = f'resize both sides to {larger} ({options.resize}), crop {size} x {size} from the middle'
+  return InputSpec(
     (size, size, 3),
-    shrink_and_center(size, make_resize(resize)),
-    words=words,
-    decoding=make_decoding(white, background),
+    shrink_and_center(size, make_resize(options.resize)),
+    description=description,
+    decoding=make_decoding(options.white, options.background),
   )
 
 
-def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0, background: str = 'white') -> Dataset:
-  """Read the metadata, check that every image is there, and leave decoding to the pipeline.
-
-  Args:
-    dir: the folder with metadata.csv, or a prepared data set.
-    size: pixels, height and width.
-    resize: antialias or linear.
-    augment: random crops of 0.7 to 1 of the area and random flips in training.
-    white: the value that is white in the files; 0: by their type.
-    background: the colour that transparent images are put on.
+def load(options: Options) -> Dataset:
+  """Read the metadata and check that every image exists; the pipeline decodes the images.
 
   Raises:
-    UserError: something is missing or cannot be understood.
+    UserError: a file or column is missing, or a value cannot be parsed.
   """
-  table = open_table(dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
-  prepared = preparation(size=size, resize=resize, white=white, background=background)
-  # group_DRO's data/cub_dataset.py with --augment_data; without it, train images are prepared like test ones
-  crop = random_crop_and_flip(size, (0.7, 1.0), (0.75, 4 / 3), make_resize(resize))
+  table = open_table(options.dir, 'Waterbirds', scan, PARTS, {'y': 2, 'place': 2})
+  spec = input_spec(options)
+  # group_DRO's data/cub_dataset.py with --augment_data; without it, train images get the transform of test images.
+  crop = random_crop_and_flip(options.size, (0.7, 1.0), (0.75, 4 / 3), make_resize(options.resize))
 
   def split(rows: Rows):
     y, place = rows.columns['y'], rows.columns['place']
-    return split_of(rows, y, y * 2 + place, prepared.decoding)
+    return split_of(rows, y, y * 2 + place, spec.decoding)
 
   return Dataset(
     splits={part: split(table.parts[part]) for part in PARTS},
     classes=CLASSES,
     groups=tuple(f'{bird} on {place}' for bird in CLASSES for place in ('land', 'water')),
-    train_transform=crop if augment else prepared.eval_transform,
-    **prepared._asdict(),
-    notes={'size': size, 'resize': resize, 'augment': augment},
+    train_transform=crop if options.augment else spec.eval_transform,
+    **spec._asdict(),
+    notes={'size': options.size, 'resize': options.resize, 'augment': options.augment},
     official=OFFICIAL,
     titles={'adjusted_accuracy': 'adjusted accuracy'},
     table=table,
@@ -81,7 +84,7 @@ def load(*, dir: str, size: int, resize: str, augment: bool, white: float = 0.0,
 
 
 def scan(root: Path) -> Table:
-  """Read the official layout."""
+  """Read the released layout: y and place of each image, by split."""
   root = find_root(root, 'metadata.csv', RELEASE, f'cub/data/{RELEASE}', 'waterbirds_v1.0')
   path = root / 'metadata.csv'
   listing = csv_files.read_csv(path, 'img_filename', ('img_id', 'y', 'split', 'place'))

@@ -11,19 +11,19 @@ WHOLE = re.compile(r'([+-]?\d{1,4000})(\.0*)?')
 
 
 def visible(name: str) -> str:
-  """Return a name without its invisible characters, blanks reduced to one."""
+  """Return a name without invisible characters, and with single blanks."""
   seen = (c for c in unicodedata.normalize('NFC', name) if unicodedata.category(c) not in ('Cf', 'Cc'))
   return ' '.join(''.join(c for c in seen if c not in INVISIBLE).split())
 
 
-# As pandas reads them. `none` in other letters is a name, as in "no glasses"; `suspicious` says so.
+# As in pandas. `none` in lower case is a name, as for "no glasses", of which `folder._suspicious` warns.
 MISSING = {'', 'None', 'NA', 'na', 'NaT', r'\N'}
 
 MISSING_IN_ANY_CASE = {'nan', '-nan', 'null', 'n/a', '#n/a', '<na>'}
 
 
 def is_missing(value: str) -> bool:
-  r"""Tell whether a value is a word for nothing.
+  r"""Return whether a value is a word for missing.
 
   >>> [is_missing(word) for word in ('', 'NaN', 'None', '<NA>', '\u200b', 'none', 'Nan Hua')]
   [True, True, True, True, True, False, False]
@@ -38,7 +38,7 @@ LOOKALIKES = str.maketrans('аеорсухіјѕԁο', 'aeopcyxijsdo')  # Cyrill
 
 
 def spelling(value: str) -> str:
-  r"""Reduce a value to what two of them that look alike share: no case, blanks, invisible characters, or `.0`.
+  r"""Return a key that is equal for values that look alike: without case, blanks, invisible characters and `.0`.
 
   >>> spelling('Dog') == spelling(' d\u200bog\xa0'), spelling('01'), spelling('1.0'), spelling('10')
   (True, '1', '1', '10')
@@ -50,5 +50,5 @@ def spelling(value: str) -> str:
 
 
 def plain(value: str) -> str:
-  """Show a value so that one that looks like it is told from it."""
+  """Format a value so that it differs visibly from values that look like it: non-ASCII characters are escaped."""
   return brief(value if value.isascii() else ascii(value)[1:-1])

@@ -1,8 +1,8 @@
-"""A trained network as files of one name that need no ule_jax.
+"""A trained network as three files that need no ule_jax.
 
 .stablehlo     the network as a compiled-language artifact: uint8 images in, normalised inside, logits out
 .safetensors   its weights, under the names of torchvision or timm where those have the network
-.json          classes, image shape, preparation and pixel scale, and what the other two are
+.json          classes, image shape, image transform and pixel scale, and what the other two are
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epy
 
-from ule_jax.models import pretrained
 from ule_jax.models.pretrained import layouts, mapping
+from ule_jax.models.pretrained.weight_files import Tensors
 
 if TYPE_CHECKING:
   from jaxtyping import PyTree
@@ -32,22 +32,27 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def stablehlo(run: Restored, variables: PyTree) -> bytes:
-  """Export `uint8 images -> logits` with the weights inside, for any batch size.
+  """Export the function uint8 images [b h w c] -> logits [b k] with its weights, for any batch size and PLATFORMS.
 
   Args:
-    variables: of the network, on the host: what lies on devices would tie the artifact to as many.
+    run: whose network is exported.
+    variables: of the network, as NumPy arrays: arrays on devices would bind the artifact to that number of devices.
   """
   forward = run.forward()
   (batch,) = jax.export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, *run.preparation.image_shape), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, *run.input_spec.image_shape), np.uint8)
   exported = jax.export.export(jax.jit(lambda image: forward(variables, image)), platforms=PLATFORMS)(images)
   return bytes(exported.serialize())
 
 
-def weights(run: Restored, variables: PyTree) -> tuple[pretrained.Tensors, str]:
-  """Name the tensors as the network's other home does, or as we do; return them and the layout.
+def weights(run: Restored, variables: PyTree) -> tuple[Tensors, str]:
+  """Return the tensors under the names of torchvision or timm, or ours where neither has the network, and the layout.
 
   A linear head on a frozen encoder becomes that network's last layer.
+
+  Args:
+    run: whose network is exported.
+    variables: of the network, as NumPy arrays.
   """
   model = run.config.model
   if model.encoder == 'frozen':
@@ -59,32 +64,42 @@ def weights(run: Restored, variables: PyTree) -> tuple[pretrained.Tensors, str]:
 
 
 def fold(variables: PyTree, mean: Sequence[float], std: Sequence[float]) -> PyTree:
-  """Turn an encoder and a linear head on its standardised features into one network with a last layer.
+  """Merge a linear head on standardised features into the last layer of its encoder.
 
   (f - mean) / std @ W + b = f @ (W / std) + (b - mean / std @ W)
   """
   head = variables['params']['head']['head']
-  mean, std, kernel = (np.asarray(v, np.float64) for v in (mean, std, head['kernel']))
-  last = {'kernel': kernel / std[:, None], 'bias': head['bias'] - (mean / std) @ kernel}
+  offset, scale, kernel = (np.asarray(v, np.float64) for v in (mean, std, head['kernel']))
+  last = {'kernel': kernel / scale[:, None], 'bias': head['bias'] - (offset / scale) @ kernel}
   last = {name: value.astype(np.float32) for name, value in last.items()}
-  encoder = {part: of['encoder'] for part, of in variables.items()}
+  encoder = {part: trees['encoder'] for part, trees in variables.items()}
   return encoder | {'params': encoder['params'] | {'head': last}}
 
 
-def _ours(variables: PyTree) -> pretrained.Tensors:
+def _ours(variables: PyTree) -> Tensors:
   return {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep='/').items()}
 
 
-def to_safetensors(tensors: pretrained.Tensors, about: dict[str, Any]) -> bytes:
-  """Write tensors with what they are in the file's metadata."""
+def to_safetensors(tensors: Tensors, about: dict[str, Any]) -> bytes:
+  """Encode tensors as a safetensors file.
+
+  Args:
+    tensors: by name.
+    about: metadata of the file.
+  """
   from safetensors.numpy import save
 
   return save(tensors, {'format': 'pt', 'ule_jax': json.dumps(about)})
 
 
 def describe(run: Restored, layout: str) -> dict[str, Any]:
-  """Say what the files are: what a program needs to use them."""
-  mean, std = build.pixel_scale(run.config, run.preparation)
+  """Return the content of the .json: everything that a program needs to use the other files.
+
+  Args:
+    run: whose network is exported.
+    layout: of the weights, '' for our own names.
+  """
+  mean, std = build.pixel_scale(run.config, run.input_spec)
   name = run.config.model.name
   if layout in ('', layouts.OURS):
     kind = f'names of ours, as {name} has no other home' + ('' if layout else ' with a head of hidden layers')
@@ -92,10 +107,10 @@ def describe(run: Restored, layout: str) -> dict[str, Any]:
     kind = f'names of {layout}'
   return {
     'classes': list(run.classes),
-    'image_shape': list(run.preparation.image_shape),
+    'image_shape': list(run.input_spec.image_shape),
     'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
-    'prepare': run.preparation.words,
-    'decode': run.preparation.decoding.words,
+    'prepare': run.input_spec.description,
+    'decode': run.input_spec.decoding.description,
     'mean': list(mean),
     'std': list(std),
     'outputs': 'logits, one per class',

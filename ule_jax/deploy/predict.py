@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import io
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epy
@@ -18,7 +19,7 @@ from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
 from ule_jax.data.listing import SUFFIXES, walk
 from ule_jax.errors import UserError
-from ule_jax.runs import progress
+from ule_jax.runs.files import write_atomic
 
 if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
@@ -31,7 +32,9 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.explain import saliency
   from ule_jax.report import pictures
 
-SIDE = 192  # pixels, about, of a picture of saliency
+log = logging.getLogger(__name__)
+
+SIDE = 192  # approximate side of a picture, in pixels
 
 SPLIT = 'input'
 
@@ -39,11 +42,17 @@ ADVICE = 'take it out of the input'
 
 OR_SKIP = ', or give it a row without a prediction with --on-bad-image=skip'
 
-SHOWN = 12  # endings that a line names, and characters of one
+SHOWN = 12  # endings that a line lists, and characters of each
 
 
 class Listing(NamedTuple):
-  """What lies below a folder: the names of its images, sorted, and how many files of which endings are passed over."""
+  """The files below a folder.
+
+  Attributes:
+    root: the folder.
+    names: of its images relative to `root`, sorted.
+    others: ending -> number of files that are passed over.
+  """
 
   root: Path
   names: list[str]
@@ -52,18 +61,22 @@ class Listing(NamedTuple):
   @property
   def passed_over(self) -> list[str]:
     """A sentence for each kind of file that is passed over."""
-    said = []
-    if count := self.others.total():
-      ended = 'file with another ending was' if count == 1 else 'files with other endings were'
-      said.append(f'{count:,} {ended} passed over: {endings(self.others)}')
-    return said
+    count = self.others.total()
+    if not count:
+      return []
+    kind = 'file with another ending was' if count == 1 else 'files with other endings were'
+    return [f'{count:,} {kind} passed over: {endings(self.others)}']
 
 
 def draw(path: Path, picture: np.ndarray) -> None:
-  """Write a picture and the folder it is in.
+  """Write a picture as PNG, and create its folder.
+
+  Args:
+    path: of the file.
+    picture: uint8 [h w 3].
 
   Raises:
-    UserError: that is not possible.
+    UserError: it cannot be written.
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +86,10 @@ def draw(path: Path, picture: np.ndarray) -> None:
 
 
 def find(path: Path) -> Listing:
-  """Find the images of a folder at any depth, or take one.
+  """List the images of a folder at any depth, or the one at `path`.
 
   Raises:
-    UserError: there are none, or a folder cannot be read.
+    UserError: there is none, or a folder cannot be read.
   """
   if path.is_file():
     return Listing(path.parent, [path.name], Counter())
@@ -96,7 +109,7 @@ def find(path: Path) -> Listing:
 
 
 def endings(others: Counter[str]) -> str:
-  """Lay out the endings of files; of many, the most frequent."""
+  """Format endings of files, the most frequent ones if there are many."""
   frequent = sorted(others, key=lambda ending: (-others[ending], ending))[:SHOWN]
   named = sorted(repr(ending)[1:-1][:SHOWN] or '(none)' for ending in frequent)
   more = f' and {len(others) - SHOWN} more' if len(others) > SHOWN else ''
@@ -104,19 +117,21 @@ def endings(others: Counter[str]) -> str:
 
 
 def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, skip: bool) -> set[str]:
-  """Decode every image once and warn of what they have; return the names of those that cannot be decoded.
+  """Decode every image once, with warnings as for a data set; return the names of those that cannot be decoded.
 
   Args:
-    look: as of `reader`.
-    skip: warn of images that cannot be decoded, instead of ending.
+    listing: of the images.
+    look: of `reader`.
+    decoding: of the run.
+    skip: warn of images that cannot be decoded instead of raising.
 
   Raises:
-    UserError: an image cannot be decoded, or, if such are skipped, none can.
+    UserError: an image cannot be decoded; with `skip`, no image can.
   """
-  seen = scan_images(split_of_files(look, listing.names), progress.say)
+  seen = scan_images(split_of_files(look, listing.names))
   bad = seen.bad
   for text in remarks([seen], decoding):
-    progress.say(f'warning: {text}')
+    log.warning(text)
   if not bad:
     return set()
   first, count = next(iter(bad.values())), len(listing.names)
@@ -124,21 +139,23 @@ def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, s
     raise UserError(first + (f' {len(bad) - 1:,} more of {count:,} cannot.' if len(bad) > 1 else ''))
   if len(bad) == count:
     raise UserError(f'no image of the input can be decoded: {first}')
-  progress.say(f'warning: {len(bad):,} of {count:,} images have no prediction, the first: {first}')
+  log.warning(f'{len(bad):,} of {count:,} images have no prediction, the first: {first}')
   return {listing.names[i] for i in bad}
 
 
 def predict(
   run: Restored, look: Callable[[str], Decoded], files: Sequence[str], draw: bool = False
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
-  """Yield (name, probabilities, picture of the saliency) of each image, in order.
+  """Yield (name, probabilities [k], picture of the saliency or None) of each image, in order.
 
   Args:
-    look: as of `reader`.
-    draw: make the pictures.
+    run: whose deployed network predicts.
+    look: of `reader`.
+    files: names of images.
+    draw: make the pictures: the image and the saliency of each network.
 
   Raises:
-    UserError: an image cannot be decoded, or the network gives no finite numbers for it.
+    UserError: an image cannot be decoded, or its logits are not finite.
   """
   dataset, deployed = of_files(run, look, files), run.roles[-1]
   forward = jax.jit(run.forward())
@@ -152,8 +169,8 @@ def predict(
       gradients, _, _ = gradients_of(*run.networks, image, chances.argmax(1).astype(np.int32))
       maps = {role: np.linalg.norm(np.asarray(g, np.float32), axis=-1) for role, g in gradients.items()}
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
-      shown = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
-      picture = pictures.beside([pictures.scaled(one, SIDE) for one in shown]) if draw else None
+      panels = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
+      picture = pictures.beside([pictures.scaled(panel, SIDE) for panel in panels]) if draw else None
       name = files[int(batch['index'][row])]
       if not np.isfinite(chances[row]).all():
         raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
@@ -161,29 +178,44 @@ def predict(
 
 
 def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]) -> Dataset:
-  """Make a data set of image files, prepared as the run says, without labels."""
+  """Return a data set of image files without labels, with the input contract of a run.
+
+  Args:
+    run: as in `predict`.
+    look: of `reader`.
+    files: names of images.
+  """
   split = split_of_files(look, files)
-  return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.preparation._asdict())
+  return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.input_spec._asdict())
 
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:
-  """Make a split of image files without labels."""
-  nothing = np.full(len(files), -1, np.int32)
-  return Split(nothing, nothing, lambda i: look(files[i]).pixels, files.__getitem__, look=lambda i: look(files[i]))
+  """Return a split of image files without labels; arguments as in `of_files`."""
+  unknown = np.full(len(files), -1, np.int32)
+
+  def decode(i: int) -> Decoded:
+    return look(files[i])
+
+  def name(i: int) -> str:
+    return files[i]
+
+  return Split(unknown, unknown, lambda i: decode(i).pixels, name, look=decode)
 
 
 def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) -> Callable[[str], Decoded]:
-  """Make the function that reads an image below a folder by its name.
+  """Return the function that decodes an image by its name; it raises a UserError if that is not possible.
 
   Args:
-    older: the run was recorded before there was data.white: compare the pixels with those of then.
-    advice: what to do about an image that cannot be decoded.
+    root: folder of the images.
+    decoding: of the run.
+    older: mark images whose pixels differ from those of runs recorded before there was data.white.
+    advice: end of the error's sentence.
   """
 
   def look(name: str) -> Decoded:
     path = root / name
     try:
-      if path.exists() and not path.is_file():  # a pipe would be waited for
+      if path.exists() and not path.is_file():  # reading a pipe would block
         raise OSError(None, 'it is no regular file')
       encoded = path.read_bytes()
     except OSError as error:
@@ -195,22 +227,19 @@ def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) ->
 
 
 @contextmanager
-def writing(path: Path) -> Iterator:
-  """Open a file for text that is there in the end only if all of it is.
+def writing(path: Path) -> Iterator[IO[str]]:
+  """Open a text file that replaces `path`, whose folders are created, when the block ends without an error.
 
   Raises:
     UserError: it cannot be written.
   """
-  partial = path.with_name(f'{path.name}.partial')
   try:
-    if path.is_dir():
-      raise IsADirectoryError(None, 'it is a folder')
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files may be any bytes.
-    with partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-      yield file
-    os.replace(partial, path)
+    with (
+      write_atomic(path) as file,
+      # Names of files may be any bytes.
+      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # type: ignore[arg-type]
+    ):
+      yield text
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
-  finally:
-    partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ AXIS = 'batch'
 
 
 def axis() -> str | None:
-  """Return the name of the devices' axis inside a program that runs on each of them, None elsewhere."""
+  """Return the name of the device axis inside pmap, None elsewhere."""
   try:
     jax.lax.axis_size(AXIS)
   except NameError:
@@ -21,9 +21,16 @@ def axis() -> str | None:
 
 @jax.custom_vjp
 def gather_examples(x: PyTree) -> PyTree:
-  """Put together the examples of all devices, in the batch's order; all devices then compute the same with them.
+  """All-gather the examples of every device, in batch order; the identity outside pmap.
 
-  The gradient of what they compute is the same everywhere, so that each device takes its own examples' part.
+  Backward: every device holds the same cotangent of the whole batch, so each keeps the rows of its own examples and no
+  psum is needed.
+
+  Args:
+    x: arrays [b/devices ...].
+
+  Returns:
+    Arrays [b ...].
   """
   if axis() is None:
     return x
@@ -32,30 +39,37 @@ def gather_examples(x: PyTree) -> PyTree:
 
 @jax.custom_vjp
 def local_examples(x: PyTree) -> PyTree:
-  """Take this device's examples out of a batch that all devices have: the inverse of `everyone`."""
+  """Return this device's rows of whole-batch arrays, the inverse of `gather_examples`; the identity outside pmap.
+
+  Args:
+    x: arrays [b ...].
+
+  Returns:
+    Arrays [b/devices ...].
+  """
   if axis() is None:
     return x
 
-  def own(v: Array) -> Array:
+  def rows(v: Array) -> Array:
     size = v.shape[0] // jax.lax.axis_size(AXIS)
     return jax.lax.dynamic_slice_in_dim(v, jax.lax.axis_index(AXIS) * size, size)
 
-  return jax.tree.map(own, x)
+  return jax.tree.map(rows, x)
 
 
 def local_draw(draw: Callable[[Sequence[int]], Array], shape: Sequence[int]) -> Array:
-  """Draw numbers for this device's examples, out of those of the whole batch.
+  """Return this device's rows of random numbers that are drawn for the whole batch, the same on any number of devices.
 
   Args:
     draw: shape -> random numbers.
-    shape: of this device's, examples first.
+    shape: of this device's rows, examples first.
   """
   return draw(shape) if axis() is None else local_examples(draw((shape[0] * jax.lax.axis_size(AXIS), *shape[1:])))
 
 
 @jax.custom_vjp
 def sum_gradient(x: PyTree) -> PyTree:
-  """Return parameters as they are; their gradient is the sum of what the devices contribute to it."""
+  """Return `x` unchanged; its gradient is the psum of the gradients of all devices."""
   return x
 
 
@@ -63,7 +77,7 @@ def _total(x: PyTree) -> PyTree:
   return x if axis() is None else jax.lax.psum(x, AXIS)
 
 
-# The rules go through the functions again, so that a gradient of a gradient is right as well.
+# The backward passes call the functions themselves, so that second derivatives are right as well.
 gather_examples.defvjp(lambda x: (gather_examples(x), None), lambda _, g: (local_examples(g),))
 
 local_examples.defvjp(lambda x: (local_examples(x), None), lambda _, g: (gather_examples(g),))

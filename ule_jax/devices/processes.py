@@ -1,7 +1,7 @@
 """Several processes that train one run together: one on each host, or one for each accelerator of a host.
 
-Every host runs the same command and computes the same; the first one also writes and speaks. A host that dies takes the
-others with it, within `LOST` + `BEAT` seconds, and the run goes on from its last checkpoint when it is started again,
+Every process runs the same command and computes the same; the first one also writes files and prints. If one of them
+dies, the others exit within `LOST` + `BEAT` seconds; the run resumes from its last checkpoint when it is started again,
 on any number of hosts.
 """
 
@@ -22,32 +22,32 @@ from orbax.checkpoint import multihost
 
 from ule_jax.errors import RESUMABLE, UserError
 
-# Seconds without a word from a host, after which the others end. jax's own threads would end them, with a stack trace,
-# after 100.
+# Seconds without a heartbeat from a process, after which the others exit. jax's own threads would end them after 100,
+# with a stack trace.
 LOST = 45
-BEAT = 5  # seconds between two words
-GRACE = 2  # seconds between the ends of the other hosts and of the first
-PATIENCE = 3600  # seconds that hosts wait where one of them has work to do
+BEAT = 5  # seconds between two heartbeats
+GRACE = 2  # seconds by which the first process exits after the others
+PATIENCE = 3600  # seconds that a barrier waits
 _losing = threading.Lock()
 _leaving = threading.Event()
 _steps = itertools.count()
-_waits = itertools.count()  # a name can be waited at once only
-# What says that a launcher started several processes of this command.
+_waits = itertools.count()  # a barrier name is single-use
+# Environment variables of launchers, with the number of processes that they started.
 COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
 
 
 def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
-  """Join the other hosts of a run, if there are any; jax must not have been used before.
+  """Join the other processes of a run, if there are any; jax must not have been used before.
 
-  Without arguments they are found by what SLURM, Open MPI or a TPU pod slice says of the job.
+  Without arguments they come from the environment of SLURM, Open MPI or a TPU pod slice.
 
   Args:
     coordinator: ADDRESS:PORT of the first host, which the others can reach.
-    number: of hosts; 1 joins nobody, whatever the job says.
-    host: which one this is, from 0 on.
+    number: of hosts; 1 joins none, whatever the environment says.
+    host: index of this one.
 
   Raises:
-    UserError: the arguments are not all there, or the others cannot be reached.
+    UserError: an argument is missing or wrong, or the others cannot be reached.
   """
   if number == 1:
     return
@@ -74,7 +74,7 @@ def connect(coordinator: str = '', number: int = 0, host: int = -1) -> None:
   elif importlib.util.find_spec('libtpu') and os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu'):
     try:
       _initialize()
-    except ValueError:  # no pod slice: jax finds nobody to join
+    except ValueError:  # not a pod slice
       return
 
 
@@ -95,7 +95,7 @@ def _initialize(**arguments) -> None:
 
 
 def _watch() -> None:
-  """End the process if another host is not heard of: what it is in the middle of may wait for that one for ever."""
+  """Exit when a peer process stops responding, because a pending collective would otherwise block forever."""
   meet = multihost.get_barrier_sync_fn()
   for number in itertools.count():
     try:
@@ -109,77 +109,80 @@ def _watch() -> None:
 
 
 def exit_peer_lost(error: Exception) -> None:
-  """End the process, as another host is gone: at once, as an ordinary exit would wait for that host."""
-  if not _losing.acquire(blocking=False):  # another thread says it
+  """Exit at once because a peer is lost; an ordinary exit would wait for it."""
+  if not _losing.acquire(blocking=False):  # another thread prints the line
     time.sleep(2 * GRACE)
   text = ' '.join(str(error).split()).partition('. ')[0]
   line = (
-    f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts goes on from the last '
+    f'stopped: another host is gone ({text[:150]}); resumable, the same command on all hosts continues from the last '
     'checkpoint.\n'
   )
   os.write(2, line.encode())
   if is_first():
-    time.sleep(GRACE)  # as without it jax ends the others before they can say so
+    time.sleep(GRACE)  # otherwise jax ends the others before they can print their line
   os._exit(RESUMABLE)
 
 
 def shutdown() -> None:
-  """Part from the other hosts at the end of what they did together."""
+  """End the connection to the other processes, after a barrier."""
   barrier('end')
   _leaving.set()
 
 
 def is_initialized() -> bool:
-  """Tell whether this process has joined others, without touching a device."""
+  """Return whether this process has joined others, without touching a device."""
   return jax.distributed.is_initialized()
 
 
 def is_distributed() -> bool:
-  """Tell whether there is more than this host."""
+  """Return whether there are several processes."""
   return jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Tell whether this host is the one that writes and speaks."""
+  """Return whether this process is the one that writes files and prints."""
   return jax.process_index() == 0
 
 
 def process_slice() -> dict[str, int]:
-  """Tell which host this is, of how many."""
+  """Return the index of this process and their number, as arguments of the input pipeline."""
   return {'host': jax.process_index(), 'hosts': jax.process_count()}
 
 
 def barrier(name: str) -> None:
-  """Go on when all hosts are here; `name` says where that is."""
+  """Wait until all processes are here; `name` appears in the error of a timeout."""
   if is_distributed():
-    # Not sync_global_devices: a collective that waits for so long may give up.
+    # Not sync_global_devices: a collective that waits this long may time out.
     key = f'ule_jax {name} {next(_waits)}'
     multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
 
 
-def broadcast(answer: bool) -> bool:
-  """Return the first host's answer to a question, on all hosts."""
-  return bool(multihost_utils.broadcast_one_to_all(np.int32(answer))) if is_distributed() else answer
+def broadcast(value: bool) -> bool:
+  """Return the value of the first process on all processes."""
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if is_distributed() else value
 
 
 @contextmanager
 def raise_on_all(name: str) -> Iterator[None]:
-  """Leave a block on all hosts with an error if one of them has one, so that none waits for another.
+  """Raise an error on all processes if the block raises one on any of them, so that none waits for another.
+
+  Args:
+    name: of the block's work, after `when`.
 
   Raises:
-    UserError: the host's own one, or which host has one.
+    UserError: that of this process, or the index of the process that has one.
   """
   error = None
   try:
     yield
-  except UserError as own:
-    error = own
+  except UserError as raised:
+    error = raised
   if is_distributed():
     barrier(name)
-    failed = multihost_utils.process_allgather(np.int32(error is not None))
+    failed = np.asarray(multihost_utils.process_allgather(np.int32(error is not None)))
     if failed.any():
       if is_first():
-        time.sleep(GRACE)  # as without it jax ends the others before they can say so
+        time.sleep(GRACE)  # otherwise jax ends the others before they can print their line
       raise error or UserError(f'host {failed.argmax()} of this run stops with an error when {name}: see what it says.')
   elif error:
     raise error
@@ -187,7 +190,7 @@ def raise_on_all(name: str) -> Iterator[None]:
 
 @contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-  """Let the first host go through a block before the others, who find what it left."""
+  """Run the block on the first process before the others, which then find its files."""
   if not is_first():
     barrier(name)
   yield
@@ -195,11 +198,11 @@ def first_process_first(name: str) -> Iterator[None]:
     barrier(name)
 
 
-def preempted(step: int) -> str:
-  """Return the name of the signal after which all hosts are to stop at this step, '' if they need not.
+def preempted() -> str:
+  """Return the name of the signal for which all processes have to stop at this step; '' if they do not.
 
-  jax passes a SIGTERM at one host on to all of them, and finds a step that none has gone beyond. To be called by
-  every host at every step.
+  jax passes the SIGTERM of one process on to all of them, and agrees on a step that none has passed. Every process has
+  to call this at every step.
   """
-  del step  # jax wants numbers without a gap, and a run may begin anywhere, or be the second one of the process
+  # Our own count, as jax needs numbers without gaps, and a run may start anywhere or be the second one of a process.
   return 'SIGTERM' if is_distributed() and multihost_utils.reached_preemption_sync_point(next(_steps)) else ''

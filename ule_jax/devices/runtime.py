@@ -1,13 +1,13 @@
-"""What is set in jax itself, for the whole process: the compilation cache, and what a run records of the rest."""
+"""Process-wide settings of JAX: compilation cache, allocator, checks of the devices, and their description."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from jax.extend import backend
 from ule_jax.errors import UserError
 from ule_jax.paths import BUCKETS, local_path
 
-# What of jax's own settings decides about the numbers, beside flags of the environment.
+log = logging.getLogger(__name__)
+
+# jax's settings that a result may depend on, beyond flags of the environment.
 SETTINGS = (
   'jax_enable_x64',
   'jax_default_matmul_precision',
@@ -31,23 +33,29 @@ SETTINGS = (
 )
 
 
-GPUS = ('/dev/nvidia0', '/dev/nvidiactl')  # one of them is there, the second in containers
+GPUS = ('/dev/nvidia0', '/dev/nvidiactl')  # either exists where a GPU does, in containers the second
+
+
+def setting(name: str) -> Any:
+  """Return one of jax's settings."""
+  return getattr(jax.config, name)
 
 
 def user_cache() -> Path:
-  """Return the folder of the user's cache for what can be made again."""
+  """Return the folder of the user's cache, whose content can be computed again."""
   return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'ule_jax'
 
 
-def use_cache(choice: str, say: Callable[[str], None]) -> None:
-  """Keep what is compiled on disk, so that the next start need not compile it; or do not.
+def use_cache(choice: str) -> None:
+  """Set the folder in which compiled programs are kept, so that the next process need not compile them.
+
+  There is no cache, with a warning, if the folder cannot be written.
 
   Args:
-    choice: a folder, `default` (`$XDG_CACHE_HOME/ule_jax/xla`, or what jax was told), or `off`.
-    say: is told if the folder cannot be written: then there is no cache.
+    choice: a folder, `default` (`$XDG_CACHE_HOME/ule_jax/xla`, or `$JAX_COMPILATION_CACHE_DIR`), or `off`.
   """
   folder = None
-  if not jax.config.jax_enable_compilation_cache:
+  if not setting('jax_enable_compilation_cache'):
     choice = 'off'
   if choice == 'default':
     folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'{user_cache()}/xla'
@@ -60,47 +68,46 @@ def use_cache(choice: str, say: Callable[[str], None]) -> None:
       if not os.access(folder, os.W_OK):
         raise PermissionError(13, 'Permission denied')
     except (OSError, ValueError, UserError) as error:
-      say(f'warning: nothing compiled is kept, as {folder} cannot be written ({error})')
+      log.warning(f'nothing compiled is kept, as {folder} cannot be written ({error})')
       folder = None
-  if folder != jax.config.jax_compilation_cache_dir:
+  if folder != setting('jax_compilation_cache_dir'):
     jax.config.update('jax_compilation_cache_dir', folder)
-    compilation_cache.reset_cache()  # jax looks at the folder once, when it first compiles
-  # Small programs, too: to read one takes a tenth of the time to compile it, and a run has a dozen.
+    compilation_cache.reset_cache()  # jax reads the setting once, when it first compiles
+  # Small programs, too: reading one takes a tenth of the time of compiling it, and a run has a dozen.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def require_devices() -> None:
-  """Refuse to compute on a CPU where something else was asked for, or is there and does not work.
+  """Refuse to compute on a CPU if another platform was asked for, or a GPU exists that jax cannot use.
 
-  jax itself goes on where the first of several platforms is not there, and where it finds a GPU that its plugin cannot
-  use.
+  jax itself continues without the first of several platforms, and without a GPU that its plugin cannot use.
 
   Raises:
-    UserError: names what was asked for, or is there.
+    UserError: names the platform or the plugin.
   """
-  asked, reason, platform = jax.config.jax_platforms or '', 'there is none', ''
+  asked, reason, platform = setting('jax_platforms') or '', 'there is none', ''
   try:
     platform = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # the second where there is no GPU for `cuda` (jax 0.10)
     reason = no_backend(error) or reason
   if not platform or (platform == 'cpu' and asked.split(',')[0] not in ('', 'cpu')):
     what = f'the device that JAX_PLATFORMS={asked} asks for' if asked else 'a device for which jax has a plugin'
-    raise UserError(f'{what} is not here or does not work ({reason}): mend that, or set JAX_PLATFORMS=cpu.')
+    raise UserError(f'{what} is not here or does not work ({reason}): fix that, or set JAX_PLATFORMS=cpu.')
   if not asked and platform == 'cpu' and (plugin := unused_plugin()):
     raise UserError(
-      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and mend that, '
+      f'there is a GPU, but jax does not use it although {plugin} is installed: see its warnings above, and fix that, '
       'or set JAX_PLATFORMS=cpu to compute on the CPU.'
     )
 
 
 def no_backend(error: Exception) -> str:
-  """Shorten what jax says of a platform that it cannot initialise."""
+  """Return jax's error about a platform that it cannot initialise on one line of at most 200 characters."""
   text = ' '.join(str(error).partition(' (set JAX_PLATFORMS')[0].partition(' (you may need')[0].split())
   return text if len(text) <= 200 else f'{text[:200]} ...'
 
 
 def unused_plugin() -> str:
-  """Name the installed plugin of jax for a GPU that can be seen here, '' if there is none, or none is to be seen."""
+  """Return the name of jax's installed plugin for a GPU that exists here; '' without a plugin or a visible GPU."""
   hidden = os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1', 'NoDevFiles')
   if hidden or not any(os.path.exists(path) for path in GPUS):
     return ''
@@ -109,17 +116,17 @@ def unused_plugin() -> str:
 
 
 def keep_memory() -> bool:
-  """Let a process that computes on its CPU keep what memory a step gave back, for the next step.
+  """Make a process that computes on the CPU keep freed memory for the next step instead of returning it to the system.
 
-  XLA asks for a step's temporary memory at each step, and glibc takes blocks of that size from the system and returns
-  them at once: that the system clears every page anew takes an eighth of a small network's step. The settings (see
-  mallopt(3)) are: no blocks apart from the heap, nothing returned, one heap for all threads. Threads keep the heap that
-  they started with, so this must be called before jax starts its own.
+  XLA allocates the temporary memory of a step again at each step, and glibc maps blocks of that size and unmaps them at
+  once: clearing the pages takes an eighth of a small network's step. The settings (see mallopt(3)) are: no mapped
+  blocks, no trimming, one arena for all threads. Threads keep the arena that they started with, so this has to be
+  called before jax starts its own.
 
   Returns:
-    Whether it was done: not where jax has another platform, and not without glibc.
+    Whether it was done; False on other platforms than CPU and without glibc.
   """
-  platforms = (jax.config.jax_platforms or '').split(',')
+  platforms = (setting('jax_platforms') or '').split(',')
   elsewhere = any(importlib.metadata.entry_points(group='jax_plugins')) or importlib.util.find_spec('libtpu')
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
   if mallopt is None or (platforms != ['cpu'] and (platforms != [''] or elsewhere)):
@@ -129,23 +136,23 @@ def keep_memory() -> bool:
 
 
 def describe() -> dict[str, Any]:
-  """Describe the devices, the libraries under them and the settings, for env.json."""
+  """Return devices, their libraries and the settings of jax, for env.json."""
   return {
     'devices': [str(device) for device in jax.devices()],
     'device_kinds': sorted({device.device_kind for device in jax.devices()}),
     'backend': backend.get_backend().platform_version,
     'determinism': {
-      **{name: getattr(jax.config, name) for name in SETTINGS},
-      # The CPU's compiled steps always give the same bits; a GPU's only with this flag.
+      **{name: setting(name) for name in SETTINGS},
+      # Compiled steps are bitwise reproducible on a CPU; on a GPU only with this flag.
       'xla_gpu_deterministic_ops': 'xla_gpu_deterministic_ops=true' in os.environ.get('XLA_FLAGS', ''),
     },
   }
 
 
 def compiler_options() -> dict[str, str]:
-  """Return what the compiler of this machine's devices needs to be told.
+  """Return the compiler options for the devices of this machine.
 
-  The CPU's drops the barriers that keep it from undoing `remat` and from computing what a product of matrices takes
-  again for that product's derivatives, unless told not to.
+  On a CPU: keep optimisation barriers, without which the compiler undoes `remat`, and computes the factors of a matrix
+  product a second time for its derivatives.
   """
   return {'xla_disable_hlo_passes': 'cse_barrier_expander'} if jax.default_backend() == 'cpu' else {}

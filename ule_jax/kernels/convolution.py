@@ -1,16 +1,17 @@
-"""A convolution whose derivatives of every order are three operations that compilers have fast code for.
+"""A convolution whose derivatives of every order are three primitives that compilers have fast code for.
 
 A convolution is bilinear, so that each derivative of
 
   convolve(x, w)          the convolution
-  spread(y, w)            its gradient at the input: what every output gives back to the inputs that it saw
-  correlate(x, y)         its gradient at the kernel: what every output saw, weighed by it
+  spread(y, w)            its vector-Jacobian product with respect to the input (a transposed convolution)
+  correlate(x, y)         its vector-Jacobian product with respect to the kernel
 
-is another of the three. `lax.conv_general_dilated` derives them from itself instead, and what comes out for the
-gradient of an input gradient (kernel gradients of dilated convolutions) runs in scalar loops on a CPU: half of a
-ResNet-50's ULE step. On a CPU, kernels of 1x1 and those that are patches (as large as their stride) are products of
-matrices too, and so are kernel gradients of windows up to 3x3 from 32 channels on. Elsewhere the compiler is given the
-convolutions and chooses itself.
+is another of the three. JAX differentiates `lax.conv_general_dilated` into dilated convolutions instead; in the
+gradient of an input gradient their kernel gradients run in scalar loops on a CPU, which is half of a ResNet-50's ULE
+step.
+
+Lowering on a CPU: 1x1 kernels, kernels as large as their stride (patches), and kernel gradients of windows up to 3x3
+from 32 channels on are matrix products. On other platforms XLA chooses the algorithm of each convolution.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def conv_general_dilated(
   feature_group_count: int = 1,
   precision=None,
 ) -> Array:
-  """Stand in for `lax.conv_general_dilated` in `flax.linen.Conv`: images, one group, no dilation."""
+  """Replace `lax.conv_general_dilated` in `flax.linen.Conv`, for images in NHWC, one group and no dilation.
+
+  Raises:
+    NotImplementedError: other dimension numbers, a dilation, more than one group, or a precision.
+  """
   dilated = {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}
   expected = lax.conv_dimension_numbers(lhs.shape, rhs.shape, DIMENSIONS)
   if dilated or feature_group_count != 1 or precision is not None or dimension_numbers != expected:
@@ -55,17 +60,30 @@ def conv_general_dilated(
 
 
 def convolve(x: Image, kernel: Kernel, stride: Pair, padding: tuple[Pair, Pair]) -> Result:
-  """Convolve images with a kernel, as `lax.conv_general_dilated` does."""
+  """Convolve images with a kernel; equal to `lax.conv_general_dilated`.
+
+  Args:
+    stride: (rows, columns).
+    padding: ((top, bottom), (left, right)) in pixels.
+  """
   return convolve_p.bind(x, kernel, stride=stride, padding=padding)
 
 
 def spread(y: Result, kernel: Kernel, stride: Pair, padding: tuple[Pair, Pair], size: Pair) -> Image:
-  """Compute the gradient of <y, convolve(x, kernel)> at the x of a size."""
+  """Compute the gradient of <y, convolve(x, kernel)> with respect to x.
+
+  Args:
+    size: height and width of x.
+  """
   return spread_p.bind(y, kernel, stride=stride, padding=padding, size=size)
 
 
 def correlate(x: Image, y: Result, stride: Pair, padding: tuple[Pair, Pair], window: Pair) -> Kernel:
-  """Compute the gradient of <y, convolve(x, kernel)> at the kernel whose height and width are `window`."""
+  """Compute the gradient of <y, convolve(x, kernel)> with respect to the kernel.
+
+  Args:
+    window: height and width of the kernel.
+  """
   return correlate_p.bind(x, y, stride=stride, padding=padding, window=window)
 
 
@@ -106,7 +124,7 @@ def _patches(x, window: Pair):
 
 
 def _four_channels(x, axis: int):
-  """Add a channel of zeros to three: with loads of four values the convolution takes a third of the time."""
+  """Pad three channels with a fourth of zeros: loads of four values take a third of the time."""
   return jnp.pad(x, [(0, int(n == axis)) for n in range(4)])
 
 
@@ -133,32 +151,32 @@ def _cpu_spread(y, kernel, *, stride, padding, size):
     (m, n), (b, i, j, _) = window, y.shape
     x = y @ kernel.reshape(-1, kernel.shape[3]).T
     return x.reshape(b, i, j, m, n, channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, *size, channels)
-  # With few pixels to a channel the product's speed outweighs that its result is passed through memory.
+  # With few pixels per channel the speed of the matrix product outweighs the memory traffic of its result.
   if (stride != (1, 1) or channels >= 256) and max(window) <= 3 and channels >= 16 and 0 not in y.shape[1:3]:
     return _spread_taps(y, kernel, stride, padding, size)
   return _spread(y, kernel, stride=stride, padding=padding, size=size)
 
 
 def _spread_taps(y, kernel, stride, padding, size):
-  """Compute what each tap of the kernel gives to the inputs in one product, and add it up where it belongs."""
+  """Compute `spread` as one matrix product with all kernel taps, whose results are shifted and added."""
   (m, n), (b, i, j, _) = kernel.shape[:2], y.shape
   taps = y @ kernel.reshape(-1, kernel.shape[3]).T
   taps = taps.reshape(b, i, j, m * n, kernel.shape[2])
   zero, total = jnp.zeros((), y.dtype), None
   for tap in range(m * n):
-    place = []
+    padding_of_tap = []
     for axis, offset in enumerate(divmod(tap, n)):
       step, count = stride[axis], y.shape[1 + axis]
       first = offset - padding[axis][0]
-      place.append((first, size[axis] - first - (count - 1) * step - 1, step - 1))
-    part = lax.pad(taps[:, :, :, tap], zero, ((0, 0, 0), *place, (0, 0, 0)))
+      padding_of_tap.append((first, size[axis] - first - (count - 1) * step - 1, step - 1))
+    part = lax.pad(taps[:, :, :, tap], zero, ((0, 0, 0), *padding_of_tap, (0, 0, 0)))
     total = part if total is None else total + part
   return total
 
 
 def _cpu_correlate(x, y, *, stride, padding, window):
   shape = (*window, x.shape[3], y.shape[3])
-  # The compiler transposes x here, and without a barrier it does all that led to x again in that loop.
+  # The compiler transposes x here; without a barrier it fuses, and so repeats, the computation of x in that loop.
   x = lax.optimization_barrier(x)
   if _is_point(window, padding):
     x = x[:, :: stride[0], :: stride[1]]
@@ -166,8 +184,8 @@ def _cpu_correlate(x, y, *, stride, padding, window):
     x = _patches(x, window)
   elif _is_slow_stem(window, stride, shape[2:]):
     return _correlate(_four_channels(x, 3), y, stride=stride, padding=padding, window=window)[:, :, :3]
-  # XLA's own is a convolution with a kernel as large as an image, on one core: with 32 channels and more it takes 1.4
-  # to 2.3 times as long as a product on two (0.8 to 1.4 of its CPU time), with 16 channels 1.1 (0.8).
+  # XLA lowers this to a convolution with a kernel as large as an image, on one core: from 32 channels on it takes 1.4
+  # to 2.3 times as long as a matrix product on two (0.8 to 1.4 of its CPU time), with 16 channels 1.1 (0.8).
   elif max(window) > 3 or min(shape[2:]) < 32 or 0 in y.shape[1:3]:
     return _correlate(x, y, stride=stride, padding=padding, window=window)
   elif stride == (1, 1):
@@ -178,12 +196,12 @@ def _cpu_correlate(x, y, *, stride, padding, window):
 
 
 def _sum_of_products(x, y):
-  # As matrices: with more than one axis to sum over, the compiler copies one operand into another order first.
+  # As matrices, because with more than one contracted axis the compiler transposes one operand first.
   return jnp.tensordot(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), (0, 0))
 
 
 def _correlate_lines(x, y, padding, window):
-  """Put shifts of one input by rows and of the other by columns side by side: one product then has all taps."""
+  """Compute `correlate` as one matrix product of row shifts of x with column shifts of y, which has all taps."""
   (b, i, j, d), (_, h, w, c), (m, n) = y.shape, x.shape, window
   rows = [(padding[0][0] - k, i - h - padding[0][0] + k) for k in range(m)]
   columns = [(k - padding[1][0], w - j + padding[1][0] - k) for k in range(n)]
@@ -195,19 +213,26 @@ def _correlate_lines(x, y, padding, window):
 
 
 def _correlate_taps(x, y, stride, padding, window):
-  """Put what each tap of the kernel saw side by side, for one product with the outputs."""
+  """Compute `correlate` as one matrix product of the inputs of all kernel taps with the outputs."""
   (b, i, j, d), c, (m, n) = y.shape, x.shape[3], window
   x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)))
   ends = [(count - 1) * step + 1 for count, step in zip((i, j), stride, strict=True)]
-  seen = [x[:, k : k + ends[0] : stride[0], l : l + ends[1] : stride[1]] for k in range(m) for l in range(n)]
-  x = lax.optimization_barrier(jnp.stack(seen, 3).reshape(b, i, j, m * n * c))
+  taps = [x[:, k : k + ends[0] : stride[0], l : l + ends[1] : stride[1]] for k in range(m) for l in range(n)]
+  x = lax.optimization_barrier(jnp.stack(taps, 3).reshape(b, i, j, m * n * c))
   return _sum_of_products(x, y).reshape(m, n, c, d)
 
 
-# --- What makes them operations of JAX ------------------------------------------------------------
+# --- Primitives of JAX: abstract evaluation, batching, lowering, derivatives ----------------------
 
 
-def _define(name: str, shape: Callable, anywhere: Callable, cpu: Callable) -> Primitive:
+def _define(name: str, shape: Callable, generic: Callable, cpu: Callable) -> Primitive:
+  """Define a primitive of two operands.
+
+  Args:
+    shape: of the result, from the operands' shapes and the settings.
+    generic: the implementation for any platform, and under vmap.
+    cpu: the implementation for a CPU.
+  """
   operation = Primitive(name)
 
   @cache
@@ -219,31 +244,35 @@ def _define(name: str, shape: Callable, anywhere: Callable, cpu: Callable) -> Pr
     return compiled(**settings)(*operands)
 
   @operation.def_abstract_eval
-  def typed(one, other, **settings):
-    return one.update(shape=shape(one.shape, other.shape, **settings), weak_type=False)
+  def typed(left, right, **settings):
+    return left.update(shape=shape(left.shape, right.shape, **settings), weak_type=False)
 
   def batch(operands, axes, **settings):
-    return jax.vmap(partial(anywhere, **settings), axes)(*operands), 0
+    return jax.vmap(partial(generic, **settings), axes)(*operands), 0
 
   batching.primitive_batchers[operation] = batch
-  mlir.register_lowering(operation, mlir.lower_fun(anywhere, multiple_results=False))
+  mlir.register_lowering(operation, mlir.lower_fun(generic, multiple_results=False))
   mlir.register_lowering(operation, mlir.lower_fun(cpu, multiple_results=False), platform='cpu')
   return operation
 
 
 def _convolved_shape(x, kernel, *, stride, padding):
-  """Return XLA's own shape: empty where no window fits, and a refusal of what cannot be convolved."""
+  """Return the shape that XLA computes; it is empty where no window fits.
+
+  Raises:
+    ValueError: the channels of images and kernel differ.
+  """
   if x[3] != kernel[2]:
     raise ValueError(f'images of {x[3]} channels and a kernel for {kernel[2]}.')
   shape = lax.conv_general_shape_tuple(x, kernel, stride, padding, DIMENSIONS)
-  return tuple(int(n) if isinstance(n, np.integer) else n for n in shape)  # a batch may be a symbol
+  return tuple(int(n) if isinstance(n, np.integer) else n for n in shape)  # the batch may be a symbolic dimension
 
 
 convolve_p = _define('ule_convolve', _convolved_shape, _convolve, _cpu_convolve)
 spread_p = _define('ule_spread', lambda y, kernel, *, size, **_: (y[0], *size, kernel[2]), _spread, _cpu_spread)
 correlate_p = _define('ule_correlate', lambda x, y, *, window, **_: (*window, x[3], y[3]), _correlate, _cpu_correlate)
 
-# The rules: of <g, operation(one, other)>, the gradient at one and that at the other.
+# Transposition rules: for the cotangent g, the gradients of <g, operation(a, b)> with respect to a and to b.
 ad.defbilinear(
   convolve_p,
   lambda g, x, kernel, **s: spread(g, kernel, **s, size=x.aval.shape[1:3]),

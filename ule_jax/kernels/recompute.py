@@ -1,8 +1,8 @@
-"""Less memory for more arithmetic: blocks whose insides are computed again in a backward pass of any order.
+"""Rematerialisation of second order: blocks whose intermediates are recomputed in backward passes of any order.
 
-`jax.checkpoint` (and flax's `nn.remat`) does this for the first backward pass. The gradient of an input gradient
-differentiates that pass, too, and what it computed again would then be kept: `recompute` applies itself to its own
-backward pass.
+`jax.checkpoint` (and flax's `nn.remat`) covers the first backward pass. The gradient of an input gradient
+differentiates that pass, too, and would store its recomputed intermediates as residuals: `recompute` applies itself to
+its own backward pass.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ class _Static:
 
 
 def recompute(function: Pure) -> Pure:
-  """Make a function that keeps nothing but its inputs for its backward pass, nor for the backward pass of that.
+  """Rematerialise `function` to second order.
+
+  Neither its backward pass nor the backward pass of that stores residuals beyond the inputs. (`jax.checkpoint` covers
+  the first order only.)
 
   Args:
-    function: (arrays to differentiate, anything else) -> arrays.
+    function: (arrays to differentiate, a tree of anything else) -> arrays.
   """
 
   @jax.custom_vjp
@@ -38,45 +41,46 @@ def recompute(function: Pure) -> Pure:
     return function(inputs, rest)
 
   def forward(inputs, rest):
-    moved = tuple(i for i, x in enumerate(inputs) if x.perturbed)
+    perturbed_ids = tuple(i for i, x in enumerate(inputs) if x.perturbed)
     inputs, rest = [x.value for x in inputs], jax.tree.map(lambda x: x.value, rest)
-    return run(inputs, rest), (inputs, rest, _Static(moved))
+    return run(inputs, rest), (inputs, rest, _Static(perturbed_ids))
 
   def backward(saved, cotangents):
-    inputs, rest, moved = saved[0], saved[1], saved[2].value
-    # Only between what moved and what is asked for: the input gradient needs no parameter gradients.
+    inputs, rest, perturbed_ids = saved[0], saved[1], saved[2].value
+    # Differentiate perturbed inputs and live outputs only: an input gradient needs no parameter gradients.
     live = [i for i, c in enumerate(cotangents) if not isinstance(c, SymbolicZero)]
 
     def pull(both, rest):
-      # Without a barrier the compiler finds that all this was computed before, and keeps it.
+      # Without a barrier the compiler would share this with the forward pass (CSE), and so store the intermediates.
       both = jax.lax.optimization_barrier(both)
       inputs, cotangents = both[: len(saved[0])], both[len(saved[0]) :]
 
-      def part(some):
-        whole = list(inputs)
-        for i, x in zip(moved, some, strict=True):
-          whole[i] = x
-        outputs = function(whole, rest)
+      def live_outputs(perturbed):
+        arguments = list(inputs)
+        for i, x in zip(perturbed_ids, perturbed, strict=True):
+          arguments[i] = x
+        outputs = function(arguments, rest)
         return [outputs[i] for i in live]
 
-      _, pull_part = jax.vjp(part, [inputs[i] for i in moved])
-      return pull_part(cotangents)[0]
+      _, pullback = jax.vjp(live_outputs, [inputs[i] for i in perturbed_ids])
+      return pullback(cotangents)[0]
 
-    found = recompute(pull)([*inputs, *(cotangents[i] for i in live)], rest)
-    slopes: list[Any] = [None] * len(inputs)
-    for i, slope in zip(moved, found, strict=True):
-      slopes[i] = slope
-    return slopes, None
+    pulled = recompute(pull)([*inputs, *(cotangents[i] for i in live)], rest)
+    gradients: list[Any] = [None] * len(inputs)
+    for i, gradient in zip(perturbed_ids, pulled, strict=True):
+      gradients[i] = gradient
+    return gradients, None
 
   run.defvjp(forward, backward, symbolic_zeros=True)
   return run
 
 
 def run_block(parent: nn.Module, make: Callable, name: str, remat: bool, x: Array, train: bool) -> Array:
-  """Run a child of a module, whose variables lie under `name` in any case; with `remat`, compute it again later.
+  """Apply a child of a module, rematerialised with `remat`; its variables have the path `name` either way.
 
   Args:
     make: builds the child, given `name` and `parent`; its call is `(x, train) -> array`.
+    x: images or tokens, `b ...`.
   """
   if not remat or parent.is_initializing():
     return make(name=name)(x, train)
@@ -84,9 +88,9 @@ def run_block(parent: nn.Module, make: Callable, name: str, remat: bool, x: Arra
   stats = parent.variables.get('batch_stats', {}).get(name, {})
   leaves, tree = jax.tree.flatten(parent.variables['params'][name])
   key = parent.make_rng('dropout') if train and parent.has_rng('dropout') else None
-  y, *moved = recompute(partial(_apply, block, tree, train))([x, *leaves], {'batch_stats': stats, 'key': key})
-  if moved and parent.is_mutable_collection('batch_stats'):
-    parent.put_variable('batch_stats', name, jax.tree.unflatten(jax.tree.structure(stats), moved))
+  y, *updated = recompute(partial(_apply, block, tree, train))([x, *leaves], {'batch_stats': stats, 'key': key})
+  if updated and parent.is_mutable_collection('batch_stats'):
+    parent.put_variable('batch_stats', name, jax.tree.unflatten(jax.tree.structure(stats), updated))
   return y
 
 

@@ -1,8 +1,8 @@
 """Losses as pure functions of arrays: classification losses, input gradients, unlearning terms, mistake weights.
 
 Every family is one literal table (`CLASSIFICATION_LOSSES`, `SCALARS`, `TERMS`, `MISTAKES`), and the keys are the names
-that configs use. Everything is per example; `weighted_mean` is the only place where a batch is reduced, but for means
-over classes or groups and `balanced_skill`.
+that configs use. Losses are per example; only `weighted_mean`, the means over classes or groups and `balanced_skill`
+reduce a batch. Importing this package does not import jax.
 
 The abstract of arXiv 2409.02792 fixes only that the teacher's loss uses the gradient of the student's output with
 respect to its input. The five terms, the four scalars, the student losses and the uses of the student's mistakes are
@@ -11,9 +11,6 @@ ours.
 
 from ule_jax.losses.batch import (
   EPS,
-  Label,
-  Logits,
-  PerExample,
   add_noise,
   example_ids,
   group_means,
@@ -31,7 +28,6 @@ from ule_jax.losses.classification import (
 )
 from ule_jax.losses.input_gradient import (
   SCALARS,
-  InputGradient,
   fit_and_input_gradient,
   input_gradient,
   is_proportional,
@@ -61,7 +57,6 @@ from ule_jax.losses.unlearning import (
 
 __all__ = [
   'CLASSIFICATION_LOSSES', 'EPS', 'MISTAKES', 'SCALARS', 'TERMS',
-  'InputGradient', 'Label', 'Logits', 'PerExample',
   'add_noise', 'balanced_mistake_weight', 'balanced_skill', 'class_balanced_mistake_weight', 'classification_loss',
   'cosine', 'cross_entropy', 'example_ids', 'fit_and_input_gradient', 'generalized_cross_entropy', 'gradient_penalty',
   'group_means', 'group_membership', 'input_gradient', 'is_proportional', 'is_static_zero', 'label_logit', 'margin',

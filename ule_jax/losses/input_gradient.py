@@ -1,34 +1,35 @@
 """Input gradients: the gradient of a scalar of the logits with respect to the normalised input, per example.
 
-`fit_and_input_gradient` gives the loss and the input gradient out of one forward pass.
+`fit_and_input_gradient` computes the loss and the input gradient in one forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Float, Int
 
-from ule_jax.losses.batch import EPS, Label, Logits, PerExample, take
+from ule_jax.losses.batch import EPS, take
 from ule_jax.losses.classification import cross_entropy
 
-InputGradient = Float[Array, 'b *shape']
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
-Out = TypeVar('Out')
+Out = TypeVar('Out', bound=Any)
 
 
 def input_gradient(
-  network: Callable[[Float[Array, 'b *shape']], Out],
-  x: Float[Array, 'b *shape'],
-  scalar: Callable[[Out], PerExample],
-) -> tuple[Out, InputGradient]:
+  network: Callable[[Float[jax.Array, 'b *shape']], Out],
+  x: Float[jax.Array, 'b *shape'],
+  scalar: Callable[[Out], Float[jax.Array, 'b']],
+) -> tuple[Out, Float[jax.Array, 'b *shape']]:
   """Run a network once; return its output and the gradient of each example's scalar at its input.
 
-  The scalars are summed over the batch before they are differentiated, which gives each example's
-  own gradient as long as the network does not mix examples (BatchNorm in training does).
+  The scalars are summed over the batch before they are differentiated, which yields each example's
+  own gradient as long as the network does not couple examples (BatchNorm in training does).
   """
 
   def total(x):
@@ -41,25 +42,29 @@ def input_gradient(
 
 
 def fit_and_input_gradient(
-  network: Callable[[Float[Array, 'b *shape']], Out],
-  x: Float[Array, 'b *shape'],
-  label: Int[Array, 'n'],
-  fit: Callable[[Logits], Float[Array, '']],
-  scalar: Callable[[Logits, Label], PerExample],
+  network: Callable[[Float[jax.Array, 'b *shape']], Out],
+  x: Float[jax.Array, 'b *shape'],
+  label: Int[jax.Array, 'n'],
+  fit: Callable[[Float[jax.Array, 'b k']], Float[jax.Array, '']],
+  scalar: Callable[[Float[jax.Array, 'b k'], Int[jax.Array, 'b']], Float[jax.Array, 'b']],
   proportional: bool,
-  here: Callable[[PerExample], PerExample] = lambda values: values,
-) -> tuple[Out, Float[Array, ''], InputGradient]:
+  per_image: Callable[[jax.Array], jax.Array] = lambda values: values,
+) -> tuple[Out, Float[jax.Array, ''], Float[jax.Array, 'b *shape']]:
   """Run a network once; return its output, its loss, and the gradient of each example's scalar at its input.
 
-  Where the gradients of loss and scalar are proportional (`is_proportional`) the scalar is weighed by the loss's slope,
-  and its gradient divided by it: to the compiler that is the backward pass of the loss once more, and it is run once.
-  It saves a tenth of a ULE step's FLOPs for the student, and another for a teacher without second derivatives (ReLU).
+  With two classes the gradient of the loss is, for each example, a multiple of the margin's gradient
+  (`is_proportional`). The cotangent of the loss is then pulled back once, and the input gradient that comes of it is
+  divided by the slope of the loss; XLA meets the backward pass of the loss a second time and shares it. This saves a
+  tenth of a ULE step's FLOPs for the student, and another tenth for a teacher without second derivatives (ReLU).
 
   Args:
-    network: returns an output with `logits`; of the whole batch, as labels are, where `x` is one device's part.
-    fit: the loss of the logits; it falls as the margin grows.
-    scalar: of SCALARS; the margin of two classes where it is `proportional`.
-    here: takes the part of `x` out of what is of the whole batch (`sharding.here`).
+    network: returns an output whose `logits` are of the whole batch.
+    x: input; under pmap, of this device's examples only, and so is the gradient.
+    label: of the whole batch.
+    fit: logits -> loss of the batch, which falls as the margin grows.
+    scalar: a value of SCALARS; `margin` if `proportional`.
+    proportional: as `is_proportional` returns it.
+    per_image: from values of the whole batch to those of `x`.
   """
   if not proportional:
     out, gradient = input_gradient(network, x, lambda out: scalar(out.logits, label))
@@ -71,47 +76,47 @@ def fit_and_input_gradient(
 
   reached, pull, out = jax.vjp(scalars, x, has_aux=True)
   loss, slopes = jax.value_and_grad(fit)(jax.lax.stop_gradient(out.logits))
-  # At the other logit it is exact however sure the network is; bounded, as a slope of 0 could not be divided out.
+  # The slope at the other logit has no cancellation however sure the network is; bounded, since it divides below.
   slope = jax.lax.stop_gradient(jnp.minimum(-take(slopes, 1 - label), -EPS))
   (gradient,) = pull(slope)
   loss = jax.lax.stop_gradient(loss) + jnp.sum(slope * (reached - jax.lax.stop_gradient(reached)))
-  return out, loss, gradient / here(slope).reshape(-1, *[1] * (x.ndim - 1))
+  return out, loss, gradient / per_image(slope).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def is_proportional(scalar: str, classes: int, mixing: bool) -> bool:
-  """Tell whether the gradient of any loss is, for each example, a multiple of the scalar's: the margin of two classes.
+def is_proportional(scalar: str, classes: int, couples_examples: bool) -> bool:
+  """True if the gradient of any loss is, for each example, a multiple of the scalar's: the margin of two classes.
 
   Args:
     scalar: a name in SCALARS.
-    mixing: whether the network mixes examples, which then have no gradients of their own.
+    classes: number of them.
+    couples_examples: the network's output for an example depends on others, as BatchNorm's in training does.
 
   >>> is_proportional('margin', 2, False), is_proportional('margin', 3, False), is_proportional('top_logit', 2, False)
   (True, False, False)
   """
-  return scalar == 'margin' and classes == 2 and not mixing
+  return scalar == 'margin' and classes == 2 and not couples_examples
 
 
-def label_logit(logits: Logits, label: Label) -> PerExample:
-  """Take the logit of the label."""
+def label_logit(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
+  """Return the logit of the label."""
   return take(logits, label)
 
 
-def top_logit(logits: Logits, label: Label) -> PerExample:
-  """Take the largest logit, whatever the label is."""
-  del label
+def top_logit(logits: Float[jax.Array, 'b k'], _: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
+  """Return the largest logit; the label does not enter."""
   return jnp.max(logits, axis=-1)
 
 
-def margin(logits: Logits, label: Label) -> PerExample:
-  """Subtract the log-sum-exp of all other logits from the label's logit.
+def margin(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
+  """Return the label's logit minus the log-sum-exp of all others: the log odds of the label.
 
-  With two classes this is the difference of the logits, with any number the log odds of the label.
+  With two classes this is the difference of the logits.
 
   >>> float(margin(jnp.array([[3.0, 1.0]]), jnp.array([0]))[0])
   2.0
   """
   is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-  if logits.shape[-1] == 2:  # linear, so that derivatives of its gradient are nothing rather than zeros
+  if logits.shape[-1] == 2:  # linear, so that second derivatives are absent from the graph rather than zeros in it
     return jnp.sum(jnp.where(is_label, logits, -logits), axis=-1)
   return take(logits, label) - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 

@@ -2,26 +2,37 @@
 
   L = mean_i loss(f(x_i + noise * n_i), y_i)
 
-`loss` is `cross_entropy` or `generalized_cross_entropy`, and `noise` is 0 unless asked for. With
-these two this is also the student of ULE on its own.
+  n_i  standard Gaussian noise, drawn from the step's key and the example's index
+
+Options `loss` and `noise`. With both set as ULE's student has them, this is that student on its own.
 """
 
 from __future__ import annotations
 
 from ule_jax import losses
-from ule_jax.devices.collectives import local_examples
-from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, stateless
+from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, Step
+from ule_jax.options import Options, option
 
 
-def make_method(options, sizes: Sizes, role: str = 'model') -> Method:
-  """Make ERM. `role` names the network, and with it its initialisation and dropout keys."""
-  del sizes
+class Erm(Options):
+  """Options of empirical risk minimisation."""
+
+  loss: str = option('cross_entropy', 'classification loss', choices=losses.CLASSIFICATION_LOSSES)
+  q: float = option(0.7, 'exponent of generalized_cross_entropy', gt=0, le=1)
+  noise: float = option(0.0, 'standard deviation of Gaussian noise on the normalised input in training', ge=0)
+
+
+def make_method(options: Erm, _: Sizes, role: str = 'model') -> Method:
+  """Return ERM.
+
+  Args:
+    role: name of the network, which seeds its initialisation and dropout.
+  """
   classification_loss = losses.classification_loss(options.loss, options.q)
 
-  def loss(params, forward, state, batch, step, key):
-    del params, step
-    out = forward(role, losses.add_noise(key, batch.image, local_examples(batch.index), options.noise))
-    value = losses.weighted_mean(classification_loss(out.logits, batch.label), batch.weight)
-    return value, Aux({role: value}, {role: out.batch_stats}, state, {})
+  def loss(step: Step):
+    out = step.forward(role, step.noisy(options.noise))
+    value = step.mean(classification_loss(out.logits, step.batch.label))
+    return value, Aux({role: value}, {role: out.batch_stats})
 
-  return Method((role,), stateless, loss, PER_EXAMPLE)
+  return Method((role,), loss, PER_EXAMPLE)

@@ -10,10 +10,10 @@ Code: kohpangwei/group_DRO.
   eta  `step_size`
   C    `adjustment`: an exact 0 for none
   n_g  examples of group g in train
-  q    carried from step to step; at first the same for every group that train has, 0 for the others
+  q    carried from step to step; at first equal for every group with examples in train, 0 for the others
 
 Departs from the paper: as the code does, every q_g moves at every step and the batch holds many
-groups (the paper's algorithm draws one group a step), a group that the batch lacks counts with a
+groups (the paper's algorithm draws one group a step), a group without examples in the batch has a
 mean loss of 0, and C is part of the loss too, where it has no gradient. The code's greedy variant
 (`btl`) and its normalised losses are left out. It is meant for `train.sampling: group_balanced`.
 Examples of unknown group count nowhere.
@@ -21,37 +21,59 @@ Examples of unknown group count nowhere.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epy
 
 from ule_jax import losses
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Aux, Method, Sizes, require_groups
+from ule_jax.methods.contract import (
+  IGNORES_WEIGHT_ZERO,
+  PERMUTATION_INVARIANT,
+  Aux,
+  Method,
+  Sizes,
+  Step,
+  require_groups,
+)
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make group DRO; the options are `method.*` of configs/base.py."""
+class GroupDro(Options):
+  """Options of group DRO."""
+
+  step_size: float = option(0.01, "step size of the groups' weights; group_DRO", ge=0)
+  adjustment: float = option(0.0, 'C: C / sqrt(examples of the group in train) is added to its loss; group_DRO', ge=0)
+
+
+def make_method(options: GroupDro, sizes: Sizes) -> Method:
+  """Return group DRO.
+
+  Raises:
+    UserError: no training example has a group.
+  """
   require_groups(sizes)
   counts = np.asarray(sizes.group_counts)
   occurs = counts > 0
   scale = np.where(occurs, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
 
-  def init(params):
-    del params
+  def init(_):
     return {'q': jnp.asarray(occurs / occurs.sum(), jnp.float32)}
 
-  def loss(params, forward, state, batch, step, key):
-    del params, step, key
-    out = forward(MODEL, batch.image)
+  def loss(step: Step):
+    batch = step.batch
+    out = step.forward(MODEL, batch.image)
     each = losses.cross_entropy(out.logits, batch.label)
     membership = losses.group_membership(batch.group, batch.weight, sizes.g)
     of_group = losses.group_means(each, membership) + options.adjustment * jnp.asarray(scale, each.dtype)
-    q = state['q'] * jnp.exp(options.step_size * jax.lax.stop_gradient(of_group))
+    q = step.state['q'] * jnp.exp(options.step_size * jax.lax.stop_gradient(of_group))
     q = q / jnp.sum(q)
     value = jnp.sum(q * of_group)
     metrics = {f'q/{i}': q[i] for i in range(sizes.g)}
     return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, {'q': q}, metrics)
 
-  return Method((MODEL,), init, loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  return Method((MODEL,), loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}), init)

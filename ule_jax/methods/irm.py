@@ -17,26 +17,43 @@ half and is left out of the penalty.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax import losses
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Batch, Method, Output, Sizes
-from ule_jax.methods.environments import Membership, annealed, penalized, present
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, Method, Sizes
+from ule_jax.methods.environments import Environments, annealed, penalized, present
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make IRM; the options are `method.*` of configs/base.py."""
-  # Which half an example is in follows from its place in the batch: not invariant to permutations.
-  return penalized(sizes, squared_slopes, annealed(options), frozenset({IGNORES_WEIGHT_ZERO}))
+class Irm(Options):
+  """Options of IRM."""
+
+  penalty_weight: float = option(100.0, 'factor on the penalty from step anneal_steps on; DomainBed', ge=0)
+  anneal_steps: int = option(500, "steps in which the penalty's factor is 1; DomainBed", ge=0)
 
 
-def squared_slopes(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
-  """Estimate the mean over groups of the squared slope of the risk along the scale of the logits."""
-  one = jnp.ones((), out.logits.dtype)
-  _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * out.logits, batch.label), (one,), (one,))
+def make_method(options: Irm, sizes: Sizes) -> Method:
+  """Return IRM.
+
+  Raises:
+    UserError: no training example has a group.
+  """
+  weight = annealed(options.penalty_weight, options.anneal_steps)
+  # The half of an example follows from its position in the batch: not invariant to permutations.
+  return penalized(sizes, squared_slopes, weight, frozenset({IGNORES_WEIGHT_ZERO}))
+
+
+def squared_slopes(environments: Environments) -> Float[jax.Array, '']:
+  """Return the mean over environments of the squared slope of the risk along the scale of the logits, unbiased."""
+  logits, membership = environments.out.logits, environments.membership
+  unit = jnp.ones((), logits.dtype)
+  _, slope = jax.jvp(lambda scale: losses.cross_entropy(scale * logits, environments.label), (unit,), (unit,))
   is_first = jnp.cumsum(membership > 0, axis=0) % 2 == 1
   first = losses.group_means(slope, jnp.where(is_first, membership, 0))
   second = losses.group_means(slope, jnp.where(is_first, 0, membership))
-  return losses.weighted_mean(first * second, present(membership, least=2))
+  return losses.weighted_mean(first * second, present(environments, least=2))

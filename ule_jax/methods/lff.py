@@ -1,4 +1,4 @@
-"""Learning from Failure: what a biased network finds hard weighs more for the debiased one.
+"""Learning from Failure: examples that are hard for a biased network weigh more for the debiased one.
 
 Paper: Nam et al., "Learning from Failure: Training Debiased Classifier from Biased Classifier",
 arXiv 2007.02561. Code: alinlab/LfF.
@@ -20,43 +20,53 @@ that stands in a batch twice enters its average once, with the mean of both; the
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from etils import epy
 
 from ule_jax import losses
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, Aux, Method, Sizes
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, PERMUTATION_INVARIANT, Aux, Method, Sizes, Step
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 BIASED, DEBIASED = 'biased', 'debiased'
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make LfF; the options are `method.*` of configs/base.py."""
+class Lff(Options):
+  """Options of learning from failure."""
+
+  q: float = option(0.7, "exponent of the biased network's loss; LfF", gt=0, le=1)
+  decay: float = option(0.7, 'decay per visit of the moving averages of the losses; LfF', ge=0, le=1)
+
+
+def make_method(options: Lff, sizes: Sizes) -> Method:
+  """Return LfF."""
   n, k = sizes.n, sizes.k
 
-  def init(params):
-    del params
-    # The label of an example that was not seen yet is k, which is no class.
+  def init(_):
+    # The label of an example that has not been seen is k, which is no class.
     return {BIASED: jnp.zeros(n, jnp.float32), DEBIASED: jnp.zeros(n, jnp.float32), 'label': jnp.full(n, k, jnp.int32)}
 
-  def loss(params, forward, state, batch, step, key):
-    del params, step, key
+  def loss(step: Step):
+    state, batch = step.state, step.batch
     real = (batch.weight > 0) & (batch.index >= 0)
     weight = jnp.where(real, batch.weight, 0)
-    place = jnp.where(real, batch.index, n)  # out of range: writes are dropped, reads are clipped and then unused
-    times = jnp.zeros(n, weight.dtype).at[place].add(1, mode='drop')
-    label = state['label'].at[place].set(batch.label, mode='drop')
+    index = jnp.where(real, batch.index, n)  # n is out of range: writes are dropped, reads clipped and not used
+    times = jnp.zeros(n, weight.dtype).at[index].add(1, mode='drop')
+    label = state['label'].at[index].set(batch.label, mode='drop')
 
     def follow(role, each):
-      """Average the losses over time; return the averages and the batch's, normalised within the class."""
-      mean = jnp.zeros(n, each.dtype).at[place].add(each, mode='drop') / jnp.maximum(times, 1)
+      """Return the moving averages of the losses, and the batch's own, relative to the largest of their class."""
+      mean = jnp.zeros(n, each.dtype).at[index].add(each, mode='drop') / jnp.maximum(times, 1)
       seen = (state['label'] < k).astype(each.dtype)
       average = options.decay * state[role] + (1 - options.decay * seen) * mean
       average = jnp.where(times > 0, average, state[role])
       largest = jnp.zeros(k, each.dtype).at[label].max(average, mode='drop')
-      own = average.at[place].get(mode='clip')
-      return average, own / jnp.maximum(losses.take(largest, batch.label), losses.EPS)
+      of_batch = average.at[index].get(mode='clip')
+      return average, of_batch / jnp.maximum(losses.take(largest, batch.label), losses.EPS)
 
-    biased, debiased = forward(BIASED, batch.image), forward(DEBIASED, batch.image)
+    biased, debiased = step.forward(BIASED, batch.image), step.forward(DEBIASED, batch.image)
     of_biased, of_debiased = (losses.cross_entropy(out.logits, batch.label) for out in (biased, debiased))
     averages_b, relative_b = follow(BIASED, jax.lax.stop_gradient(of_biased))
     averages_d, relative_d = follow(DEBIASED, jax.lax.stop_gradient(of_debiased))
@@ -71,4 +81,5 @@ def make_method(options, sizes: Sizes) -> Method:
       metrics={'difficulty': losses.weighted_mean(difficulty, weight)},
     )
 
-  return Method((BIASED, DEBIASED), init, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  properties = frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
+  return Method((BIASED, DEBIASED), loss, properties, init)

@@ -17,19 +17,17 @@ A domain cannot be told from a group in general. With `domains` > 0 it is the gr
 Departs from the paper: as in the code, the rule is drawn for the batch and a_i for each example.
 Departs from the official code, huaxiuyao/LISA b028bbb (subpopulation_shifts/train.py): it draws one batch of each
 of four groups, and trains on one mixed example for each pair of them; here every example is mixed with a
-partner of its own, and one without a partner in the batch, or of unknown group, stays as it is: a step sees
+partner of its own, and one without a partner in the batch, or of unknown group, stays unmixed: a step sees
 twice as many mixed examples. CutMix, the code's choice for CelebA, is left out. It is meant for
 `train.sampling: group_balanced`, with a batch of four of theirs; their epoch ends with the smallest group's.
 """
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from etils import epy
+from jaxtyping import Bool
 
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.errors import UserError
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
@@ -38,18 +36,33 @@ from ule_jax.methods.contract import (
   Batch,
   Method,
   Sizes,
+  Step,
   require_groups,
-  stateless,
 )
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make LISA; the options are `method.*` of configs/base.py.
+class Lisa(Options):
+  """Options of LISA."""
+
+  alpha: float = option(2.0, "both parameters of the shares' Beta distribution; LISA", gt=0)
+  p_sel: float = option(
+    0.5, 'probability of mixing within labels rather than within domains, where domains > 0; LISA', ge=0, le=1
+  )
+  domains: int = option(0, 'groups in each class, where domain = group % domains; 0: mix within labels only', ge=0)
+
+
+def make_method(options: Lisa, sizes: Sizes) -> Method:
+  """Return LISA.
 
   Raises:
-    UserError: `domains` does not fit the groups.
+    UserError: no training example has a group, or `domains` does not divide the groups.
   """
   require_groups(sizes)
   if options.domains and options.domains * sizes.k != sizes.g:
@@ -58,15 +71,15 @@ def make_method(options, sizes: Sizes) -> Method:
       'give the number of groups in each class, or 0 to mix within labels only.'
     )
 
-  def loss(params, forward, state, batch, step, key):
-    del params, step
-    for_rule, for_partner, for_share = jax.random.split(key, 3)
+  def loss(step: Step):
+    batch = step.batch
+    for_rule, for_partner, for_share = jax.random.split(step.key, 3)
     within_label = not options.domains or jax.random.bernoulli(for_rule, options.p_sel)
     allowed = eligible(batch, within_label, options.domains or sizes.g)
     ids = losses.example_ids(batch.index, batch.weight, sizes.n)
 
     def draw(i, allowed):
-      """Choose among the allowed with equal chances, and how much to keep of one's own."""
+      """Return a partner, uniform over the allowed ones, and the share of the example itself."""
       scores = jax.vmap(lambda j: jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(for_partner, i), j)))(ids)
       share = jax.random.beta(jax.random.fold_in(for_share, i), options.alpha, options.alpha, dtype=batch.image.dtype)
       return jnp.argmax(jnp.where(allowed, scores, -jnp.inf)), jnp.where(jnp.any(allowed), share, 1)
@@ -74,25 +87,30 @@ def make_method(options, sizes: Sizes) -> Method:
     partner, share = jax.vmap(draw)(ids, allowed)
 
     def mix(values):
-      part = share.reshape(-1, *(1 for _ in values.shape[1:]))
-      return part * values + (1 - part) * values[partner]
+      factor = share.reshape(-1, *(1 for _ in values.shape[1:]))
+      return factor * values + (1 - factor) * values[partner]
 
-    out = forward(MODEL, local_examples(mix(gather_examples(batch.image))))
+    out = step.forward(MODEL, step.per_image(mix(step.per_example(batch.image))))
     target = mix(jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype))
-    value = losses.weighted_mean(losses.soft_cross_entropy(out.logits, target), batch.weight)
-    mixed = losses.weighted_mean(jnp.any(allowed, axis=1).astype(value.dtype), batch.weight)
-    return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, state, {'mixed': mixed})
+    value = step.mean(losses.soft_cross_entropy(out.logits, target))
+    mixed = step.mean(jnp.any(allowed, axis=1).astype(value.dtype))
+    return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, metrics={'mixed': mixed})
 
-  return Method((MODEL,), stateless, loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  return Method((MODEL,), loss, frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
 
 
-def eligible(batch: Batch, within_label: bool | Bool[Array, ''], domains: int) -> Bool[Array, 'b b']:
-  """Tell which example may be the partner of which."""
+def eligible(batch: Batch, within_label: bool | Bool[jax.Array, ''], domains: int) -> Bool[jax.Array, 'b b']:
+  """Return for each example (row) which others may be its partner.
+
+  Args:
+    within_label: partners have the same label and another group (LISA-L), else the same domain and another label.
+    domains: groups of each class; the domain of a group is its number modulo this.
+  """
 
   def same(values):
     return values[:, None] == values[None, :]
 
   real = (batch.weight > 0) & (batch.group >= 0)
-  one_label, one_domain = same(batch.label), same(batch.group % domains)
-  pairs = jnp.where(within_label, one_label & ~same(batch.group), one_domain & ~one_label)
+  same_label, same_domain = same(batch.label), same(batch.group % domains)
+  pairs = jnp.where(within_label, same_label & ~same(batch.group), same_domain & ~same_label)
   return pairs & real[:, None] & real[None, :]

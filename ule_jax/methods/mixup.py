@@ -16,12 +16,10 @@ one reads no groups.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
+from etils import epy
+from jaxtyping import Int
 
 from ule_jax import losses
-from ule_jax.devices.collectives import gather_examples, local_examples
 from ule_jax.methods.contract import (
   IGNORES_WEIGHT_ZERO,
   LABEL_FREE,
@@ -30,37 +28,52 @@ from ule_jax.methods.contract import (
   Batch,
   Method,
   Sizes,
-  stateless,
+  Step,
 )
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 MODEL = 'model'
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make mixup; the options are `method.*` of configs/base.py."""
+class Mixup(Options):
+  """Options of mixup."""
 
-  def loss(params, forward, state, batch, step, key):
-    del params, step
-    for_share, for_partner = jax.random.split(key)
+  alpha: float = option(0.2, "both parameters of the shares' Beta distribution: small ones hardly mix; DomainBed", gt=0)
+
+
+def make_method(options: Mixup, sizes: Sizes) -> Method:
+  """Return mixup."""
+
+  def loss(step: Step):
+    batch = step.batch
+    for_share, for_partner = jax.random.split(step.key)
     share = jax.random.beta(for_share, options.alpha, options.alpha, dtype=batch.image.dtype)
     partner = permutation(for_partner, batch, sizes.n)
     target = jax.nn.one_hot(batch.label, sizes.k, dtype=share.dtype)
-    image = gather_examples(batch.image)
-    out = forward(MODEL, local_examples(share * image + (1 - share) * image[partner]))
-    each = losses.soft_cross_entropy(out.logits, share * target + (1 - share) * target[partner])
-    value = losses.weighted_mean(each, batch.weight)
-    return value, Aux({MODEL: value}, {MODEL: out.batch_stats}, state, {})
+    image = step.per_example(batch.image)
+    out = step.forward(MODEL, step.per_image(share * image + (1 - share) * image[partner]))
+    value = step.mean(losses.soft_cross_entropy(out.logits, share * target + (1 - share) * target[partner]))
+    return value, Aux({MODEL: value}, {MODEL: out.batch_stats})
 
-  return Method((MODEL,), stateless, loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
+  return Method((MODEL,), loss, frozenset({LABEL_FREE, PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO}))
 
 
-def permutation(key: Array, batch: Batch, n: int) -> Int[Array, 'b']:
-  """Draw each example's partner: a random permutation that keeps padding to itself."""
+def permutation(key: jax.Array, batch: Batch, n: int) -> Int[jax.Array, 'b']:
+  """Return the position of each example's partner: a random permutation of the examples of positive weight.
+
+  Args:
+    n: size of the data set that `batch.index` counts in.
+  """
   ids = losses.example_ids(batch.index, batch.weight, n)
 
   def order(key):
     draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(ids)
     return jnp.argsort(jnp.where(batch.weight > 0, draws, jnp.inf))
 
-  one, other = jax.random.split(key)
-  return jnp.zeros_like(batch.index).at[order(one)].set(order(other).astype(batch.index.dtype))
+  for_example, for_partner = jax.random.split(key)
+  positions = jnp.zeros_like(batch.index)
+  return positions.at[order(for_example)].set(order(for_partner).astype(batch.index.dtype))

@@ -13,40 +13,57 @@ is that of Gretton et al., "A Kernel Method for the Two-Sample Problem", arXiv 0
 
 Departs from the paper: as DomainBed does, there is no autoencoder and no adversary; this is the
 discrepancy alone, in its biased form (the mean in K_gg has each example with itself). DomainBed
-sends each environment through the network on its own, which BatchNorm would tell from this. Its distances
-come from squared norms and products as they are, so that in float32 an example is not at distance 0 of
-itself, and the penalty 3 to 17 % off; here it is that of float64 to rounding.
+sends each environment through the network on its own, which differs under BatchNorm. It computes distances
+from norms and products of features that are not centred: in float32 an example is then not at distance 0 of
+itself, and the penalty is 3 to 17 % off; here it agrees with float64 to rounding.
 """
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from etils import epy
+from jaxtyping import Float
 
 from ule_jax.losses import EPS
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Batch, Method, Output, Sizes
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, PERMUTATION_INVARIANT, Method, Sizes
 from ule_jax.methods.coral import EXACT, shares
-from ule_jax.methods.environments import Membership, penalized, present
+from ule_jax.methods.environments import Environments, penalized, present
+from ule_jax.options import Options, option
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 SCALES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make MMD; the options are `method.*` of configs/base.py."""
+class Mmd(Options):
+  """Options of MMD."""
+
+  gamma: float = option(
+    1.0, 'factor on the feature differences; an exact 0 leaves them out of the graph; DomainBed', ge=0
+  )
+
+
+def make_method(options: Mmd, sizes: Sizes) -> Method:
+  """Return MMD.
+
+  Raises:
+    UserError: no training example has a group.
+  """
   properties = frozenset({PERMUTATION_INVARIANT, IGNORES_WEIGHT_ZERO})
-  return penalized(sizes, discrepancy, lambda step: options.gamma, properties)
+  return penalized(sizes, discrepancy, lambda _: options.gamma, properties)
 
 
-def discrepancy(out: Output, batch: Batch, membership: Membership) -> Float[Array, '']:
-  """Average the squared maximum mean discrepancy over the pairs of groups."""
-  del batch
-  marks, share = present(membership, least=2), shares(membership)
-  # Squared distances as differences of products are rounded as those are: so of features from their mean, and with the
-  # products' own diagonal, which makes the distance of an example to itself 0. The scale 1000 magnifies what is left.
+def discrepancy(environments: Environments) -> Float[jax.Array, '']:
+  """Return the mean over pairs of environments of the squared maximum mean discrepancy of their features."""
+  features, membership = environments.out.features, environments.membership
+  marks, share = present(environments, least=2), shares(membership)
+  # A squared distance that is a difference of products has their rounding error: so the features are centred first, and
+  # the norms are the diagonal of the products, which makes an example's distance to itself 0. The scale 1000 magnifies
+  # the rest.
   mass = jnp.sum(membership, axis=1)
-  centre = jax.lax.stop_gradient(jnp.matmul(mass, out.features, precision=EXACT) / jnp.maximum(jnp.sum(mass), EPS))
-  centred = out.features - centre[None, :]
+  centre = jax.lax.stop_gradient(jnp.matmul(mass, features, precision=EXACT) / jnp.maximum(jnp.sum(mass), EPS))
+  centred = features - centre[None, :]
   product = jnp.matmul(centred, centred.T, precision=EXACT)
   squared = jnp.diagonal(product)
   distance = jnp.maximum(squared[:, None] + squared[None, :] - 2 * product, 0)

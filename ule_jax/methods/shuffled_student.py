@@ -1,35 +1,37 @@
 """Control: ULE with another example's student gradient.
 
-The teacher's loss is that of `ule`, but example i meets the student's gradient at its neighbour in
-the (shuffled) batch, of those that count: padding, and what has no label, is nobody's neighbour. What
-this gains over ERM is owed to the shape of the student's gradients in general, not to what the
-student relied on in this image. The student's mistakes, where `mistakes` uses them, stay with their
-own example: this isolates the gradient.
+The teacher's loss is that of `ule`, but the term of example i takes the student's gradient at its neighbour in the
+(shuffled) batch. Padding and unlabelled examples are nobody's neighbour. A gain over ERM is then owed to the shape of
+the student's gradients in general, and not to its shortcut in this image. The student's mistakes, where `mistakes` uses
+them, stay with their own example, so that the control isolates the gradient.
 
-Ours; not in the paper's abstract.
+Departs from the paper: ours; it is not in the paper's abstract.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Float, Int
 
-from ule_jax.devices.collectives import gather_examples, local_examples
-from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, Batch, Method, Sizes
-from ule_jax.methods.ule import student_and_teacher
+from ule_jax.methods.contract import IGNORES_WEIGHT_ZERO, LABEL_FREE, Method, Sizes, Step
+from ule_jax.methods.ule import Ule, student_and_teacher
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
 
 
-def make_method(options, sizes: Sizes) -> Method:
-  """Make the control; same options as `ule`."""
+def make_method(options: Ule, sizes: Sizes) -> Method:
+  """Return the control."""
 
-  def pair(g_s: Float[Array, 'b *shape'], batch: Batch) -> Float[Array, 'b *shape']:
-    return local_examples(gather_examples(g_s)[neighbour(batch.weight)])
+  def pair(g_s: Float[jax.Array, 'i *shape'], step: Step) -> Float[jax.Array, 'i *shape']:
+    return step.per_image(step.per_example(g_s)[neighbour(step.batch.weight)])
 
   return student_and_teacher(options, sizes, frozenset({LABEL_FREE, IGNORES_WEIGHT_ZERO}), pair)
 
 
-def neighbour(weight: Float[Array, 'b']) -> Int[Array, 'b']:
-  """Number the example before each, of those of positive weight; before the first of them is the last.
+def neighbour(weight: Float[jax.Array, 'b']) -> Int[jax.Array, 'b']:
+  """Return the position of each example's predecessor among those of positive weight; the first has the last.
 
   >>> neighbour(jnp.array([1.0, 1, 0, 1])).tolist()
   [3, 0, 0, 1]

@@ -1,9 +1,8 @@
-"""From the options of a config to a network, its input scaling and its shapes."""
+"""Construction of a network from a config: the network, its input scaling, and the shapes of its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ule_jax.data import Dataset, Preparation
+from ule_jax.data import Dataset, InputSpec
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import mapping, sources
 
@@ -19,13 +18,14 @@ Preprocess = Callable[[Array], Float[Array, 'b *shape']]
 
 
 def make_preprocess(mean, std) -> Preprocess:
-  """Make the part of the step that turns uint8 pixels, or float32 features, into normalised float32.
+  """Return the function that converts uint8 pixels, or float32 features, to normalised float32.
 
-  It is in the step because uint8 is a quarter of the traffic to the device, and normalising on the
-  host costs most of its throughput.
+  It is part of the compiled step, because uint8 is a quarter of the traffic to the device, and normalising on the
+  host takes most of its throughput.
 
   Args:
-    mean: of pixels in [0, 1], or of features as they are; `std` likewise.
+    mean: of pixels in [0, 1] by channel, or of each feature.
+    std: standard deviation of the same.
   """
   mean, std = (jnp.asarray(v, jnp.float32) for v in (mean, std))
 
@@ -37,10 +37,10 @@ def make_preprocess(mean, std) -> Preprocess:
   return preprocess
 
 
-def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Return the mean and standard deviation that images are normalised with: what weights expect, or the data say.
+def pixel_scale(config: Any, dataset: Dataset | InputSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Return the mean and standard deviation for normalisation: those of the pretrained weights, or of the data.
 
-  Features of a frozen encoder were made of such images, and have their own.
+  Features of a frozen encoder are normalised with their own statistics.
   """
   wanted = config.model.pixels
   if wanted == 'default' and config.model.weights == 'default':
@@ -51,13 +51,22 @@ def pixel_scale(config: Any, dataset: Dataset | Preparation) -> tuple[tuple[floa
 
 
 def network_and_shapes(config: Any, classes: int, image_shape: tuple[int, ...]) -> tuple[Any, PyTree]:
-  """Make the network from the image on, and the shapes of its parameters and statistics."""
-  network = make_network(SimpleNamespace(**config.model), classes)
+  """Build a network from images to logits, and the shapes of its parameters and statistics, without initialising it.
+
+  Args:
+    classes: number of logits.
+    image_shape: h w c.
+  """
+  network = make_network(config.model, classes)
   sample = jnp.zeros((1, *image_shape))
   return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample, train=False))
 
 
 def headless(weights: mapping.Pretrained, template: PyTree) -> PyTree:
-  """Make the variables of a network of which only the features are used: its last layer is zero."""
+  """Return the variables of a network of which only the features are used; its last layer is zero.
+
+  Args:
+    template: shapes of the variables.
+  """
   unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template['params']['head'])
   return {'params': weights.params | {'head': unused}, 'batch_stats': weights.batch_stats}

@@ -11,26 +11,29 @@ from ule_jax.models.layers import PRECISIONS, classify, make_norm
 
 
 def halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
-  """Average 2 x 2 pixels; an odd last row or column is left out, as in `flax.linen.avg_pool`.
+  """Average-pool 2 x 2 pixels with stride 2; an odd last row or column is dropped, as in `flax.linen.avg_pool`.
 
-  Sums of slices are part of one loop with what comes before and after; windows are a loop of their own on a CPU.
+  Computed as a sum of slices, which XLA fuses with the neighbouring operations on a CPU; a reduce-window is not fused.
   """
   h, w = (n // 2 * 2 for n in x.shape[1:3])
-  x = x[:, :h, :w].reshape(x.shape[0], h // 2, 2, w // 2, 2, x.shape[3])  # len(x) would fail on a symbolic batch
+  x = x[:, :h, :w].reshape(x.shape[0], h // 2, 2, w // 2, 2, x.shape[3])  # len(x) fails on a symbolic batch
   return sum(x[:, :, i, :, j] for i in (0, 1) for j in (0, 1)) / 4
 
 
 class CNN(nn.Module):
   """Return `(logits, features)`; the features are the spatial mean of the last block.
 
-  Mean pooling instead of max pooling: its double backward is as cheap as a convolution's.
+  Mean pooling instead of max pooling: its second derivative costs no more than a convolution's.
 
   Args:
-    width: channels of the first block.
-    dropout: share of the features that the last layer does not see in training.
-    precision: of the convolutions.
-    head_init: how a new last layer starts (HEAD_INITS).
-    fast_variance: of BatchNorm, in one pass (see `make_norm`).
+    classes: number of logits.
+    width: channels of the first block; doubles at every further block.
+    depth: number of blocks.
+    batch_norm: none, batch or frozen (see `make_norm`).
+    dropout: share of the features that are zeroed before the last layer in training, in [0, 1).
+    precision: dtype of the convolutions.
+    head_init: initialisation of the last layer (HEAD_INITS).
+    fast_variance: one-pass variance in BatchNorm (see `make_norm`).
   """
 
   classes: int

@@ -13,9 +13,12 @@ class MLP(nn.Module):
   """Return `(logits, features)`; the features are the last hidden layer (the input if depth is 0).
 
   Args:
-    dropout: share of the features that the last layer does not see in training.
-    precision: of the hidden layers.
-    head_init: how a new last layer starts (HEAD_INITS).
+    classes: number of logits.
+    width: units of a hidden layer.
+    depth: number of hidden layers.
+    dropout: share of the features that are zeroed before the last layer in training, in [0, 1).
+    precision: dtype of the hidden layers.
+    head_init: initialisation of the last layer (HEAD_INITS).
   """
 
   classes: int

@@ -1,4 +1,4 @@
-"""A head and the frozen encoder that it was trained on, as one network from the image on."""
+"""A frozen encoder and the head that was trained on its features, as one network from images to logits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ class OnEncoder(nn.Module):
   """Return `(logits, features)` of a head on the standardised features of an encoder.
 
   Args:
-    encoder: a network, of which the last layer is not used.
-    head: what was trained.
-    mean: of each feature over the training images; `std` likewise.
+    encoder: a network, whose logits are not used.
+    head: the network that was trained on the encoder's features.
+    mean: of each feature over the training images.
+    std: standard deviation of each feature over the training images.
   """
 
   encoder: nn.Module

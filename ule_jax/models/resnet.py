@@ -38,9 +38,13 @@ class Block(nn.Module):
 
   Args:
     channels: of the branch's 3x3 convolutions.
-    bottleneck: 1x1, 3x3, 1x1 with four times the channels going out.
-    cifar: the shortcut has no parameters.
-    drop_path: share of the examples that skip the branch in training.
+    stride: of the branch's first 3x3 convolution, and of the shortcut.
+    bottleneck: 1x1, 3x3, 1x1 convolutions, the last with four times the channels.
+    cifar: a shortcut without parameters.
+    batch_norm: none, batch or frozen (see `make_norm`).
+    drop_path: share of the examples that skip the branch in training, in [0, 1).
+    precision: dtype of the convolutions.
+    fast_variance: one-pass variance in BatchNorm (see `make_norm`).
   """
 
   channels: int
@@ -80,12 +84,13 @@ class ResNet(nn.Module):
     width: channels of the first stage; doubles at every further stage.
     bottleneck: blocks of 1x1, 3x3, 1x1 convolutions.
     cifar: a 3x3 stem at full resolution and parameter-free shortcuts.
-    dropout: share of the features that the last layer does not see in training.
-    drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
-    precision: of the body.
-    remat: keep the blocks' inputs only and compute their insides again in the backward pass.
-    head_init: how a new last layer starts (HEAD_INITS).
-    fast_variance: of BatchNorm, in one pass (see `make_norm`).
+    batch_norm: none, batch or frozen (see `make_norm`).
+    dropout: share of the features that are zeroed before the last layer in training, in [0, 1).
+    drop_path: share of the examples that skip the last block in training; linear from 0 at the first.
+    precision: dtype of all but the last layer.
+    remat: store only the blocks' inputs, and recompute their intermediates in the backward pass.
+    head_init: initialisation of the last layer (HEAD_INITS).
+    fast_variance: one-pass variance in BatchNorm (see `make_norm`).
   """
 
   classes: int

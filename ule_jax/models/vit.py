@@ -20,7 +20,7 @@ from ule_jax.models.layers import PRECISIONS, Dropout, classify, dot_general, dr
 
 
 class Block(nn.Module):
-  """Self-attention and an MLP of four times the width, each after a LayerNorm and with a residual."""
+  """Self-attention and an MLP of four times the width, each after a LayerNorm and with a residual connection."""
 
   heads: int
   dropout: float
@@ -57,14 +57,17 @@ class ViT(nn.Module):
   """Return `(logits, features)`; the features are the normalised class token.
 
   Args:
+    classes: number of logits.
     width: of a token; a multiple of `heads`.
-    patch: pixels, the side of a patch; divides the image's sides.
-    dropout: after the positions and in every branch, in training.
-    drop_path: share of the examples that skip the last block in training, growing from 0 at the first.
-    precision: of all but the softmax of the attention, the features and the last layer.
-    remat: keep the blocks' inputs only and compute their insides again in the backward pass.
-    head_init: how a new last layer starts (HEAD_INITS).
-    fast_variance: of LayerNorm, in one pass (see `make_norm`).
+    depth: number of blocks, from 1.
+    heads: of the self-attention.
+    patch: side of a patch in pixels; divides the image's sides.
+    dropout: rate after the positions and in every branch, in [0, 1).
+    drop_path: share of the examples that skip the last block in training; linear from 0 at the first.
+    precision: dtype of all but the softmax of the attention, the features and the last layer.
+    remat: store only the blocks' inputs, and recompute their intermediates in the backward pass.
+    head_init: initialisation of the last layer (HEAD_INITS).
+    fast_variance: one-pass variance in LayerNorm (see `make_norm`).
   """
 
   classes: int
@@ -80,7 +83,11 @@ class ViT(nn.Module):
   fast_variance: bool = True
 
   def _check(self, height: int, width: int) -> None:
-    """Refuse what would leave out a part of an image, or all of it, without a word."""
+    """Refuse sizes at which a part of the image, or all of it, would not reach the output.
+
+    Raises:
+      UserError: the image is no multiple of the patch, there is no block, or the heads do not divide the width.
+    """
     if height % self.patch or width % self.patch or not height * width:
       raise UserError(
         f'images of {height} x {width} pixels do not divide into patches of {self.patch}: change the size of the '

@@ -1,6 +1,6 @@
-"""One look for each method, everywhere: a colour, and a marker and a dash that tell it apart without colour.
+"""The style of each method in all charts: a colour, and a marker and a dash that distinguish it without colour.
 
-The colours are Okabe and Ito's and Paul Tol's, made for colour-blind readers, without the yellow that white hides.
+The colours are Okabe and Ito's and Paul Tol's, for colour-blind readers, without their yellow, which is faint on white.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-# method -> colour; the order is that of tables and legends
+# method -> colour, in the order of tables and legends
 METHODS = {
   'erm': '#4D4D4D',
   'ule': '#0072B2',
@@ -40,7 +40,7 @@ HATCHES = ('', '///', '...', 'xxx')
 
 
 class Style(NamedTuple):
-  """How a method is drawn. Variants of a method have its colour, and markers, dashes and hatches of their own."""
+  """Style of a method in charts. Variants of a method share its colour, and differ in marker, dash and hatch."""
 
   color: str
   marker: str
@@ -49,17 +49,20 @@ class Style(NamedTuple):
 
 
 def style(method: str, variant: int = 0) -> Style:
-  """Look up how a method is drawn; one that is not in the table gets a look that depends on its name alone.
+  """Return the style of a method; that of a method outside the table depends only on its name.
+
+  Args:
+    variant: index of the config among those of one method, from 0.
 
   >>> style('ule').color, style('mine') == style('mine')
   ('#0072B2', True)
   """
   number = zlib.crc32(method.encode())
   color = METHODS[method] if method in METHODS else OTHERS[number % len(OTHERS)]
-  place = list(METHODS).index(method) if method in METHODS else number // len(OTHERS)
+  position = list(METHODS).index(method) if method in METHODS else number // len(OTHERS)
   return Style(
     color,
-    MARKERS[(place + variant) % len(MARKERS)],
-    DASHES[(place // len(MARKERS) + variant) % len(DASHES)],
+    MARKERS[(position + variant) % len(MARKERS)],
+    DASHES[(position // len(MARKERS) + variant) % len(DASHES)],
     HATCHES[variant % len(HATCHES)],
   )

@@ -1,4 +1,4 @@
-"""The drawings of a report: curves over training and bars of groups, each as SVG and PNG."""
+"""The charts of a report: curves over training and bars of group accuracies, each as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from ule_jax.report import numbers
 from ule_jax.report.colors import Style, style
 from ule_jax.report.series import Series
 
-POINTS = 150  # of a curve at most
-BARS = 96  # of a chart at most
-WIDTH = 4.2  # inches: legible on a telephone, two beside each other on a desk
+POINTS = 150  # at most in a curve
+BARS = 96  # at most in a chart
+WIDTH = 4.2  # inches: legible on a telephone, two next to each other on a desktop
 SETTINGS = {
   'font.size': 9,
   'font.family': 'sans-serif',
   'font.sans-serif': ['DejaVu Sans'],
   'svg.fonttype': 'none',
-  'svg.hashsalt': 'ule_jax',  # the same page from the same runs
+  'svg.hashsalt': 'ule_jax',  # deterministic ids, so that the same runs give the same page
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.grid': True,
@@ -33,7 +32,7 @@ SETTINGS = {
 
 
 class Drawing(NamedTuple):
-  """A figure of the page; `alt` says what it shows to who cannot see it."""
+  """A chart of the page; `alt` is its description for readers who cannot see it."""
 
   name: str
   caption: str
@@ -43,133 +42,154 @@ class Drawing(NamedTuple):
 
 
 def curves(dataset: str, series: Sequence[Series]) -> list[Drawing]:
-  """Draw the worst group of each validation split, and each role's loss, over training."""
-  logs = {one: [run.metrics() for run in one.runs] for one in series}
+  """Draw worst-group accuracy on each validation split, and each role's training loss, over training.
+
+  Without group labels, worst-class accuracy takes the place of worst-group accuracy.
+  """
+  logs = {member: [run.metrics() for run in member.runs] for member in series}
   keys = {key for runs in logs.values() for lines in runs for line in lines for key in line}
   drawings = []
   for metric in ('worst_group_accuracy', 'worst_class_accuracy'):
-    # Without group labels the worst class has to do.
     for split in sorted({key.split('/')[-2] for key in keys if key.endswith(f'/{metric}')}):
       drawn = {
-        (one, role): [_curve(lines, f'{role}/{split}/{metric}' if role else f'{split}/{metric}') for lines in runs]
-        for one, runs in logs.items()
-        for role in ('', *one.runs[0].roles[:-1])
+        (member, role): [_curve(lines, f'{role}/{split}/{metric}' if role else f'{split}/{metric}') for lines in runs]
+        for member, runs in logs.items()
+        for role in ('', *member.runs[0].roles[:-1])
       }
-      what = f'{metric.replace("_", " ")} of {split}, %'
-      drawings.append(_draw_curves(f'{dataset} {split} {metric}', what, drawn, 100))
+      quantity = f'{metric.replace("_", " ")} of {split}, %'
+      drawings.append(_draw_curves(f'{dataset} {split} {metric}', quantity, drawn, 100))
     if drawings:
       break
-  for role in dict.fromkeys(role for one in series for role in one.runs[0].roles):
+  for role in dict.fromkeys(role for member in series for role in member.runs[0].roles):
     drawn = {
-      (one, ''): [_curve(lines, f'train/loss/{role}') for lines in runs]
-      for one, runs in logs.items()
-      if role in one.runs[0].roles
+      (member, ''): [_curve(lines, f'train/loss/{role}') for lines in runs]
+      for member, runs in logs.items()
+      if role in member.runs[0].roles
     }
     drawings.append(_draw_curves(f'{dataset} loss {role}', f'training loss of the {role}', drawn, 1))
   return [drawing for drawing in drawings if drawing]
 
 
 def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | None:
-  """Draw the test accuracy of each group: a bar is a mean over seeds, a dot a seed, a line the mean interval."""
-  tests = {one: [e['test']['groups'] for run in one.runs if (e := numbers.entry(run, rule))] for one in series}
-  tests = {one: found for one, found in tests.items() if found}
-  groups = {name: g['count'] for found in tests.values() for one in found for name, g in one.items() if g['count']}
+  """Draw the test accuracy of each group: bars are means over seeds, dots seeds, lines the mean Wilson interval.
+
+  Args:
+    rule: selection rule of the checkpoints.
+
+  Returns:
+    None if no run has a group with examples under the rule.
+  """
+  tests = {s: [e['test']['groups'] for run in s.runs if (e := run.results.by_rule(rule))] for s in series}
+  tests = {s: results for s, results in tests.items() if results}
+  groups = {name: g['count'] for results in tests.values() for run in results for name, g in run.items() if g['count']}
   if not groups:
     return None
 
-  def values(one: Series, group: str, read: Callable) -> list[float]:
-    return [100 * read(found[group]) for found in tests[one] if found[group]['count']]
+  def values(s: Series, group: str, read: Callable) -> list[float]:
+    return [100 * read(run[group]) for run in tests[s] if run[group]['count']]
 
-  def mean(one, group):
-    return statistics.fmean(values(one, group, lambda g: g['accuracy']))
+  def mean(s, group):
+    return statistics.fmean(values(s, group, lambda g: g['accuracy']))
 
-  order = sorted(groups, key=lambda group: min(mean(one, group) for one in tests))
-  shown = [group for group in groups if group in order[: max(BARS // len(tests), 1)]]
+  order = sorted(groups, key=lambda group: min(mean(s, group) for s in tests))
+  drawn = [group for group in groups if group in order[: max(BARS // len(tests), 1)]]
   height = 0.8 / len(tests)
 
   def paint(axes):
-    for i, one in enumerate(tests):
-      look = style(one.method, one.variant)
-      places = [row + (i - (len(tests) - 1) / 2) * height for row in range(len(shown))]
-      widths = [mean(one, group) for group in shown]
-      axes.barh(places, widths, height * 0.9, color=look.color, hatch=look.hatch, edgecolor='white', label=one.label)
-      for place, group in zip(places, shown, strict=True):
-        low, high = (statistics.fmean(values(one, group, lambda g, end=end: g['interval'][end])) for end in (0, 1))
-        axes.plot([low, high], [place, place], color='black', linewidth=0.8)
-        dots = values(one, group, lambda g: g['accuracy'])
+    for i, s in enumerate(tests):
+      look = style(s.method, s.variant)
+      positions = [row + (i - (len(tests) - 1) / 2) * height for row in range(len(drawn))]
+      widths = [mean(s, group) for group in drawn]
+      axes.barh(positions, widths, height * 0.9, color=look.color, hatch=look.hatch, edgecolor='white', label=s.label)
+      for y, group in zip(positions, drawn, strict=True):
+        low, high = (statistics.fmean(values(s, group, lambda g, end=end: g['interval'][end])) for end in (0, 1))
+        axes.plot([low, high], [y, y], color='black', linewidth=0.8)
+        dots = values(s, group, lambda g: g['accuracy'])
         if len(dots) > 1:
-          axes.plot(dots, [place] * len(dots), '.', color='black', markersize=3)
-    axes.set_yticks(range(len(shown)), [_plain(f'{group}\nn = {groups[group]:,}') for group in shown])
+          axes.plot(dots, [y] * len(dots), '.', color='black', markersize=3)
+    axes.set_yticks(range(len(drawn)), [_plain(f'{group}\nn = {groups[group]:,}') for group in drawn])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel('test accuracy, %')
     axes.grid(axis='y', visible=False)
 
-  left_out = len(groups) - len(shown)
+  left_out = len(groups) - len(drawn)
   caption = f'Test accuracy of each group under {rule}: bars are means over seeds, dots seeds, lines 95 % Wilson '
   caption += 'intervals (mean of their ends over seeds), n examples.'
   caption += f' The {left_out} groups with higher accuracy are in results.csv.' if left_out else ''
-  said = '; '.join(f'{one.label}: ' + ', '.join(f'{g} {mean(one, g):.1f}' for g in shown) for one in tests)
-  alt = f'Accuracy of each group in percent. {said}.'
-  return _draw(f'{dataset} groups', caption, alt, paint, 1 + 0.16 * len(shown) * max(len(tests), 2))
+  accuracies = '; '.join(f'{s.label}: ' + ', '.join(f'{g} {mean(s, g):.1f}' for g in drawn) for s in tests)
+  alt = f'Accuracy of each group in percent. {accuracies}.'
+  return _draw(f'{dataset} groups', caption, alt, paint, 1 + 0.16 * len(drawn) * max(len(tests), 2))
 
 
 def _curve(lines: list[dict[str, float]], key: str) -> dict[int, float]:
-  found = {line['step']: line[key] for line in lines if key in line}
-  every = -(-len(found) // POINTS) or 1
-  return {step: found[step] for i, step in enumerate(sorted(found)) if i % every == 0 or i == len(found) - 1}
+  """Return step -> value of a metric, thinned to about POINTS steps; the last step is kept."""
+  values = {line['step']: line[key] for line in lines if key in line}
+  every = -(-len(values) // POINTS) or 1
+  return {step: values[step] for i, step in enumerate(sorted(values)) if i % every == 0 or i == len(values) - 1}
 
 
 def _draw_curves(
-  name: str, what: str, drawn: dict[tuple[Series, str], list[dict[int, float]]], factor: float
+  name: str, quantity: str, drawn: dict[tuple[Series, str], list[dict[int, float]]], factor: float
 ) -> Drawing | None:
-  """Draw a line per series, the mean over seeds in a band from their least to their greatest."""
+  """Draw a line per series, the mean over seeds, in a band from the smallest to the largest value of a seed.
+
+  Args:
+    quantity: label of the y axis.
+    drawn: (series, role or '') -> the curve of each seed.
+    factor: of the values; 100 for accuracies in percent.
+  """
   lines = {}
   for key, curves in drawn.items():
     curves = [curve for curve in curves if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if steps:
-      at = [[factor * curve[step] for curve in curves] for step in steps]
-      lines[key] = (steps, [statistics.fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at])
+      values = [[factor * curve[step] for curve in curves] for step in steps]
+      lines[key] = (steps, [statistics.fmean(v) for v in values], [min(v) for v in values], [max(v) for v in values])
   if not lines:
     return None
 
   def paint(axes):
-    for (one, role), (steps, means, low, high) in lines.items():
-      look: Style = style(one.method, one.variant)
+    for (s, role), (steps, means, low, high) in lines.items():
+      look: Style = style(s.method, s.variant)
       line = (0, (1, 1)) if role else look.dash
       axes.plot(
         steps, means, color=look.color, linestyle=line, marker=look.marker, markersize=3.5,
         markevery=max(len(steps) // 6, 1), linewidth=1 if role else 1.6, markerfacecolor='white' if role else None,
-        label=f'{one.label}, {role}' if role else one.label,
+        label=f'{s.label}, {role}' if role else s.label,
       )  # fmt: skip
       if max(h - l for h, l in zip(high, low, strict=True)) > 0:
         axes.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
     axes.set_xlabel('step')
-    axes.set_ylabel(what)
+    axes.set_ylabel(quantity)
     if factor == 100:
       axes.set_ylim(-2, 102)
     elif min(min(low) for _, _, low, _ in lines.values()) > 0:
       axes.set_yscale('log')
 
   ends = '; '.join(
-    f'{one.label}{", " + role if role else ""} ends at {means[-1]:.3g}'
-    for (one, role), (_, means, _, _) in lines.items()
+    f'{s.label}{", " + role if role else ""} ends at {means[-1]:.3g}' for (s, role), (_, means, _, _) in lines.items()
   )
-  first = what[0].upper() + what[1:]
-  caption = f'{first} over training: mean over seeds, and their range.'
+  title = quantity[0].upper() + quantity[1:]
+  caption = f'{title} over training: mean over seeds, and their range.'
   caption += ' Dotted, hollow: the other role.' if any(role for _, role in lines) else ''
-  return _draw(name, caption, f'{first} over training. {ends}.', paint, 2.8)
+  return _draw(name, caption, f'{title} over training. {ends}.', paint, 2.8)
 
 
 def _plain(text: str) -> str:
-  """Keep matplotlib from reading dollars as formulas."""
+  """Escape dollar signs, which matplotlib reads as formulas."""
   return text.replace('$', r'\$')
 
 
 def _draw(name: str, caption: str, alt: str, paint: Callable, height: float) -> Drawing:
+  """Draw a chart as SVG and PNG.
+
+  Args:
+    paint: draws into matplotlib axes.
+    height: of the axes in inches; the legend is added to it.
+  """
   with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph')  # names in scripts that the PNG's font lacks; the SVG has the reader's
+    warnings.filterwarnings('ignore', 'Glyph')  # names in scripts that the PNG's font lacks; an SVG uses the browser's
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
     axes = figure.subplots()
     paint(axes)

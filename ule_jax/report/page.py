@@ -1,4 +1,4 @@
-"""HTML pages: templates, embedded pictures, atomic replacement of an older page."""
+"""HTML pages: templates, embedded pictures, and the folder that they are written to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ule_jax.errors import UserError
 
 
 def write(out: Path, files: dict[str, bytes]) -> None:
-  """Write files into a folder.
+  """Write files into a folder, which is created.
+
+  Args:
+    files: path below the folder -> content.
 
   Raises:
-    UserError: that is not possible.
+    UserError: the folder cannot be written.
   """
   try:
     for name, content in files.items():
@@ -26,13 +29,13 @@ def write(out: Path, files: dict[str, bytes]) -> None:
 
 
 def refuse_others(out: Path, generator: str) -> None:
-  """Refuse to write into a folder of something else.
+  """Check that a folder is empty, does not exist, or holds an older page, which may be replaced.
 
   Args:
-    generator: what an older page, which may be replaced, says that it was made by.
+    generator: the older page's `<meta name="generator">`.
 
   Raises:
-    UserError: it is a file, or has other content.
+    UserError: `out` is a file, or holds other content.
   """
   if not out.exists():
     return
@@ -43,7 +46,7 @@ def refuse_others(out: Path, generator: str) -> None:
 
 
 def render(page: Path, context: dict[str, Any]) -> bytes:
-  """Fill a page, whose folder may lack what the report's has."""
+  """Render a Jinja template as UTF-8; includes are looked up beside it first, then in this folder."""
   loader = jinja2.FileSystemLoader([page.parent, Path(__file__).parent])
   environment = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -52,5 +55,5 @@ def render(page: Path, context: dict[str, Any]) -> bytes:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-  """Put a file into an address."""
+  """Encode a file as a data URI of the MIME type `kind`."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'

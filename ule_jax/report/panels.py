@@ -1,4 +1,4 @@
-"""What networks look at, as pictures and numbers: from saliency/<split>.npz, which ule_jax.evaluate writes."""
+"""Saliency as pictures and numbers, from saliency/<split>.npz, which ule_jax.evaluate writes."""
 
 from __future__ import annotations
 
@@ -12,58 +12,74 @@ from scipy.stats import rankdata
 from ule_jax.errors import UserError
 from ule_jax.report.numbers import Cell, average
 from ule_jax.report.pictures import GAP, beside, colored, scaled, signed, stack, to_png
-from ule_jax.report.runs import Run
 from ule_jax.report.series import Series
+from ule_jax.runs.recorded import FinishedRun
 
-RANDOM = ('group', 'class')  # the categories that are drawn at random: numbers are of these
+RANDOM = ('group', 'class')  # the categories of randomly drawn examples, over which numbers are averaged
 
 
 class Panel(NamedTuple):
-  """One example: its picture, and where and in which direction each role's output changes."""
+  """One example: the image, each role's saliency map and each role's signed gradient, in one picture.
+
+  Attributes:
+    category: hardest, typical, group or class.
+    text: caption.
+    pixels: uint8, h w 3.
+  """
 
   category: str
   text: str
-  pixels: np.ndarray  # uint8 h w 3
+  pixels: np.ndarray
 
 
 class Look(NamedTuple):
-  """Numbers of a series' saliency, means over the examples drawn at random and then over seeds."""
+  """Numbers of a series' saliency: means over the randomly drawn examples, then over seeds.
+
+  Attributes:
+    examples: their number, over all seeds.
+    scalar: the output whose input gradient is taken.
+    agreement: rank correlation of the two roles' maps, in [-1, 1].
+    cosine: absolute cosine of the two roles' gradients, in [0, 1].
+    colour: role -> share of the squared gradient that is one change of colour at all pixels, in [0, 1].
+    on_mask: mask -> role -> share of the map on the mask, in [0, 1].
+    area: mask -> its share of the image, in [0, 1].
+  """
 
   examples: int
   scalar: str
   agreement: Cell
   cosine: Cell
-  colour: dict[str, Cell]  # by role
-  on_mask: dict[str, dict[str, Cell]]  # by mask and role
-  area: dict[str, Cell]  # by mask
+  colour: dict[str, Cell]
+  on_mask: dict[str, dict[str, Cell]]
+  area: dict[str, Cell]
 
 
-def splits(run: Run) -> list[str]:
-  """Name the splits that have saliency, test first."""
-  found = sorted(path.stem for path in (run.directory / 'saliency').glob('*.npz'))
-  return sorted(found, key=lambda split: (split != 'test', split))
+def splits(run: FinishedRun) -> list[str]:
+  """List the splits of a run that have saliency, test first."""
+  names = (path.stem for path in (run.directory / 'saliency').glob('*.npz'))
+  return sorted(names, key=lambda split: (split != 'test', split))
 
 
-def read(run: Run, split: str) -> dict[str, np.ndarray] | None:
-  """Read the saliency of a run; None without it.
+def read(run: FinishedRun, split: str) -> dict[str, np.ndarray] | None:
+  """Read the saliency arrays of a run; None without the file.
 
   Raises:
-    UserError: it is of another checkpoint than the results, or of another version of the package.
+    UserError: the file is of another checkpoint than the results, or of another version of the package.
   """
   arrays = run.arrays('saliency', split, '')
   if arrays is None:
     return None
-  wanted = ['step', 'category', 'image', *(f'{part}_{role}' for part in ('saliency', 'gradient') for role in run.roles)]
+  wanted = ['step', 'category', 'image', *(f'{kind}_{role}' for kind in ('saliency', 'gradient') for role in run.roles)]
   lacking = [name for name in wanted if name not in arrays]
-  if lacking or arrays['step'] != run.results['step']:
-    what = f'has no {lacking[0]}' if lacking else f'is of step {arrays["step"]}, the results of {run.results["step"]}'
+  if lacking or arrays['step'] != run.results.step:
+    fault = f'has no {lacking[0]}' if lacking else f'is of step {arrays["step"]}, the results of {run.results.step}'
     path = run.directory / 'saliency' / f'{split}.npz'
-    raise UserError(f'{path} {what}: write it again with ule_jax.evaluate --saliency, or remove it.')
+    raise UserError(f'{path} {fault}: write it again with ule_jax.evaluate --saliency, or remove it.')
   return arrays
 
 
 def rank_correlation(a: Float[np.ndarray, 'h w'], b: Float[np.ndarray, 'h w']) -> float:
-  """Correlate two maps by rank (Spearman): 1 is the same order of pixels, 0 none; 0 for a constant map.
+  """Compute Spearman's rank correlation of two maps, in [-1, 1]; 0 for a constant map.
 
   >>> float(round(rank_correlation(np.array([[1.0, 2.0, 4.0]]), np.array([[1.0, 3.0, 9.0]])), 6))
   1.0
@@ -75,7 +91,7 @@ def rank_correlation(a: Float[np.ndarray, 'h w'], b: Float[np.ndarray, 'h w']) -
 
 
 def one_colour(gradient: Float[np.ndarray, 'h w c']) -> float:
-  """Compute the share of a squared gradient that is one and the same change of colour at all pixels.
+  """Compute the share of the squared gradient that is one change of colour at all pixels, as of a tint; in [0, 1].
 
   >>> one_colour(np.ones((2, 2, 3))), one_colour(np.array([[[1.0, 0, 0], [-1.0, 0, 0]]]))
   (1.0, 0.0)
@@ -86,15 +102,15 @@ def one_colour(gradient: Float[np.ndarray, 'h w c']) -> float:
 
 
 def look(series: Series, split: str) -> Look | None:
-  """Compute the numbers of a series; None without saliency of the split."""
-  found = [a for run in series.runs if (a := read(run, split)) is not None]
-  if not found:
+  """Compute the saliency numbers of a series; None without saliency of the split."""
+  saliency = [arrays for run in series.runs if (arrays := read(run, split)) is not None]
+  if not saliency:
     return None
   roles = series.runs[0].roles
 
   def over_seeds(value) -> Cell:
     means = []
-    for arrays in found:
+    for arrays in saliency:
       rows = np.flatnonzero(np.isin(arrays['category'], RANDOM))
       means.append(float(np.mean([value(arrays, i) for i in rows])))
     return average(means)
@@ -106,10 +122,10 @@ def look(series: Series, split: str) -> Look | None:
     size, mask = arrays[f'saliency_{role}'][i].astype(np.float64), arrays[name][i] / 255
     return (size * mask).sum() / max(size.sum(), 1e-12)
 
-  masks = [name for name in found[0] if name.startswith('mask_')]
+  masks = [name for name in saliency[0] if name.startswith('mask_')]
   return Look(
-    examples=sum(int(np.isin(arrays['category'], RANDOM).sum()) for arrays in found),
-    scalar=str(found[0]['scalar']),
+    examples=sum(int(np.isin(arrays['category'], RANDOM).sum()) for arrays in saliency),
+    scalar=str(saliency[0]['scalar']),
     agreement=over_seeds(lambda a, i: rank_correlation(*maps(a, i))) if len(roles) == 2 else Cell(reason='one role'),
     cosine=over_seeds(lambda a, i: abs(a['cosine'][i])) if len(roles) == 2 else Cell(reason='one role'),
     colour={r: over_seeds(lambda a, i, r=r: one_colour(a[f'gradient_{r}'][i].astype(np.float64))) for r in roles},
@@ -120,44 +136,47 @@ def look(series: Series, split: str) -> Look | None:
   )
 
 
-def panels(run: Run, split: str, side: int, count: int) -> Iterator[Panel]:
-  """Make the panels of a run.
+def panels(run: FinishedRun, split: str, side: int, count: int) -> Iterator[Panel]:
+  """Draw the panels of a run.
 
   Args:
-    side: pixels of each picture, about.
+    side: approximate side of each picture in pixels.
     count: examples of a category, and of each group.
   """
   arrays = read(run, split)
-  classes, groups, made = run.results['classes'], run.results['groups'], {}
+  classes, groups, counts = run.results.classes, run.results.groups, {}
   for i, category in enumerate(arrays['category'].tolist()):
     label, group = int(arrays['label'][i]), int(arrays['group'][i])
     key = (category, (group, label) if category in RANDOM else None)
-    made[key] = made.get(key, 0) + 1
-    if made[key] > count:
+    counts[key] = counts.get(key, 0) + 1
+    if counts[key] > count:
       continue
-    said = [
+    facts = [
       f'{role}: {classes[arrays[f"prediction_{role}"][i]]} ({100 * arrays[f"probability_{role}"][i].max():.0f}\xa0%)'
       for role in run.roles
     ]
     if len(run.roles) == 2:
-      said.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
-    of = groups[group] if group >= 0 else classes[label] if label >= 0 else 'no label'
-    text = f'{split} {arrays["index"][i]}, {of}. {", ".join(said)}'
+      facts.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
+    truth = groups[group] if group >= 0 else classes[label] if label >= 0 else 'no label'
+    text = f'{split} {arrays["index"][i]}, {truth}. {", ".join(facts)}'
     yield Panel(category, text, picture(arrays, i, run.roles, side))
 
 
 def picture(arrays: dict[str, np.ndarray], i: int, roles: Sequence[str], side: int) -> np.ndarray:
-  """Draw one row of saliency arrays: the image, each role's map, each role's gradient with its signs.
+  """Draw one row of saliency arrays: the image, each role's map, each role's signed gradient.
 
   Args:
-    side: pixels of each part, about.
+    arrays: of saliency/<split>.npz.
+    i: the row.
+    side: approximate side of each tile in pixels.
   """
-  parts = [arrays['image'][i]]
-  parts += [colored(arrays[f'saliency_{role}'][i]) for role in roles]
-  parts += [signed(arrays[f'gradient_{role}'][i]) for role in roles]
-  return beside([scaled(part, side) for part in parts])
+  tiles = [arrays['image'][i]]
+  tiles += [colored(arrays[f'saliency_{role}'][i]) for role in roles]
+  tiles += [signed(arrays[f'gradient_{role}'][i]) for role in roles]
+  return beside([scaled(tile, side) for tile in tiles])
 
 
-def sheet(made: Sequence[Panel]) -> bytes:
-  """Put all panels of a run on one PNG."""
-  return to_png(stack([beside([p.pixels for p in made[i : i + 4]], 4 * GAP) for i in range(0, len(made), 4)]))
+def sheet(examples: Sequence[Panel]) -> bytes:
+  """Join all panels of a run, four in a row, and encode them as PNG."""
+  rows = [[panel.pixels for panel in examples[i : i + 4]] for i in range(0, len(examples), 4)]
+  return to_png(stack([beside(row, 4 * GAP) for row in rows]))

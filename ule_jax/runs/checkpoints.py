@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,39 +16,42 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ule_jax.devices import processes
-from ule_jax.errors import UserError, is_out_of_memory
+from ule_jax.errors import UserError
 from ule_jax.paths import plain_name
+from ule_jax.runs import checksums
+from ule_jax.runs.files import write_text
 
+log = logging.getLogger(__name__)
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-  return 'orbax' not in record.pathname and 'orbax' not in record.getMessage()
-
-
-for _logger in ('absl', 'asyncio'):  # a traceback, often several, of all that orbax raises as well
-  logging.getLogger(_logger).addFilter(_not_of_orbax)
-
-MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays
-# Where one goes that is no longer kept: a rename is all or nothing, and a folder that is half deleted is one whose
-# scores cannot be read.
+MARGIN = 1 << 20  # bytes that a checkpoint takes beyond its arrays
+# The folder to which checkpoints that are no longer kept are renamed before they are deleted: a rename is atomic, but
+# the scores of a folder that is half deleted could not be read.
 DELETED = 'deleted'
 Scores = dict[str, float]  # selection rule -> value; empty for a state that was not evaluated
 
 
 class Checkpoints:
-  """The checkpoints of one run; saving is asynchronous and atomic: a process that is killed loses the last one at most.
+  """The checkpoints of one run; saving is asynchronous and atomic: a process that is killed loses at most the last one.
 
-  Kept: the newest `keep`, and per rule the one with the largest score (of equals the newest). One that is
-  damaged is never deleted, and never passed over without a word: a best one that is gone would change the results.
+  Kept are the newest `keep`, and for each rule the one with the largest score, of equal scores the newest. A damaged
+  checkpoint is never deleted, and never skipped without a warning: without the best one the results would differ.
   """
 
   def __init__(self, directory: Path, rules: Sequence[str], keep: int = 1):
+    """Open the folder, which is created if it does not exist.
+
+    Args:
+      directory: of the checkpoints.
+      rules: selection rules by which the best checkpoints are kept.
+      keep: number of the newest checkpoints to keep.
+    """
     self.rules = tuple(rules)
     self._directory, self._keep = directory.absolute(), keep
     options = ocp.CheckpointManagerOptions(preservation_policy=self, create=True, todelete_subdir=DELETED)
     self._open = ExitStack()
-    place = self._open.enter_context(plain_name(self._directory))
-    self._manager = ocp.CheckpointManager(place, options=options)
-    # None: the file with the scores is damaged.
+    path = self._open.enter_context(plain_name(self._directory))
+    self._manager = ocp.CheckpointManager(path, options=options)
+    # None where the file with the scores is damaged
     self._scores: dict[int, Scores | None] = {step: self._read_scores(step) for step in self.steps}
 
   @property
@@ -65,56 +65,62 @@ class Checkpoints:
     return max(self.steps, default=None)
 
   def scored(self, step: int) -> bool:
-    """Tell whether there is a checkpoint of a step that was evaluated."""
+    """Return whether the checkpoint of a step exists and was evaluated."""
     return bool(self._scores.get(step))
 
   def best(self) -> dict[str, int]:
-    """Return rule -> step of its best checkpoint, of equals the newest; official codes of the field keep the first.
+    """Return rule -> step of its best checkpoint; of equal scores the newest, where published code keeps the first.
 
     Raises:
-      UserError: the scores of a checkpoint cannot be read, so that nobody knows which is the best.
+      UserError: the scores of a checkpoint cannot be read, so that the best one is unknown.
     """
     if damaged := [step for step, scores in self._scores.items() if scores is None]:
       raise self._damaged(damaged[0], 'its scores cannot be read')
     return self._best()
 
   def save(self, step: int, state: PyTree, scores: Scores) -> None:
-    """Start saving a state; the step is the position in the data too.
+    """Start saving a state.
 
-    Of a step that is there, only the scores are written: the run had to stop there before it was evaluated.
+    If the step is saved already, only its scores are written: the run was stopped there before it was evaluated.
 
     Args:
+      step: of the state; also its position in the data.
+      state: to save.
       scores: rule -> value; empty if the state was not evaluated.
 
     Raises:
-      UserError: this one, or the one before, cannot be written; or another state of the step is there.
+      UserError: this checkpoint, or the one before, cannot be written; or another state of the step is saved.
     """
-    content = {'scores': scores, 'arrays': _checksums(state)}
-    content |= {'checksum': _checksum(content)}
-    with self._told():
-      self._manager.wait_until_finished()  # the save before, which takes room too
+    content = {'scores': scores, 'arrays': checksums.of_arrays(state)}
+    content |= {'checksum': checksums.of_json(content)}
+    with self._as_user_error():
+      self._manager.wait_until_finished()  # of the previous save, which takes room too
       self._remove_deleted()
     if step in self.steps:
       self._rewrite_scores(step, content)
       return
     items = {'state': ocp.args.StandardSave(state), 'scores': ocp.args.JsonSave(content)}
-    with self._told():
+    with self._as_user_error():
       self._refuse_full_disk(state)
       self._scores[step] = scores
       self._manager.save(step, args=ocp.args.Composite(**items), force=True)
     self._scores = {step: self._scores[step] for step in self.steps}
 
   def wait(self) -> None:
-    """Wait for the last save.
+    """Wait until the last save is done.
 
     Raises:
       UserError: it failed.
     """
-    with self._told():
+    with self._as_user_error():
       self._manager.wait_until_finished()
 
   def restore(self, step: int, like: PyTree) -> PyTree:
-    """Read a state; `like` gives the structure, the types and where each array goes.
+    """Return the state of a step.
+
+    Args:
+      step: of the checkpoint.
+      like: a state with the structure, dtypes and shardings to return.
 
     Raises:
       UserError: it is damaged, or of another network.
@@ -123,14 +129,15 @@ class Checkpoints:
     try:
       return self._restore(step, like)
     except Exception as error:  # orbax, tensorstore and json share no type
-      _pass_over(error)
-      raise self._damaged(step, _reason(error)) from None
+      checksums.raise_if_not_damage(error)
+      raise self._damaged(step, checksums.reason(error)) from None
 
   def restore_parts(self, step: int, like: PyTree) -> PyTree:
-    """Read some parts of a state as NumPy arrays: no optimiser, and no devices of the run, are needed.
+    """Return some parts of a state as NumPy arrays, without its optimiser and without the devices of the run.
 
     Args:
-      like: the structure of these parts, with shapes and types.
+      step: of the checkpoint.
+      like: the structure of these parts, with shapes and dtypes.
 
     Raises:
       UserError: they are damaged, or of another network.
@@ -140,19 +147,24 @@ class Checkpoints:
     try:
       known = self._read(step)['arrays']
       parts = self._manager.restore(step, args=ocp.args.Composite(state=args))['state']
-      # The list has no names; a wrong checksum is in it by chance once in ten million times.
-      if None not in known and not set(_checksums(parts)) <= set(known):
+      # The list has no names: a wrong array passes by chance once in ten million times.
+      if None not in known and not set(checksums.of_arrays(parts)) <= set(known):
         raise ValueError('its arrays do not have the checksums of when they were saved')
     except Exception as error:  # orbax, tensorstore and json share no type
-      _pass_over(error)
-      place = self._directory / str(step)
-      raise UserError(f'{place} cannot be used ({_reason(error)}): restore it, or train again elsewhere.') from None
+      checksums.raise_if_not_damage(error)
+      path = self._directory / str(step)
+      raise UserError(
+        f'{path} cannot be used ({checksums.reason(error)}): restore it, or train again elsewhere.'
+      ) from None
     return parts
 
-  def restore_newest(self, like: PyTree, say: Callable[[str], None]) -> tuple[int, PyTree]:
+  def restore_newest(self, like: PyTree) -> tuple[int, PyTree]:
     """Read the newest state that is not damaged; return its step and the state, or 0 and `like` if there is none.
 
-    Newer ones that are damaged are renamed, which `say` is told, so that their steps can be saved again.
+    Newer ones that are damaged are renamed with a warning, so that their steps can be saved again.
+
+    Args:
+      like: as in `restore`.
 
     Raises:
       UserError: there are checkpoints, but none can be read; or as `best`.
@@ -162,13 +174,13 @@ class Checkpoints:
       try:
         state = self._restore(step, like)
       except Exception as error:  # orbax, tensorstore and json share no type
-        _pass_over(error)
-        damaged[step] = _reason(error)
+        checksums.raise_if_not_damage(error)
+        damaged[step] = checksums.reason(error)
         continue
       for bad, reason in damaged.items():
-        place = self._set_aside(bad)
-        say(f'warning: the checkpoint of step {bad} is damaged ({reason}): it is now {place}; going on from {step}')
-      self.best()  # ends here, rather than after the training, if one has scores that cannot be read
+        path = self._set_aside(bad)
+        log.warning(f'the checkpoint of step {bad} is damaged ({reason}): it is now {path}; continuing from {step}')
+      self.best()  # fails now, rather than after the training, if the scores of one cannot be read
       return step, state
     if damaged:
       newest = max(damaged)
@@ -179,17 +191,17 @@ class Checkpoints:
     return 0, like
 
   def close(self) -> None:
-    """Wait for the last save and free the threads.
+    """Wait until the last save is done, and end the threads.
 
     Raises:
       UserError: the last save failed.
     """
-    with self._open, self._told():
+    with self._open, self._as_user_error():
       self._manager.close()
       self._remove_deleted()
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-    """Say which checkpoints stay: orbax asks after every save."""
+    """Return for each checkpoint whether to keep it; orbax calls this after every save."""
     del context
     kept = self._kept(sorted(checkpoint.step for checkpoint in checkpoints))
     return [checkpoint.step in kept for checkpoint in checkpoints]
@@ -199,18 +211,15 @@ class Checkpoints:
     return {*steps[-self._keep :], *self._best().values(), *unknown}
 
   def _rewrite_scores(self, step: int, content: dict[str, Any]) -> None:
-    place = self._directory / str(step)
+    path = self._directory / str(step)
     known = self._read(step)['arrays']
     if known != content['arrays']:
-      raise UserError(f'{place} holds another state of step {step}: choose another --workdir, or remove that folder.')
-    with self._told():
+      raise UserError(f'{path} holds another state of step {step}: choose another --workdir, or remove that folder.')
+    with self._as_user_error():
       if processes.is_first():
-        path = place / 'scores' / 'metadata'
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(content), encoding='utf-8')
-        partial.replace(path)
+        write_text(path / 'scores' / 'metadata', json.dumps(content))
       self._scores[step] = content['scores']
-      for other in set(self.steps) - self._kept(self.steps):  # orbax asks what to keep when it saves
+      for other in set(self.steps) - self._kept(self.steps):  # orbax deletes only when it saves
         self._manager.delete(other)
     self._scores = {step: self._scores[step] for step in self.steps}
 
@@ -219,7 +228,7 @@ class Checkpoints:
       shutil.rmtree(self._directory / DELETED, ignore_errors=True)
 
   def _refuse_full_disk(self, state: PyTree) -> None:
-    # Before anything is written: threads that run out of room print what nobody can catch.
+    # Checked before anything is written: threads that run out of room print errors that cannot be caught.
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + MARGIN
     if (free := shutil.disk_usage(self._directory).free) < need:
       raise OSError(f'{free / 1e6:,.1f} MB are free, and {need / 1e6:,.1f} MB needed')
@@ -233,14 +242,14 @@ class Checkpoints:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
     state = self._manager.restore(step, args=args)['state']
     # tensorstore's own checksums leave out the arrays' content.
-    for expected, found in zip(content['arrays'], _checksums(state), strict=True):
-      if None not in (expected, found) and expected != found:
+    for expected, actual in zip(content['arrays'], checksums.of_arrays(state), strict=True):
+      if None not in (expected, actual) and expected != actual:
         raise ValueError('its arrays do not have the checksums of when they were saved')
     return state
 
   def _read(self, step: int) -> dict[str, Any]:
     content = dict(self._manager.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))['scores'])
-    if content.pop('checksum') != _checksum(content):
+    if content.pop('checksum') != checksums.of_json(content):
       raise ValueError('its scores do not have the checksum of when they were saved')
     return content
 
@@ -248,63 +257,37 @@ class Checkpoints:
     try:
       return self._read(step)['scores']
     except Exception as error:  # orbax, tensorstore and json share no type
-      _pass_over(error)
+      checksums.raise_if_not_damage(error)
       return None
 
   def _set_aside(self, step: int) -> Path:
-    place = self._directory / f'{step}.damaged'
-    while place.exists():
-      place = place.with_name(f'{place.name}.damaged')
+    path = self._directory / f'{step}.damaged'
+    while path.exists():
+      path = path.with_name(f'{path.name}.damaged')
     processes.barrier('a damaged checkpoint was found')
     if processes.is_first():
-      (self._directory / str(step)).rename(place)
+      (self._directory / str(step)).rename(path)
     processes.barrier('a damaged checkpoint is set aside')
     self._manager.reload()
     del self._scores[step]
-    return place
+    return path
 
   def _damaged(self, step: int, reason: str) -> UserError:
-    place = self._directory / str(step)
+    path = self._directory / str(step)
     return UserError(
-      f'the checkpoint {place}, which may be the best by a selection rule, cannot be used ({reason}): '
-      f'remove {self._directory} to train again, or only {place.name} in it to choose among the others.'
+      f'the checkpoint {path}, which may be the best by a selection rule, cannot be used ({reason}): '
+      f'remove {self._directory} to train again, or only {path.name} in it to choose among the others.'
     )
 
   @contextmanager
-  def _told(self) -> Iterator[None]:
+  def _as_user_error(self) -> Iterator[None]:
     try:
       yield
     except Exception as error:  # orbax, tensorstore and json share no type
-      _pass_over(error)
-      if processes.is_distributed() and isinstance(error, jax.errors.JaxRuntimeError):  # another one is gone
+      checksums.raise_if_not_damage(error)
+      if processes.is_distributed() and isinstance(error, jax.errors.JaxRuntimeError):  # a peer is lost
         raise
       raise UserError(
-        f'a checkpoint cannot be written in {self._directory} ({_reason(error)}): '
-        'make room there; the same command goes on from the last one that was.'
+        f'a checkpoint cannot be written in {self._directory} ({checksums.reason(error)}): '
+        'make room there; the same command continues from the last one that was.'
       ) from None
-
-
-def _pass_over(error: Exception) -> None:
-  """Raise an error that is the machine's: what cannot be read for lack of memory or files is not damaged."""
-  if is_out_of_memory(error):
-    raise error
-  if os.strerror(errno.EMFILE) in str(error):
-    raise UserError(f'a checkpoint cannot be opened ({_reason(error)}): raise the limit (ulimit -n).') from None
-
-
-def _checksums(state: PyTree) -> list[int | None]:
-  """Make a checksum of every array; None where parts of it are on other hosts."""
-
-  def is_here(leaf):
-    return isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated
-
-  return [zlib.crc32(np.asarray(leaf).tobytes()) if is_here(leaf) else None for leaf in jax.tree.leaves(state)]
-
-
-def _checksum(content: dict[str, Any]) -> int:
-  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _reason(error: Exception) -> str:
-  text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 160 else f'{text[:80]} ... {text[-70:]}'

@@ -20,12 +20,16 @@ PACKAGES = (
   'opencv-python-headless', 'tensorflow-datasets',
 )  # fmt: skip
 
-# Prefixes of what may change a step, by the compiler or the libraries below it.
+# Prefixes of environment variables that may change a step, through the compiler or the libraries below it.
 FLAGS = ('XLA_', 'JAX_', 'LIBTPU_', 'TF_CUDNN_', 'CUBLAS_', 'NVIDIA_TF32_OVERRIDE', 'CUDA_VISIBLE_DEVICES', 'OMP_')
 
 
-def describe_environment(backend: dict[str, Any]) -> dict[str, Any]:
-  """Describe where a run happens: versions, flags, the commit of a source checkout, and the backend's own words."""
+def describe_environment(devices: dict[str, Any]) -> dict[str, Any]:
+  """Return the content of env.json: versions, flags, the commit of a source checkout, and the devices.
+
+  Args:
+    devices: as `devices.runtime.describe` returns them.
+  """
   versions = {}
   for package in PACKAGES:
     try:
@@ -49,14 +53,14 @@ def describe_environment(backend: dict[str, Any]) -> dict[str, Any]:
     'python': platform.python_version(),
     'platform': platform.platform(),
     'cpus': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-    **backend,
+    **devices,
     'versions': versions,
     'flags': {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAGS)},
   }
 
 
 def recorded_correction(workdir: Path) -> str:
-  """Read which correction of its method's loss the folder's run was trained with; '' from before they were recorded."""
+  """Return the correction of its method's loss that a run was trained with; '' if it recorded none."""
   with contextlib.suppress(UserError):
     return str(read_json(workdir / 'env.json').get('correction', ''))
   return ''

@@ -1,40 +1,51 @@
-"""What a run was trained on against what is there when it goes on or is reused: data, weights, features, first run.
+"""Comparison of a run's recorded inputs with the present ones: data, weights, features, first run.
 
-Each comparison returns a sentence part that says what differs, '' if nothing does. What differs is refused, or with
-`--force` goes into the record and into results.json.
+Each comparison returns a clause that names the differences, '' if there are none. Differences are refused, or with
+`--force` go into the record and into results.json.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ule_jax import data
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices import processes
 from ule_jax.errors import UserError
 from ule_jax.models.pretrained import sources
-from ule_jax.runs import files, fingerprint, progress, workdir
+from ule_jax.runs import files, fingerprint, workdir
 from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.two_stage.contract import SecondStage
 
-NOTHING = SecondStage()  # of a run without a first one
+log = logging.getLogger(__name__)
 
 
-def load_data(config: Any) -> Fingerprint:
-  """Load the data of a config, to be compared with those of a run."""
-  options = dict(config.data)
-  return Fingerprint(data.load(options.pop('name'), options, progress.say), progress.say)
-
-
-def compare_inputs(config: Any, directory: Path, current: Fingerprint, force: bool) -> str:
-  """Compare data and weights with those that a run was trained on; return what differs, which `force` allows.
+def load_data(config: Config) -> Fingerprint:
+  """Load the data of a config; the result compares them with those of a run.
 
   Raises:
-    UserError: they differ, and `force` is not set.
+    UserError: as `data.load`.
+  """
+  return Fingerprint(data.load(config.data.name, config.data))
+
+
+def compare_inputs(config: Config, directory: Path, current: Fingerprint, force: bool) -> str:
+  """Compare data and weights with those that a run was trained on; return the differences, which `force` allows.
+
+  Args:
+    config: names the weights.
+    directory: of the run.
+    current: the data as they are now.
+    force: return differences instead of raising.
+
+  Raises:
+    UserError: there are differences, and `force` is not set.
   """
   differs = []
   with processes.raise_on_all('comparing the data'):
@@ -47,7 +58,14 @@ def compare_inputs(config: Any, directory: Path, current: Fingerprint, force: bo
 
 
 def compare_weights(directory: Path, path: Path, sha256: str, force: bool) -> str:
-  """Compare a file of weights with the one that a run began with, as `compare_inputs`."""
+  """Compare a file of weights with the one that a run started from; as `compare_inputs`.
+
+  Args:
+    directory: of the run.
+    path: of the file.
+    sha256: its digest.
+    force: as in `compare_inputs`.
+  """
   recorded = directory / 'weights.json'
   if not (workdir.holds_training(directory) and recorded.exists()):
     return ''
@@ -55,95 +73,98 @@ def compare_weights(directory: Path, path: Path, sha256: str, force: bool) -> st
     return ''
   differs = f'{path} are other weights than those of {directory}'
   if not force:
-    raise UserError(f'{differs}: restore them, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore them, choose another --workdir, or continue with --force.')
   return differs
 
 
 def compare_features(directory: Path, dataset: Dataset, code: str, force: bool) -> str:
-  """Compare what an encoder makes of the images with what it made for the run, as `compare_inputs`.
+  """Compare the statistics of an encoder's features with those of the run; as `compare_inputs`.
 
-  Another machine rounds in another way: what counts is a hundredth of a feature's deviation.
+  The tolerance is a hundredth of each feature's standard deviation, because other machines round differently.
 
   Args:
-    code: the digest of what features are made with.
+    directory: of the run.
+    dataset: its `mean` and `std` are those of the features.
+    code: digest of the code that computes features.
+    force: as in `compare_inputs`.
   """
   path = directory / 'features.json'
   if not (workdir.holds_training(directory) and path.exists()):
     return ''
   recorded = files.read_json(path)
-  old, new = ([np.asarray(of.get(name)) for name in ('mean', 'std')] for of in (recorded, dataset._asdict()))
+  old, new = ([np.asarray(values.get(name)) for name in ('mean', 'std')] for values in (recorded, dataset._asdict()))
   if old[0].shape == new[0].shape and all((abs(a - b) <= 0.01 * old[1]).all() for a, b in zip(old, new, strict=True)):
     return ''
   known = (fingerprint.read(directory) or {}).get('code', code)
   reason = ', as its code is another one' if known != code else ''
   differs = f'the encoder makes other features than those that {directory} was trained on{reason}'
   if not force:
-    raise UserError(f'{differs}: choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: choose another --workdir, or continue with --force.')
   return differs
 
 
-def compare_first(directory: Path, prepared: SecondStage, force: bool) -> str:
-  """Compare what the first run gives with what it gave when this one began, as `compare_inputs`."""
+def compare_first(directory: Path, second: SecondStage, force: bool) -> str:
+  """Compare the result of a first run with the one when the second run began; as `compare_inputs`."""
   recorded = (fingerprint.read(directory) or {}).get('first')
-  # A last layer that was fitted is not gone on with.
-  if recorded in (None, first_digest(prepared)) or prepared.head is not None or not workdir.holds_training(directory):
+  # A fitted last layer takes no steps: it is fitted again, and nothing is resumed.
+  if recorded in (None, first_digest(second)) or second.head is not None or not workdir.holds_training(directory):
     return ''
   differs = f'the first run gives other groups or chances than {directory} began with'
   if not force:
-    raise UserError(f'{differs}: restore its folder, choose another --workdir, or go on with --force.')
+    raise UserError(f'{differs}: restore its folder, choose another --workdir, or continue with --force.')
   return differs
 
 
-def first_digest(prepared: SecondStage) -> str:
-  """Make the digest of what a second run is given; '' for a run that has no first one."""
-  given = prepared.group, prepared.chance
-  return '' if all(array is None for array in given) else fingerprint.digest(*given)
+def first_digest(second: SecondStage) -> str:
+  """Return the digest of the groups and sampling weights from a first run; '' without a first run."""
+  arrays = second.group, second.sampling_weight
+  return '' if all(array is None for array in arrays) else fingerprint.digest(*arrays)
 
 
-def record_inputs(
-  directory: Path, current: Fingerprint, differs: str, code: str = '', prepared: SecondStage = NOTHING
-) -> None:
-  """Record what a run is trained on; other hosts compare their own data with it.
+def record_inputs(directory: Path, current: Fingerprint, differs: str, code: str, second: SecondStage) -> None:
+  """Record the inputs of a run; the other processes compare their own data with the record.
 
   Args:
-    differs: what `--force` lets the run go on with, although it was trained on something else.
+    directory: of the run.
+    current: the data.
+    differs: the differences with which the run continues by `--force`, '' for none.
     code: as in `compare_features`; '' without a frozen encoder.
-    prepared: what a first run gave.
+    second: the result of a first run.
 
   Raises:
-    UserError: a host has other data than the first.
+    UserError: a process has other data than the first.
   """
   if processes.is_first():
     trained = workdir.holds_training(directory)
     recorded = fingerprint.read(directory) if trained else None
     if trained and recorded is None:
-      progress.say(f'{directory} has no fingerprint of its data: those that are there now are recorded')
+      log.info(f'{directory} has no fingerprint of its data: those that are there now are recorded')
     changed = (recorded or {}).get('changed', [])
     if differs:
       step = workdir.latest_step(directory)
-      progress.say(
-        f'warning: {differs}; up to step {step:,}, and in the scores that select its checkpoints, {directory} is of '
-        'the former ones'
+      log.warning(
+        f'{differs}; up to step {step:,}, and in the scores that select its checkpoints, {directory} is of the former '
+        'ones'
       )
       changed = [*changed, {'step': step, 'what': differs}]
-    fingerprint.write(directory, current, code=code, first=first_digest(prepared), changed=changed)
+    fingerprint.write(directory, current, code=code, first=first_digest(second), changed=changed)
   processes.barrier('the fingerprint is written')
   with processes.raise_on_all('comparing the data'):
     if not processes.is_first():
       fingerprint.check(directory, current, False, 'All hosts need the same data')
 
 
-def say_finished(directory: Path, current: Fingerprint) -> None:
-  """Say that an old result is shown."""
+def report_finished(directory: Path, current: Fingerprint) -> None:
+  """Log that the results of a finished run are returned, and record the state of files that were touched or copied."""
   known = fingerprint.read(directory)
   unknown_data = '; it was recorded without a fingerprint of its data, which are not compared with those of now'
-  progress.say(f'already done, nothing trained: {directory} holds the results{"" if known else unknown_data}')
+  log.info(f'already done, nothing trained: {directory} holds the results{"" if known else unknown_data}')
   if known and processes.is_first():
-    with contextlib.suppress(OSError):  # somebody else's folder
+    with contextlib.suppress(OSError):  # the folder may belong to another user
       fingerprint.refresh(directory, current)
 
 
 def forced_changes(directory: Path) -> dict[str, Any]:
-  """Say in results.json from which step on a run was trained on something else, by `--force`."""
+  """Return `{'changed': ...}` for results.json, if the run continued with other inputs by `--force`; else {}."""
   changed = (fingerprint.read(directory) or {}).get('changed')
   return {'changed': changed} if changed else {}

@@ -1,10 +1,10 @@
-"""Whose a folder is: a lock that the kernel frees with its process, and a lease for hosts that cannot see each other.
+"""The lock of a folder: flock between processes of one host, a lease with a heartbeat between hosts.
 
-On one host flock decides: the kernel frees the lock of a process that died, so that nobody has to guess. Another host
-may not see it. The owner therefore writes a new number into the file every `BEAT` seconds, and who finds a lock of
-another host watches it for `LEASE` seconds of its own clock: if the number stays, the owner is gone, and the lock is
-taken over. Clocks of two hosts are never compared. An owner that was only paused finds another's name in the file at
-its next beat, and ends at once without writing anything.
+On one host flock decides: the kernel releases the lock of a process that died. Other hosts may not see it. The owner
+therefore writes a new number into the file every `BEAT` seconds, and a process of another host watches the file for
+`LEASE` seconds of its own clock: if the number stays the same, the owner is gone and the lock is taken over. The clocks
+of two hosts are never compared. An owner that was only paused reads the other owner in the file at its next heartbeat,
+and exits at once without writing anything.
 """
 
 from __future__ import annotations
@@ -14,42 +14,44 @@ import datetime
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ule_jax.errors import RESUMABLE, UserError
 
-BEAT = 10.0  # seconds between two signs of life
-LEASE = 120.0  # seconds without one after which a lock is taken over
+log = logging.getLogger(__name__)
+
+BEAT = 10.0  # seconds between two heartbeats
+LEASE = 120.0  # seconds without a heartbeat after which a lock is taken over
 # File systems without flock: Function not implemented, Operation not supported, No locks available.
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def held(path: Path) -> Iterator[None]:
   """Hold the lock of a folder.
 
   Args:
-    path: of the file, which is made and removed.
-    say: is told when another host's lock is waited for or taken over, and of a file system without flock.
+    path: of the lock file, which is created and removed.
 
   Raises:
-    UserError: another process has it.
+    UserError: another process holds the lock.
     OSError: the file cannot be written.
   """
   while True:
     with path.open('a+', encoding='utf-8') as file:
-      seen = _flocked(file, path, say)
+      seen = _flocked(file, path)
       owner = _read(path)
       if owner and not (seen and owner['host'] == platform.node()):
-        _outlive(path, owner, say)
-      # Its last owner may have removed the file between our opening and locking it.
+        _outlive(path, owner)
+      # The last owner may have removed the file between our opening and locking it.
       if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
         continue
       lease = Lease(path)
@@ -61,11 +63,11 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
       return
 
 
-def _flocked(file: IO[str], path: Path, say: Callable[[str], None]) -> bool:
-  """Take the kernel's lock; tell whether there is one on this file system.
+def _flocked(file: IO[str], path: Path) -> bool:
+  """Acquire the kernel's lock without waiting; return False on a file system without flock.
 
   Raises:
-    UserError: another process of this host, or of one whose locks this one sees, has it.
+    UserError: another process of this host, or of a host that shares its locks, holds it.
   """
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,27 +76,27 @@ def _flocked(file: IO[str], path: Path, say: Callable[[str], None]) -> bool:
   except OSError as error:
     if error.errno not in NO_FLOCK:
       raise UserError(f'{path} cannot be locked ({error.strerror}): choose another --workdir.') from None
-    say(
-      f'warning: the file system of {path.parent} has no locks (flock: {error.strerror}): another process there is '
-      f'recognised by what it writes into {path.name} every {BEAT:.0f} s.'
+    log.warning(
+      f'the file system of {path.parent} has no locks (flock: {error.strerror}): another process there is '
+      f'recognised by its heartbeat in {path.name} every {BEAT:.0f} s.'
     )
     return False
   return True
 
 
-def _outlive(path: Path, owner: dict[str, Any], say: Callable[[str], None]) -> None:
-  """Wait until a lock that this host cannot see into shows no sign of life for `LEASE` seconds.
+def _outlive(path: Path, owner: dict[str, Any]) -> None:
+  """Wait until another host's lock has had no heartbeat for `LEASE` seconds, or is removed.
 
   Raises:
-    UserError: it shows one; or its owner is of a version that gives none.
+    UserError: there is a heartbeat, or the owner's version of ule_jax writes none.
   """
   if 'beat' not in owner:
     raise UserError(
-      f'{path.parent} was taken by {_name(owner)}, and from {platform.node()} nobody can see whether that still runs: '
+      f'{path.parent} was taken by {_name(owner)}, and {platform.node()} cannot see whether that still runs: '
       f'if it does not, remove {path}.'
     )
-  say(
-    f'{path.parent} was taken by {_name(owner)}: it is taken over if that gives no sign of life for {LEASE:.0f} s '
+  log.info(
+    f'{path.parent} was taken by {_name(owner)}: it is taken over if there is no heartbeat for {LEASE:.0f} s '
     f'(or remove {path} if you know that it does not run)'
   )
   end = time.monotonic() + LEASE
@@ -103,13 +105,13 @@ def _outlive(path: Path, owner: dict[str, Any], say: Callable[[str], None]) -> N
     now = _read(path)
     if now and (now.get('token'), now.get('beat')) != (owner.get('token'), owner['beat']):
       raise _in_use(path, now)
-    if not path.exists():  # it ended meanwhile
+    if not path.exists():  # the owner ended meanwhile
       return
-  say(f'{path.parent}: no sign of life from {_name(owner)} for {LEASE:.0f} s; taken over')
+  log.info(f'{path.parent}: no heartbeat from {_name(owner)} for {LEASE:.0f} s; taken over')
 
 
 class Lease:
-  """The owner's side: a thread that gives signs of life, and sees whether another host took the lock over."""
+  """The owner's side: a thread that writes the heartbeat, and checks whether another host took the lock over."""
 
   def __init__(self, path: Path):
     """Write the owner's name into the file."""
@@ -120,13 +122,13 @@ class Lease:
     self._thread = threading.Thread(target=self._live, daemon=True)
 
   def confirm(self, wait: bool) -> None:
-    """Begin to beat, or find that another host took the lock over at the same moment: the last one has it.
+    """Start the heartbeat, unless another host took the lock over at the same moment: the last writer holds it.
 
     Args:
-      wait: for what the other may write, where no kernel decides between the two.
+      wait: first wait for another host's write, where flock does not decide between the two.
 
     Raises:
-      UserError: it did.
+      UserError: another host holds the lock.
     """
     if wait:
       time.sleep(min(BEAT, LEASE / 10))
@@ -135,7 +137,7 @@ class Lease:
     self._thread.start()
 
   def end(self) -> None:
-    """Give the lock back."""
+    """Stop the heartbeat and release the lock."""
     self._ended.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -144,16 +146,16 @@ class Lease:
 
   def _write(self) -> None:
     about = {'host': platform.node(), 'pid': os.getpid(), 'started': self._began}
-    # Of one length, and in one write: nobody reads half of it.
+    # A fixed length in one write, so that no reader sees half of it.
     text = json.dumps(about | {'token': self._token, 'beat': f'{self._beat:012}'})
-    # Opened anew: what is written is sent to a file server when it is closed.
+    # Reopened for each heartbeat, because NFS clients send writes to the server on close.
     with self._path.open('r+b', buffering=0) as file:
       if os.fstat(file.fileno()).st_size != len(text):
         file.truncate(0)
       file.write(text.encode())
 
   def _mine(self) -> bool:
-    """Tell whether the file is there and names nobody else; one that cannot be read does not."""
+    """Return whether the file exists and names no other owner; an unreadable file names none."""
     owner = _read(self._path)
     return owner.get('token') == self._token if owner else self._path.exists()
 
@@ -161,17 +163,17 @@ class Lease:
     while not self._ended.wait(BEAT):
       try:
         if not self._mine():
-          self._lose()
+          self._exit_taken_over()
         self._beat += 1
         self._write()
-      except OSError:  # the file server is away: the next beat may reach it
+      except OSError:  # the file server is unreachable: the next heartbeat may succeed
         continue
 
-  def _lose(self) -> None:
-    """End the process at once: whatever it wrote now would go into another's run."""
+  def _exit_taken_over(self) -> None:
+    """Exit the process at once, because its next write would go into another process's run."""
     owner = _read(self._path)
     line = (
-      f'stopped: {self._path.parent} was taken over by {_name(owner)} while this process gave no sign of life; '
+      f'stopped: {self._path.parent} was taken over by {_name(owner)} while this process had no heartbeat; '
       'nothing more is written.\n'
     )
     with contextlib.suppress(OSError):
@@ -184,9 +186,9 @@ def _in_use(path: Path, owner: dict[str, Any]) -> UserError:
 
 
 def _read(path: Path) -> dict[str, Any]:
-  """Read who owns a lock; {} if it does not say."""
+  """Read the owner of a lock from its file; {} if it cannot be read."""
   try:
-    # Opened anew: over a network, only that sees what another host wrote.
+    # Reopened each time: NFS clients see the writes of other hosts only on open.
     owner = json.loads(path.read_text(encoding='utf-8'))
     return owner if isinstance(owner['host'], str) and owner['host'] else {}
   except (ValueError, KeyError, TypeError, OSError):
@@ -194,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _name(owner: dict[str, Any]) -> str:
-  """Say who owns a lock and since when."""
+  """Describe the owner of a lock: process, host and age."""
   try:
     began = datetime.datetime.fromtimestamp(owner['started'])
     age = datetime.timedelta(seconds=round(time.time() - owner['started']))

@@ -8,31 +8,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ule_jax.runs.files import write_text
+
 
 class MetricsLog:
-  """metrics.jsonl, a line per report, and the same numbers as TensorBoard events."""
+  """metrics.jsonl, one line per report, and the same numbers as TensorBoard events."""
 
   def __init__(self, workdir: Path, start: int):
-    """Open the log; what a killed run wrote after step `start` is cut off."""
+    """Open the log and remove the lines after step `start`, which a killed run wrote."""
     from tensorboardX.event_file_writer import EventsWriter  # 1 s of import that --help does not need
 
     path = workdir / 'metrics.jsonl'
     if path.exists():
       text = path.read_text(encoding='utf-8', errors='replace')
       kept = [line for line in text.splitlines() if step_of(line) <= start]
-      partial = path.with_suffix('.partial')
-      partial.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
-      partial.replace(path)
+      write_text(path, ''.join(f'{line}\n' for line in kept))
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
-    events = (workdir / 'tensorboard' / 'events').absolute()  # it takes what is before a colon for a scheme
-    # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then its queue blocks for ever.
+    events = (workdir / 'tensorboard' / 'events').absolute()  # a relative path with a colon would be read as a URL
+    # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then its queue blocks indefinitely.
     self._events = EventsWriter(str(events), f'.{os.getpid()}')
     if start:
-      self._event(start + 1, session_log={'status': 1})  # START: what was drawn from this step on is void
+      self._event(start + 1, session_log={'status': 1})  # START: TensorBoard discards its points from this step on
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Write the numbers that belong to the state at `step`."""
+    """Write the metrics of the state at `step`."""
     self._file.write(json.dumps({'step': step, **values}) + '\n')
     self._file.flush()
     tags = [{'tag': name, 'simple_value': value} for name, value in values.items()]
@@ -40,24 +40,24 @@ class MetricsLog:
     self._events.flush()
 
   def _event(self, step: int, **content: Any) -> None:
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
     self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
   def close(self) -> None:
-    """Write what is buffered."""
+    """Flush and close both files."""
     self._file.close()
     self._events.close()
 
 
 class NoLog:
-  """A log that keeps nothing, for hosts that do not write."""
+  """A log that discards everything, for the processes that do not write."""
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Do nothing."""
+    """Discard."""
 
   def close(self) -> None:
-    """Do nothing."""
+    """Discard."""
 
 
 def step_of(line: str) -> float:

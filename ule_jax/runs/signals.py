@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGHUP and SIGUSR1 end a run so that the same command goes on with it."""
+"""SIGTERM, SIGINT, SIGHUP and SIGUSR1 stop a run so that the same command resumes it."""
 
 from __future__ import annotations
 
@@ -17,40 +17,43 @@ from ule_jax.errors import RESUMABLE, Interrupted, UserError
 
 # From a scheduler, and from a person: a second one of these exits at once.
 URGENT = (signal.SIGTERM, signal.SIGINT)
-# When a terminal closes, and what SLURM sends before its limit; often several times, or before a SIGTERM.
+# From a terminal that closes, and from SLURM before its time limit; often several times, or before a SIGTERM.
 WARNING = (signal.SIGHUP, signal.SIGUSR1)
 CAUGHT = (*URGENT, *WARNING)
-PATIENCE = 1.0  # seconds after which a signal that nothing answered is acknowledged
+PATIENCE = 1.0  # seconds after which a signal that was not handled yet is acknowledged
 
 
 def caught() -> tuple[signal.Signals, ...]:
-  """Name the signals to catch: not a warning that is ignored already, as SIGHUP is under nohup."""
+  """Return the signals to catch, without warnings that are ignored already, as SIGHUP is under nohup."""
   return (*URGENT, *(number for number in WARNING if signal.getsignal(number) != signal.SIG_IGN))
 
 
 class Signals:
-  """While it is entered, the first signal raises `Interrupted`, and a second one exits at once.
+  """A context in which the first signal raises `Interrupted`, and a second one exits at once.
 
-  In `deferred()` the first one only becomes the name in `asked`: the code there has something to save.
+  Inside `deferred()` the first signal is only recorded (in `received`), so that the loop can save its state before it
+  stops.
 
-  Python's handlers wait for the end of whatever the main thread computes outside Python, which may be a minute of
-  compilation. Another thread therefore reads of each signal from a pipe, acknowledges the first, exits at the second.
+  Python runs signal handlers in the main thread between two of its instructions, which may be after a minute of
+  compilation. A listener thread therefore reads each signal from a pipe, acknowledges the first and exits at the
+  second.
   """
 
   def __init__(self, shared: bool = False):
-    """Prepare to catch.
+    """Create the context; handlers are installed when it is entered.
 
     Args:
-      shared: SIGTERM is left to jax, which tells all hosts of it (hosts.preempted); the others are passed on as one.
+      shared: leave SIGTERM to jax, which broadcasts it to all processes (processes.preempted), and convert the other
+        signals to SIGTERM.
     """
-    self.asked = ''
+    self.received = ''
     self._shared, self._passed = shared, False
     self._deferred = self._lost = False
     self._own = self._urgent = 0  # signals that this process sent to itself, and urgent ones that a handler saw
     self._handlers: dict[int, Any] = {}
 
   def __enter__(self) -> Signals:
-    if threading.current_thread() is threading.main_thread():  # Python refuses handlers to the others
+    if threading.current_thread() is threading.main_thread():  # only the main thread may install handlers
       handler = self._pass_on if self._shared else self._on_signal
       wanted = [number for number in caught() if not (self._shared and number == signal.SIGTERM)]
       self._handlers = {number: signal.signal(number, handler) for number in wanted}
@@ -64,20 +67,20 @@ class Signals:
   def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
     if self._handlers:
       signal.set_wakeup_fd(self._wakeup)
-      os.close(self._writing)  # which ends the thread
+      os.close(self._writing)  # ends the listener thread
       sys.unraisablehook = self._hook
       for number, handler in self._handlers.items():
         signal.signal(number, handler or signal.SIG_DFL)
     if isinstance(error, Exception) and not isinstance(error, UserError):
-      self.check()  # an import that is interrupted ends with an ImportError
+      self.check()  # an interrupted import raises ImportError instead of `Interrupted`
 
   def _listen(self, reading: int, wanted: frozenset[int]) -> None:
     """Acknowledge the first signal, and exit at the second urgent one."""
     seen, urgent, unanswered = False, 0, ''
     while True:
       ready, _, _ = select.select([reading], [], [], PATIENCE if unanswered else None)
-      if not ready:  # the main thread is outside Python
-        if not self.asked:
+      if not ready:  # the main thread computes outside Python
+        if not self.received:
           acknowledge(f'{unanswered}: stops after what is being computed')
         unanswered = ''
         continue
@@ -102,13 +105,13 @@ class Signals:
 
   def _on_signal(self, number: int, frame: Any) -> None:
     del frame
-    again, self._lost = self._lost, False
-    self._urgent += number in URGENT and not again
+    resent, self._lost = self._lost, False
+    self._urgent += number in URGENT and not resent
     if self._urgent > 1:
       leave()
-    if self.asked and not again:  # once is enough: another exception would disturb the clearing up
+    if self.received and not resent:  # a second exception would interrupt the cleanup after the first
       return
-    self.asked = self.asked or signal.Signals(number).name
+    self.received = self.received or signal.Signals(number).name
     if not self._deferred:
       self.check()
 
@@ -119,36 +122,36 @@ class Signals:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def _on_unraisable(self, unraisable: Any) -> None:
-    # Python drops what is raised while it collects garbage, of which jax has a callback: raise it again a little later.
+    # Python drops exceptions that are raised during garbage collection, which calls into jax: resend the signal later.
     if isinstance(unraisable.exc_value, Interrupted):
       self._lost, self._own = True, self._own + 1
-      threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.asked])).start()
+      threading.Timer(0.01, os.kill, (os.getpid(), signal.Signals[self.received])).start()
     else:
       self._hook(unraisable)
 
   def ask(self, reason: str) -> None:
-    """Stop as at a signal, for another reason."""
+    """Request a stop as a signal does, with another reason in the message."""
     if self._shared:
       acknowledge(reason)
       os.kill(os.getpid(), signal.SIGTERM)
     else:
-      self.asked = self.asked or reason
+      self.received = self.received or reason
 
   def check(self) -> None:
-    """End here if a signal has come.
+    """Raise if a signal has been received.
 
     Raises:
-      Interrupted: one has.
+      Interrupted: a signal, or a call of `ask`, has been recorded.
     """
-    if self.asked:
-      raise Interrupted(f'{self.asked}; resumable, the same command goes on from what is saved.')
+    if self.received:
+      raise Interrupted(f'{self.received}; resumable, the same command continues from the last saved state.')
 
   @contextmanager
   def deferred(self) -> Iterator[None]:
-    """Let signals wait until somebody looks at `asked`, at the latest until the end of the block.
+    """Defer signals to the end of the block; code inside may read `received` and stop earlier.
 
     Raises:
-      Interrupted: one waited until then.
+      Interrupted: a signal was received in the block.
     """
     self._deferred = True
     try:
@@ -157,11 +160,11 @@ class Signals:
       self._deferred = False
     self.check()
 
-  def heeded(self, items: Iterable[Any]) -> Iterator[Any]:
-    """Iterate until a signal comes.
+  def until_signal(self, items: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over items until a signal is received.
 
     Raises:
-      Interrupted: it has come.
+      Interrupted: a signal was received.
     """
     for item in items:
       self.check()
@@ -172,23 +175,23 @@ _leaving = threading.Lock()
 
 
 def leave() -> None:
-  """Exit at once, as a second signal asks to: nothing is saved."""
-  if not _leaving.acquire(blocking=False):  # another thread is at it
+  """Exit at once after a second signal, without saving."""
+  if not _leaving.acquire(blocking=False):  # another thread is exiting already
     time.sleep(PATIENCE)
-  acknowledge('stopped: a second signal; resumable, the same command goes on from the last checkpoint.')
+  acknowledge('stopped: a second signal; resumable, the same command continues from the last checkpoint.')
   os._exit(RESUMABLE)
 
 
 def tell(text: str) -> None:
-  """Print a line that is not a result; a terminal that is gone, as after SIGHUP, is no reason to stop."""
+  """Print a line to stderr; a terminal that is gone, as after SIGHUP, is not an error."""
   try:
     print(text, file=sys.stderr, flush=True)
   except OSError:
     with open(os.devnull, 'w') as nowhere:
-      os.dup2(nowhere.fileno(), 2)  # or what is left in the buffer fails again at the end
+      os.dup2(nowhere.fileno(), 2)  # or the rest of the buffer would fail again at exit
 
 
 def acknowledge(text: str) -> None:
-  """Say a line at once, from any thread; the terminal may be gone."""
+  """Write a line to stderr at once and unbuffered, from any thread; the terminal may be gone."""
   with contextlib.suppress(OSError):
     os.write(2, f'{text}\n'.encode())

@@ -1,8 +1,7 @@
-"""Axes of a sweep and the members that they make."""
+"""The axes of a sweep, and its members: all combinations of their values."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,47 +9,64 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from ule_jax.config import fields
+from ule_jax.config.former import announce, present_name
+from ule_jax.config.schema import Config, validate_config
 from ule_jax.errors import UserError, unknown
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
-  from ule_jax.config import check
   from ule_jax.sweep import population
 
 OPTIMISER = ('optim.lr', 'optim.weight_decay', 'optim.clip')
 
-NAME = 255  # letters that a file system allows for the name of a folder, a member's
+LONGEST_NAME = 255  # letters that a file system allows for the name of a member's folder
 
 Axes = dict[str, list[float]]
 
 
 class Member(NamedTuple):
-  """A run of the population, and where it stands: `place` is (seed, setting)."""
+  """A run of the population.
+
+  Attributes:
+    name: of its folder.
+    setting: the values of all axes but the seed, by dotted field.
+    config: its own.
+    place: indices of its seed and its setting.
+  """
 
   name: str
   setting: dict[str, float]
-  config: Any
+  config: Config
   place: tuple[int, int]
 
 
-def traceable(config: Any) -> list[str]:
-  """Name the fields that may differ inside one graph: numbers that a step computes with."""
-  options = [f'method.{name}' for name, value in config.method.items() if isinstance(value, float)]
+def traceable(config: Config) -> list[str]:
+  """Return the fields that may differ inside one graph: the seed, and numbers that a step computes with."""
+  options = [f'method.{name}' for name, value in config.method.to_dict().items() if isinstance(value, float)]
   return ['seed', *OPTIMISER, *options]
 
 
 def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
-  """Read `FIELD=VALUE,...` for each axis.
+  """Parse the axes of a command line.
+
+  Args:
+    config: of all members.
+    texts: `FIELD=VALUE,...` for each axis.
+
+  Returns:
+    Field -> its values.
 
   Raises:
-    UserError: there is none, its field cannot be one, or a value is no number or stands there twice.
+    UserError: there is no axis, a field cannot be one, or a value is no number or appears twice.
   """
   if not texts:
     raise UserError('give at least one axis, for example --axis=seed=0,1,2.')
-  allowed, axes = traceable(config), {}
+  config, axes = validate_config(config), {}
+  allowed, fields = traceable(config), config.flat()
   for text in texts:
     field, _, values = text.partition('=')
-    if field not in fields.flatten(config.to_dict()):
+    if (former := field) != (field := present_name(former)):
+      announce(former, field)
+    if field not in fields:
       raise unknown('field of --axis', field, allowed)
     if field not in allowed:
       raise UserError(
@@ -70,26 +86,29 @@ def parse_axes(config: Any, texts: Sequence[str]) -> Axes:
 
 
 def expand(config: Any, axes: Axes) -> list[Member]:
-  """Make all combinations of the axes, and check each; the seed changes slowest.
+  """Return a member for each combination of the axes, with a checked config; the seed changes slowest.
+
+  Args:
+    config: of all members, a ConfigDict or a `Config`.
+    axes: field -> its values.
 
   Raises:
     UserError: a value is out of its range.
   """
+  config = validate_config(config)
   others = {field: values for field, values in axes.items() if field != 'seed'}
   settings = [dict(zip(others, values, strict=True)) for values in itertools.product(*others.values())]
   members = []
   for s, seed in enumerate(axes.get('seed', [config.seed])):
     for n, setting in enumerate(settings):
-      own = copy.deepcopy(config)
-      own.update_from_flattened_dict({**setting, 'seed': seed})
-      check.check(own)
-      said = setting | ({'seed': seed} if 'seed' in axes else {})
-      members.append(Member(describe(said), setting, own, (s, n)))
+      member_config = validate_config(config.flat() | setting | {'seed': seed})
+      name = describe(setting | ({'seed': seed} if 'seed' in axes else {}))
+      members.append(Member(name, setting, member_config, (s, n)))
   return members
 
 
 def describe(setting: Mapping[str, float]) -> str:
-  """Write a setting as in the name of a folder.
+  """Return a setting as in the name of a folder.
 
   >>> describe({'method.weight': 10.0, 'seed': 0})
   'method.weight=10,seed=0'
@@ -97,11 +116,11 @@ def describe(setting: Mapping[str, float]) -> str:
   return ','.join(f'{field}={str(value).removesuffix(".0")}' for field, value in setting.items()) or 'all'
 
 
-def numbers_of(members: Sequence[Member]) -> population.Members:
-  """Gather what the compiled step is given of the members."""
+def overrides_of(members: Sequence[Member]) -> population.Members:
+  """Return the seeds and the values of the axes as arrays, as the compiled functions take them."""
   seeds = [member.config.seed for member in members if member.place[1] == 0]
   settings = [member.setting for member in members if member.place[0] == 0]
-  numbers = {field: np.array([setting[field] for setting in settings], np.float32) for field in settings[0]}
-  if 'optim.clip' in numbers:  # where 0 is none
-    numbers['optim.clip'] = np.where(numbers['optim.clip'] == 0, np.inf, numbers['optim.clip']).astype(np.float32)
-  return population.Members(np.array(seeds), numbers, len(settings))
+  overrides = {field: np.array([setting[field] for setting in settings], np.float32) for field in settings[0]}
+  if (clip := overrides.get('optim.clip')) is not None:  # 0 is no clipping
+    overrides['optim.clip'] = np.where(clip == 0, np.inf, clip).astype(np.float32)
+  return population.Members(np.array(seeds), overrides, len(settings))

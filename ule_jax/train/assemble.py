@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -11,44 +11,30 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.devices.mesh import placement
 from ule_jax.methods import METHODS, Method, Sizes
 from ule_jax.models import make_model
 from ule_jax.models.build import Preprocess, make_preprocess, pixel_scale
 from ule_jax.optim import make_optimizer
+from ule_jax.train import training_data
 from ule_jax.train.step import TrainState, create_state
-from ule_jax.train.task import total_steps
+
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Components(NamedTuple):
-  """What a config makes of a data set, without a seed."""
+  """The parts of a run that do not depend on its seed."""
 
   method: Method
-  model: Any
+  model: Any  # a Flax module whose call `(x, train)` returns `(logits, features)`
   tx: optax.GradientTransformation
   preprocess: Preprocess
 
 
-def assemble(config: Any, training: Dataset, numbers: Mapping[str, Any] = MappingProxyType({})) -> Components:
-  """Make the method, the network and the optimiser of a config.
-
-  Args:
-    numbers: fields of `method` and `optim`, dotted, and what stands in their place; these may be traced.
-  """
-  method = make_method(config, sizes_of(config, training), numbers)
-  model = make_model(SimpleNamespace(**config.model), len(training.classes))
-  tx = make_optimizer(_options(config, 'optim', numbers), method.roles, max(total_steps(config, training), 1))
-  return Components(method, model, tx, make_preprocess(*pixel_scale(config, training)))
-
-
-def sample_of(training: Dataset, preprocess: Preprocess) -> Array:
-  """Make a batch of one empty image, as networks are shown it, to initialise them with."""
-  return preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
-
-
 class Trainer(NamedTuple):
-  """What a config makes of a data set before anything is trained."""
+  """The parts of a run, its key and its initial state on the devices."""
 
   method: Method
   model: Any
@@ -58,31 +44,53 @@ class Trainer(NamedTuple):
   state: TrainState
 
 
-def initialise(config: Any, training: Dataset, mesh: jax.sharding.Mesh) -> Trainer:
-  """Make the networks of a config and their initial state, on the devices."""
-  parts = assemble(config, training)
+def assemble(config: Config, training: Dataset, overrides: Mapping[str, Any] = NONE) -> Components:
+  """Build the method, the network and the optimiser of a config.
+
+  Args:
+    config: of the run.
+    training: the data set that is trained on.
+    overrides: dotted fields of `method` and `optim` -> values in their place, which may be traced.
+  """
+  config = config.replace(overrides)
+  method = make_method(config, sizes_of(config, training))
+  model = make_model(config.model, len(training.classes))
+  steps = max(training_data.total_steps(config, training), 1)
+  tx = make_optimizer(config.optim, method.roles, steps)
+  return Components(method, model, tx, make_preprocess(*pixel_scale(config, training)))
+
+
+def sample_of(training: Dataset, preprocess: Preprocess) -> Array:
+  """Return a preprocessed batch of one empty image, from which networks are initialised."""
+  return preprocess(jnp.zeros((1, *training.image_shape), training.dtype))
+
+
+def initialise(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Trainer:
+  """Build the components of a config and their initial state on the devices.
+
+  Args:
+    config: of the run.
+    training: the data set that is trained on.
+    mesh: of all devices.
+  """
+  components = assemble(config, training)
   key = jax.random.key(config.seed)
-  sample = sample_of(training, parts.preprocess)
+  sample = sample_of(training, components.preprocess)
 
   def create() -> TrainState:
-    return create_state(parts.method, parts.model, parts.tx, sample, key)
+    return create_state(components.method, components.model, components.tx, sample, key)
 
-  places = placement(jax.eval_shape(create), mesh, config.fsdp)
-  state = jax.jit(create, out_shardings=places)()
-  return Trainer(*parts, key, state)
-
-
-def sizes_of(config: Any, dataset: Dataset) -> Sizes:
-  """Say what a method may know of the data it is trained on, and of the network."""
-  counts, mixing = dataset.group_counts(), config.model.batch_norm == 'batch'
-  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, mixing)
+  shardings = placement(jax.eval_shape(create), mesh, config.fsdp)
+  state = jax.jit(create, out_shardings=shardings)()
+  return Trainer(*components, key, state)
 
 
-def make_method(config: Any, sizes: Sizes, numbers: Mapping[str, Any] = MappingProxyType({})) -> Method:
-  """Build the method of a config; `numbers` as in `assemble`."""
-  return METHODS[config.method.name](_options(config, 'method', numbers), sizes)
+def sizes_of(config: Config, dataset: Dataset) -> Sizes:
+  """Return the facts about the training data and the network that a method may use."""
+  counts, couples_examples = dataset.group_counts(), config.model.batch_norm == 'batch'
+  return Sizes(dataset.splits['train'].count, len(dataset.classes), len(dataset.groups), counts, couples_examples)
 
 
-def _options(config: Any, part: str, numbers: Mapping[str, Any]) -> SimpleNamespace:
-  changed = {name.removeprefix(f'{part}.'): v for name, v in numbers.items() if name.startswith(f'{part}.')}
-  return SimpleNamespace(**{**config[part], **changed})
+def make_method(config: Config, sizes: Sizes) -> Method:
+  """Build the method of a config."""
+  return METHODS[config.method.name].make(config.method, sizes)

@@ -1,47 +1,57 @@
-"""One split -> counts per class and group, and what every network says about every example.
-
-`python -m ule_jax.evaluate` (__main__.py) does it again for a finished run, and writes what its networks look at
-(saliency.py).
-"""
+"""Evaluation of a state on a split: counts per class and group, logits and features of every example."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epy
 
+from ule_jax import selection
 from ule_jax.data import Dataset
-from ule_jax.errors import UserError
+from ule_jax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
   from jaxtyping import PyTree
 
   from ule_jax.metrics import Counts
+  from ule_jax.runs.signals import Signals
+  from ule_jax.train.assemble import Trainer
+  from ule_jax.train.step import TrainState
+  from ule_jax.train.task import Task
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
   import jax
 
   from ule_jax import metrics
+  from ule_jax.data import pipeline
   from ule_jax.devices import mesh as device_mesh
   from ule_jax.devices import processes
-  from ule_jax.runs import results
 
 
 class Evaluation(NamedTuple):
-  """The counts of each role over a split; `predictions` is empty unless it was asked for."""
+  """The result for one split.
+
+  Attributes:
+    counts: role -> counts over the split.
+    predictions: `index`, `label`, `group` [n], `logits_<role>` [n k] and `features_<role>` [n d] in the split's order;
+      empty unless they were asked for.
+  """
 
   counts: dict[str, Counts]
   predictions: dict[str, np.ndarray]
 
 
 def make_score(model, preprocess: Callable, roles: tuple[str, ...], groups: int) -> Callable:
-  """Make the pure `(params, batch_stats, batch) -> (counts, outputs)`, both by role.
+  """Return the pure function `(params, batch_stats, batch) -> (counts, outputs)`, both by role.
 
-  The first of several roles is the student.
+  Args:
+    model: a Flax module whose call `(x, train)` returns `(logits, features)`.
+    preprocess: the images of a batch -> x.
+    roles: of the networks; the first of several is the student.
+    groups: number of groups.
   """
 
   def score(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]):
@@ -62,9 +72,13 @@ def make_score(model, preprocess: Callable, roles: tuple[str, ...], groups: int)
 def make_eval_step(
   model, preprocess: Callable, roles: tuple[str, ...], groups: int, mesh: jax.sharding.Mesh
 ) -> Callable:
-  """Make the jitted `(params, batch_stats, batch) -> (counts, outputs, rows)`, the first two by role.
+  """Return the jitted function `(params, batch_stats, batch) -> (counts, outputs, rows)`, the first two by role.
 
-  `rows` is what the batch says beside its images: every host gets all of it.
+  `rows` are the arrays of the batch without its images; every process gets those of the whole batch.
+
+  Args:
+    model, preprocess, roles, groups: as in `make_score`.
+    mesh: of all devices.
   """
   score = make_score(model, preprocess, roles, groups)
 
@@ -84,11 +98,14 @@ def evaluate(
   collect: bool = False,
   where: str = 'the split',
 ) -> Evaluation:
-  """Run a state over the batches of one split.
+  """Evaluate a state on the batches of one split.
 
   Args:
+    eval_step: of `make_eval_step`.
     state: has `params` and `batch_stats`.
-    collect: keep `index, label, group, logits_<role>, features_<role>` in `predictions`, in the split's order.
+    batches: of the split, as `pipeline.eval_batches` yields them.
+    mesh: of all devices.
+    collect: return predictions.
     where: the split and the step in words, for an error.
 
   Raises:
@@ -107,54 +124,84 @@ def evaluate(
         row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
       collected.append(row)
   predictions = {name: np.concatenate([row[name] for row in collected]) for name in (collected or [{}])[0]}
-  total = jax.device_get(total)
-  for role, counts in total.items():
+  by_role: dict[str, Counts] = jax.device_get(total or {})
+  for role, counts in by_role.items():
     if counts.broken:
       raise UserError(
-        f'{of_broken(role, int(counts.broken), where)}: lower optim.lr or method.weight, or set optim.clip.'
+        f'{not_finite(role, int(counts.broken), where)}: lower optim.lr or method.weight, or set optim.clip.'
       )
-  return Evaluation(total, predictions)
+  return Evaluation(by_role, predictions)
 
 
-def of_broken(role: str, count: int, where: str) -> str:
-  """Say that networks give logits that are no numbers: whatever were counted of them would mean nothing."""
+class Evaluator:
+  """Evaluates the states of one run on the splits of its data set."""
+
+  def __init__(self, task: Task, trainer: Trainer, mesh: jax.sharding.Mesh, signals: Signals):
+    """Prepare the compiled function.
+
+    Args:
+      task: the config, and the data set that is evaluated on.
+      trainer: of the run.
+      mesh: of all devices.
+      signals: interrupt an evaluation.
+    """
+    self._config, self._dataset, self._mesh, self._signals = task.config, task.dataset, mesh, signals
+    self.roles = trainer.method.roles
+    groups = len(task.dataset.groups)
+    self._step = make_eval_step(trainer.model, trainer.preprocess, self.roles, groups, mesh)
+
+  def split(self, name: str, state: TrainState, collect: bool = False) -> Evaluation:
+    """Evaluate a state on a split.
+
+    Raises:
+      UserError: a logit is not finite, or an image cannot be read.
+      Interrupted: a signal was received.
+    """
+    batches = pipeline.eval_batches(
+      self._dataset,
+      name,
+      batch_size=self._config.train.eval_batch_size,
+      threads=self._config.loader.threads,
+      **processes.process_slice(),
+    )
+    where = f'{name} at step {int(state.step):,}'
+    return evaluate(self._step, state, self._signals.until_signal(batches), self._mesh, collect, where)
+
+  def validate(self, state: TrainState) -> dict[str, float]:
+    """Return the scores of a state on the validation splits: rule -> value, of the student as `<role>/<rule>`.
+
+    Empty if a signal was received: the state is worth saving before it is evaluated.
+    """
+    scores = {}
+    try:
+      for name in filter(selection.is_validation, self._dataset.splits):
+        for role, counts in self.split(name, state).counts.items():
+          scores |= scores_of(summary(counts, self._dataset), name, role, self.roles)
+    except Interrupted:
+      return {}
+    return scores
+
+
+def scores_of(values: dict[str, Any], split: str, role: str, roles: tuple[str, ...]) -> dict[str, float]:
+  """Return the metrics of a split by which checkpoints can be selected: rule -> value, without those that do not exist.
+
+  Args:
+    values: of `summary`.
+    split: a validation split.
+    role: whose metrics these are; other roles than the deployed one, the last, stand before the rule.
+    roles: of the run.
+  """
+  prefix = '' if role == roles[-1] else f'{role}/'
+  known = {metric: values[metric] for metric in selection.METRICS if values[metric] is not None}
+  return {prefix + selection.rule_of(split, metric): value for metric, value in known.items()}
+
+
+def not_finite(role: str, count: int, where: str) -> str:
+  """Return the clause of an error about logits that are not finite, of which no metric means anything."""
   return f'the logits of {role} are not finite for {count:,} examples of {where}'
 
 
 def summary(counts: Counts, dataset: Dataset) -> dict[str, Any]:
-  """Turn the counts of a split into the metrics of results.json."""
+  """Return the metrics of a split, as results.json has them, from its counts."""
   shares = None if (dataset.splits['train'].group < 0).any() else dataset.group_counts()
   return metrics.summarize(counts, dataset.classes, dataset.groups, shares, dataset.combinations)
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-  """Write a compressed .npz and the folder it is in, all or nothing."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix('.partial')
-  with partial.open('wb') as file:
-    np.savez_compressed(file, **arrays)
-  partial.replace(path)
-
-
-def evaluate_checkpoints(config, directory, dataset, checkpoints, state, roles, run_split) -> dict[str, Any]:
-  """Evaluate the last and every selected checkpoint; write the predictions of the one that is deployed."""
-  best = checkpoints.best()
-  chosen = int(state.step) if config.select == 'last' else best[config.select]
-
-  def at(step: int) -> dict[str, Any]:
-    """Evaluate the checkpoint of a step: role -> split -> metrics."""
-    restored = state if step == int(state.step) else checkpoints.restore(step, state)
-    found: dict[str, Any] = {role: {} for role in roles}
-    for split in dataset.splits:
-      if split == 'train' and step != chosen:
-        continue
-      evaluation = run_split(split, restored, collect=step == chosen)
-      if step == chosen and processes.is_first():
-        write_arrays(directory / 'predictions' / f'{split}.npz', evaluation.predictions)
-      for role in roles:
-        found[role][split] = summary(evaluation.counts[role], dataset)
-    return found
-
-  found = {step: at(step) for step in sorted({*best.values(), int(state.step)})}
-
-  return results.arrange_results(found, best, chosen, int(state.step), dataset)

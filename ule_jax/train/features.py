@@ -1,28 +1,26 @@
-"""A frozen encoder: its features of every image, computed once, and the data set that has them for images.
+"""Features of a frozen encoder: computed once for every image, cached, and put in place of the images of a data set.
 
-Features are of images as they are evaluated, without augmentation. They lie in a cache that student, teacher and
-further runs share, under a key of the weights, the code, the preprocessing and the data: the digest of all images, and
-the first ones of a split by their prepared pixels.
+Images are preprocessed as in evaluation, without augmentation. Student, teacher and further runs share the cache. Its
+key is a digest of the weights, the code, the preprocessing and the data: of all image files, and of the pixels of the
+first images of a split.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import os
-import platform
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from ule_jax import models
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset, Split, decoding, image_files, pipeline, transforms
 from ule_jax.devices import processes, runtime
 from ule_jax.devices.mesh import local_mesh, replicate, shard_batch
@@ -31,10 +29,13 @@ from ule_jax.models.build import headless, make_preprocess, network_and_shapes, 
 from ule_jax.models.pretrained import mapping
 from ule_jax.paths import local_path
 from ule_jax.runs import fingerprint
+from ule_jax.runs.files import write_atomic
 from ule_jax.runs.fingerprint import Fingerprint
-from ule_jax.runs.progress import say
 
-PROBES = 8  # images of a split whose prepared pixels are part of the key
+log = logging.getLogger(__name__)
+
+PROBES = 8  # images of a split whose preprocessed pixels are part of the key
+EVERY = 5.0  # seconds between lines of progress
 Apply = Callable[[np.ndarray], np.ndarray]
 
 
@@ -46,15 +47,17 @@ def encode_splits(
   cache: Path,
   batch_size: int,
   threads: int,
-  say: Callable[[str], None],
 ) -> Dataset:
-  """Replace the images of a data set by their features, standardised over train.
+  """Return a data set with the features of its images in their place; `mean` and `std` are those of train.
 
   Args:
-    apply: prepared images -> features.
-    encoder: what `apply` depends on, weights and code included: part of the key.
+    dataset: of images.
+    apply: preprocessed images [b h w c] -> features [b d].
+    encoder: identity of `apply`, of its weights and its code: part of the key.
     contents: split -> the digest of its images: part of the key.
-    cache: a folder, made if it is not there.
+    cache: a folder, which is created if it does not exist.
+    batch_size: images at a time.
+    threads: that read images.
 
   Raises:
     UserError: an image cannot be read, the cache cannot be written, or a feature is not finite.
@@ -62,13 +65,15 @@ def encode_splits(
   splits, features = {}, {}
   for name, split in dataset.splits.items():
     path = cache / f'{key(dataset, split, encoder, contents[name])}.npy'
-    found = _open(path, split.count)
-    if found is None:
-      say(f'computing the features of {split.count:,} images of {name}, once, into {path}')
-      _write(path, _compute(dataset, name, apply, batch_size, threads, say))
-      found = _open(path, split.count)
-    features[name] = found
-    splits[name] = split._replace(load=lambda i, found=found: found[i])
+    rows = _open(path, split.count)
+    if rows is None:
+      log.info(f'computing the features of {split.count:,} images of {name}, once, into {path}')
+      computed = _compute(dataset, name, apply, batch_size, threads)
+      _write(path, computed)
+      stored = _open(path, split.count)
+      rows = computed if stored is None else stored
+    features[name] = rows
+    splits[name] = split._replace(load=lambda i, rows=rows: rows[i])
   mean, std = _statistics(features['train'])
   return dataset._replace(
     splits=splits,
@@ -83,77 +88,91 @@ def encode_splits(
 
 
 def key(dataset: Dataset, split: Split, encoder: str, content: str) -> str:
-  """Name the features of a split by all that they depend on."""
+  """Return the cache key of the features of a split: a digest of everything that they depend on.
+
+  Args:
+    dataset: of images.
+    split: one of its splits.
+    encoder: as in `encode_splits`.
+    content: the digest of the images of the split.
+  """
   digest = hashlib.sha256(f'{encoder} {dataset.image_shape} {dataset.decoding} {split.count} {content}'.encode())
   for i in range(min(split.count, PROBES)):
-    digest.update(_prepared(dataset, split, i).tobytes())
+    digest.update(_preprocessed(dataset, split, i).tobytes())
   return digest.hexdigest()[:32]
 
 
-def _prepared(dataset: Dataset, split: Split, i: int) -> np.ndarray:
+def _preprocessed(dataset: Dataset, split: Split, i: int) -> np.ndarray:
   image = split.load(i)
   return image if dataset.eval_transform is None else dataset.eval_transform(image, np.random.default_rng(0))
 
 
 def _open(path: Path, count: int) -> Float32[np.ndarray, 'n d'] | None:
-  """Open cached features without reading them; None if they are not there, or not whole."""
+  """Return cached features as a memory map; None if the file is missing or incomplete."""
   try:
-    found = np.load(path, mmap_mode='r', allow_pickle=False)
+    rows = np.load(path, mmap_mode='r', allow_pickle=False)
   except (OSError, ValueError, EOFError):
     return None
-  return found if found.shape[:1] == (count,) and found.dtype == np.float32 and found.ndim == 2 else None
+  return rows if rows.shape[:1] == (count,) and rows.dtype == np.float32 and rows.ndim == 2 else None
 
 
 def _write(path: Path, features: Float32[np.ndarray, 'n d']) -> None:
-  """Write features, all or nothing; another process may be writing the same."""
-  partial = path.with_suffix(f'.{platform.node()}.{os.getpid()}.partial')
+  """Write features to the cache; another process may write the same file."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open('wb') as file:
+    with write_atomic(path) as file:
       np.save(file, features)
-    partial.replace(path)
   except OSError as error:
-    with contextlib.suppress(OSError):
-      partial.unlink()
     raise UserError(
       f'the features cannot be written to {path} ({error.strerror}): choose another --config.model.feature_cache.'
     ) from None
 
 
-def _compute(
-  dataset: Dataset, name: str, apply: Apply, batch_size: int, threads: int, say: Callable[[str], None]
-) -> Float32[np.ndarray, 'n d']:
-  count, found = dataset.splits[name].count, None
-  began = said = time.monotonic()
+def _compute(dataset: Dataset, name: str, apply: Apply, batch_size: int, threads: int) -> Float32[np.ndarray, 'n d']:
+  """Compute the features of a split, in its order.
+
+  Raises:
+    UserError: an image cannot be read, or a feature is not finite.
+  """
+  count, features = dataset.splits[name].count, np.empty((0, 0), np.float32)
+  began = logged = time.monotonic()
   for batch in pipeline.eval_batches(dataset, name, batch_size=batch_size, threads=threads):
     kept = batch['weight'] > 0
     rows = np.asarray(apply(batch['image']), np.float32)[kept]
     if not np.isfinite(rows).all():
       bad = int(batch['index'][kept][~np.isfinite(rows).all(1)][0])
       raise UserError(f'the features of {dataset.splits[name].name(bad)} are not finite: are these the right weights?')
-    found = np.empty((count, rows.shape[1]), np.float32) if found is None else found
-    found[batch['index'][kept]] = rows
+    features = features if features.size else np.empty((count, rows.shape[1]), np.float32)
+    features[batch['index'][kept]] = rows
     done, now = int(batch['index'].max()) + 1, time.monotonic()
-    if now - said > 5:
-      said, rate = now, done / (now - began)
-      say(f'features of {name}: {done:,} of {count:,}, {rate:,.0f} images/s, {(count - done) / rate:,.0f} s left')
-  return found
+    if now - logged > EVERY:
+      logged, rate = now, done / (now - began)
+      log.info(f'features of {name}: {done:,} of {count:,}, {rate:,.0f} images/s, {(count - done) / rate:,.0f} s left')
+  return features
 
 
 def _statistics(features: Float32[np.ndarray, 'n d']) -> tuple[np.ndarray, np.ndarray]:
-  """Compute mean and standard deviation of each feature, 1 for one that never changes."""
+  """Return mean and standard deviation of each feature in float64; the latter is 1 for a constant feature.
+
+  Not scikit-learn's StandardScaler, which would copy the memory map.
+  """
   mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
   return mean, np.where(std > 1e-6, std, 1.0)
 
 
 @functools.cache
 def feature_code() -> str:
-  """Make the digest of the code that the features of a frozen encoder depend on."""
+  """Return the digest of the code that the features of a frozen encoder depend on."""
   return fingerprint.code(models, decoding, transforms, image_files, sys.modules[__name__], make_preprocess)
 
 
-def encode_dataset(config: Any, current: Fingerprint, weights: mapping.Pretrained) -> Dataset:
-  """Replace images by what the config's frozen encoder makes of them, from the cache where they are in it.
+def encode_dataset(config: Config, current: Fingerprint, weights: mapping.Pretrained) -> Dataset:
+  """Return a data set with the features of the config's frozen encoder, from the cache where they are in it.
+
+  Args:
+    config: of the run.
+    current: the data set of images.
+    weights: of the encoder.
 
   Raises:
     UserError: an image cannot be read, or the cache cannot be written.
@@ -164,7 +183,7 @@ def encode_dataset(config: Any, current: Fingerprint, weights: mapping.Pretraine
   network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
   variables = replicate(headless(weights, template), mesh)
   apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
-  with processes.first_process_first('features'):  # who find them in the cache, if it is one for all
+  with processes.first_process_first('features'):  # the others read them from the cache, if it is shared
     return encode_splits(
       dataset,
       lambda image: apply(variables, shard_batch(image, mesh)),
@@ -173,5 +192,4 @@ def encode_dataset(config: Any, current: Fingerprint, weights: mapping.Pretraine
       cache=local_path(config.model.feature_cache or runtime.user_cache() / 'features', 'model.feature_cache'),
       batch_size=config.train.eval_batch_size,
       threads=config.loader.threads,
-      say=say,
     )

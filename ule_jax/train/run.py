@@ -3,181 +3,171 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ule_jax import data
-from ule_jax.config import fields
-from ule_jax.config.check import check, check_devices
-from ule_jax.data import Dataset
+from ule_jax.config.check import check_devices
+from ule_jax.config.schema import Config, validate_config
 from ule_jax.devices import processes, runtime
-from ule_jax.devices.mesh import make_mesh, replicate
 from ule_jax.errors import UserError, is_out_of_memory, out_of_memory
+from ule_jax.models import make_model
 from ule_jax.paths import local_path
-from ule_jax.runs import files, inputs, workdir
-from ule_jax.runs.checkpoints import Checkpoints
+from ule_jax.runs import inputs, restore
 from ule_jax.runs.fingerprint import Fingerprint
-from ule_jax.runs.progress import say
+from ule_jax.runs.results import Results, last_step
 from ule_jax.runs.signals import Signals
-from ule_jax.train import features, task, two_stage
-from ule_jax.train.assemble import initialise
+from ule_jax.train import two_stage
+from ule_jax.train.folder import Folder, compare_folder, open_folder, record, refuse_fewer_steps, set_results_aside
 from ule_jax.train.loop import train
-from ule_jax.train.selection import refuse_empty_groups, selection_rules, trains_student
-from ule_jax.train.step import TrainState
-from ule_jax.train.task import total_steps
-from ule_jax.train.weights import start_from_weights, with_head
+from ule_jax.train.task import Task, load_task
+from ule_jax.train.weights import Begin, start_from_weights, with_head
 from ule_jax.two_stage.contract import SecondStage
 
+log = logging.getLogger(__name__)
 
-def run(config: Any, directory: Path, force: bool = False) -> dict[str, Any]:
-  """Train, evaluate and write the results of one config; go on where an earlier run stopped.
+
+def run(config: Any, directory: Path, force: bool = False) -> Results:
+  """Train, evaluate and write the results of one config; resume where an earlier run stopped.
 
   Args:
-    config: a ConfigDict of configs/base.py.
+    config: a ConfigDict, as `load_config` returns, or a `Config`.
     directory: the workdir.
-    force: go on although the workdir's config, data or weights differ.
+    force: continue although the workdir's config, data or weights differ.
 
   Returns:
     The content of results.json.
 
   Raises:
-    UserError: bad options, bad data, a loss that is not finite, or a workdir that is not this run's to write.
-    Interrupted: SIGTERM or SIGINT came; what was trained is saved.
+    UserError: bad options, bad data, a loss that is not finite, or a workdir of another run.
+    Interrupted: a signal was received; the state is saved.
+  """
+  config = validate_config(config)
+  with name_remedy(less_memory(config)), Signals(shared=processes.is_distributed()) as signals:
+    return run_config(config, local_path(directory, '--workdir'), force, signals)
+
+
+def run_config(
+  config: Config, path: Path, force: bool, signals: Signals, current: Fingerprint | None = None
+) -> Results:
+  """Run a config inside a caller's signal handlers, as `run`.
+
+  Args:
+    config: of the run, or of a first run.
+    path: the workdir.
+    force: as in `run`.
+    signals: stop the run.
+    current: the data, if another run of this process loaded them.
+  """
+  runtime.require_devices()
+  check_devices(config)
+  runtime.use_cache(config.compilation_cache)
+  task, recorded = load_task(config, current), config.to_dict()
+  comparison = compare_folder(task, path, recorded, force)
+  if processes.broadcast(comparison.is_same and is_finished(task, path)):
+    inputs.report_finished(path, task.inputs)
+    return Results.read(path)
+  refuse_fewer_steps(task, path)
+  with open_folder(task, path, recorded, comparison, task.rules, force) as folder:
+    task, begin = starting_point(task, folder, signals)
+    record(task, folder)
+    if processes.is_first() and not task.is_fit:
+      set_results_aside(task, path, folder.former_steps, not comparison.is_same or any(folder.differs))
+    return train(task, begin, folder, signals)
+
+
+def is_finished(task: Task, path: Path) -> bool:
+  """Return whether a folder holds the results of the task's last step; never for a fit, which takes seconds."""
+  return not task.is_fit and (path / 'done').exists() and last_step(path) == task.steps
+
+
+def starting_point(task: Task, folder: Folder, signals: Signals) -> tuple[Task, Begin]:
+  """Read the images, the weights, the features and the first run that training starts from.
+
+  Args:
+    task: to be trained.
+    folder: of the run; differences from its inputs are added to `folder.differs`.
+    signals: stop a first run.
+
+  Returns:
+    The task, on the features of a frozen encoder and on the result of a first run; and the function from an initial
+    state to the one that training starts from.
+
+  Raises:
+    UserError: an image or the weights cannot be read, or inputs differ from those that the run was trained on.
+    Interrupted: a signal was received in the first run.
+  """
+  config, dataset, second = task.config, task.dataset, SecondStage()
+  begin: Begin = lambda state: state  # noqa: E731
+  is_new = folder.checkpoints.latest is None
+  if is_new and not task.has_first_run:
+    data.check_images(dataset, config.data, sampled=task.is_frozen)
+  if is_new or task.is_frozen:
+    dataset, begin, differs = start_from_weights(config, folder.path, task.inputs, folder.force)
+    folder.differs.append(differs)
+  if task.has_first_run:
+    networks, second = run_first(task.on(dataset, second), folder, signals)
+    folder.differs.append(inputs.compare_first(folder.path, second, folder.force))
+    if second.head is not None:
+      begin = partial(with_head, first=networks, head=second.head)
+  return task.on(dataset, second), begin
+
+
+def run_first(task: Task, folder: Folder, signals: Signals) -> tuple[restore.Networks, SecondStage]:
+  """Train the first of two runs, unless it is done; return its networks and the inputs of the second run.
+
+  Args:
+    task: of the second run, on the data set that it is evaluated on.
+    folder: of the second run.
+    signals: stop the run.
+
+  Raises:
+    UserError: as `run`; or the second stage cannot use the predictions.
+    Interrupted: as `run`.
+  """
+  config, dataset = task.config, task.dataset
+  two_stage.check_first(config, dataset)
+  first = two_stage.first_config(config)
+  path = local_path(config.two_stage.workdir or folder.path / 'first', 'two_stage.workdir')
+  log.info(f'first run of {config.method.name}, in {path}:')
+  results = run_config(first, path, folder.force, signals, task.inputs)
+  step = results.last['step']
+  if not (path / 'checkpoints' / str(step)).is_dir():
+    raise UserError(f'{path} has no checkpoint of the first run: remove that folder, to run it again.')
+  model = make_model(first.model, len(dataset.classes))
+  networks = restore.read_networks(path, model, dataset.image_shape, results.roles, step)
+  second = two_stage.make_second_stage(config, dataset, path, networks.params['model']['head'])
+  for message in second.messages:
+    is_warning = message.startswith('warning: ')
+    log.log(logging.WARNING if is_warning else logging.INFO, message.removeprefix('warning: '))
+  return networks, second
+
+
+@contextlib.contextmanager
+def name_remedy(remedy: str) -> Iterator[None]:
+  """Convert a lack of memory in the block into a UserError that ends with a remedy.
+
+  Raises:
+    UserError: no memory was left.
   """
   try:
-    with Signals(shared=processes.is_distributed()) as signals:
-      return _run(config, local_path(directory, '--workdir'), force, signals)
+    yield
+  except UserError:
+    raise
   except Exception as error:
-    if not is_out_of_memory(error) or isinstance(error, UserError):
+    if not is_out_of_memory(error):
       raise
-    raise out_of_memory(error, less_memory(config)) from None
+    raise out_of_memory(error, remedy) from None
 
 
-def less_memory(config: Any) -> str:
-  """Say what makes a config fit into less memory."""
+def less_memory(config: Config) -> str:
+  """Return the clause that says by which options a config takes less memory."""
   train = config.train
   return (
     f'lower train.batch_size ({train.batch_size}) or train.eval_batch_size ({train.eval_batch_size}), raise '
     f'train.accumulate ({train.accumulate}), or set model.remat=True (for resnets and vits); the last '
     'checkpoint stands'
   )
-
-
-def _run(
-  config: Any, directory: Path, force: bool, signals: Signals, current: Fingerprint | None = None
-) -> dict[str, Any]:
-  """Do what `run` says; `current` has the data if they were loaded for another run already."""
-  check(config)
-  runtime.require_devices()
-  check_devices(config)
-  runtime.use_cache(config.compilation_cache, say)
-  current = current or inputs.load_data(config)
-  dataset = current.dataset
-  training = task.training_data(config, dataset, SecondStage())
-  examples, steps = training.splits['train'].count, total_steps(config, training)
-  # Not under a lock: several second runs may look at one first run that is done.
-  unchanged = workdir.compare(directory, config.to_dict(), force, examples)
-  differs = [inputs.compare_inputs(config, directory, current, force)]
-  rules = selection_rules(dataset, config.select, trains_student(config, dataset))
-  if config.first.prepare == 'none':
-    refuse_empty_groups(config, dataset)
-  if processes.is_first() and workdir.lacks(directory, 'data.white'):
-    data.say_changed(dataset, say)
-  if processes.broadcast(unchanged and not any(differs) and is_finished(config, directory, steps)):
-    inputs.say_finished(directory, current)
-    return files.read_json(directory / 'results.json')
-  refuse_fewer_steps(config, directory, steps)
-  with contextlib.ExitStack() as stack:
-    reopen = partial(set_results_aside, config, directory, examples, any(differs) or not unchanged)
-    if processes.is_first():
-      before = workdir.recorded_steps(directory, examples)
-      stack.enter_context(workdir.owned(directory, config.to_dict(), force, examples, say))
-      if task.is_fit(config):
-        reopen(before)
-        shutil.rmtree(directory / 'checkpoints', ignore_errors=True)
-    processes.barrier('the workdir is ours')
-    if not (directory / 'config.json').exists():
-      raise UserError(f'{directory} is not the folder that the first host has: give a --workdir that all hosts see.')
-    with contextlib.closing(Checkpoints(directory / 'checkpoints', rules, config.checkpoint.keep)) as checkpoints:
-      begin, prepared = lambda state: state, SecondStage()
-      if checkpoints.latest is None and config.first.prepare == 'none':
-        data.check_images(dataset, config.data, say, sampled=config.model.encoder == 'frozen')
-      code = features.feature_code() if config.model.encoder == 'frozen' else ''
-      if checkpoints.latest is None or config.model.encoder == 'frozen':
-        dataset, begin, other = start_from_weights(config, directory, current, force)
-        differs.append(other)
-      if config.first.prepare != 'none':
-        first, prepared = run_first(config, directory, dataset, force, signals, current)
-        differs.append(inputs.compare_first(directory, prepared, force))
-        if prepared.head is not None:
-          begin = partial(with_head, first=first, head=prepared.head)
-      inputs.record_inputs(directory, current, '; '.join(filter(None, differs)), code, prepared)
-      if processes.is_first() and not task.is_fit(config):
-        reopen(before)
-      training = task.training_data(config, dataset, prepared)
-      return train(config, directory, dataset, training, prepared, begin, checkpoints, signals)
-
-
-def is_finished(config: Any, directory: Path, steps: int) -> bool:
-  """Tell whether a run has its results; a fit is as long as its first run, and fitted again, which takes seconds."""
-  if task.is_fit(config) or not (directory / 'done').exists():
-    return False
-  return files.read_json(directory / 'results.json')['last']['step'] == steps
-
-
-def refuse_fewer_steps(config: Any, directory: Path, steps: int) -> None:
-  """Refuse to go on to a step that is behind, before anything is touched.
-
-  Raises:
-    UserError: says where the run stands.
-  """
-  if not task.is_fit(config) and (latest := workdir.latest_step(directory)) > steps:
-    raise UserError(
-      f'{directory} has a checkpoint of step {latest}, beyond the {steps} steps asked for: '
-      'raise train.steps, or choose another --workdir.'
-    )
-
-
-def set_results_aside(config: Any, directory: Path, examples: int, forced: bool, before: int) -> None:
-  """Make a finished run an unfinished one, whose results stay under another name.
-
-  Args:
-    before: steps that its config asked for; those of a fit are its first run's.
-    forced: whether it goes on with other data or another config.
-  """
-  if not (directory / 'done').exists():
-    return
-  step = files.read_json(directory / 'results.json')['last']['step'] or before
-  after = fields.total_steps(fields.flatten(config.to_dict()), examples)
-  (directory / 'done').unlink()
-  if forced or step != after:
-    kept = ' and '.join(workdir.set_aside(directory, step))
-    say(f'{directory} was done at step {step:,}: its results are kept as {kept}; going on to step {after:,}')
-
-
-def run_first(
-  config: Any, directory: Path, dataset: Dataset, force: bool, signals: Signals, current: Fingerprint
-) -> tuple[TrainState, SecondStage]:
-  """Do the first of two runs, or find it done; return its last state and what it gives to the second.
-
-  Raises:
-    UserError: as `run`; or its predictions are of no use to the method.
-    Interrupted: as `run`.
-  """
-  two_stage.check_first(config, dataset)
-  first = two_stage.first_config(config)
-  place = local_path(config.first.workdir or directory / 'first', 'first.workdir')
-  say(f'first run of {config.method.name}, in {place}:')
-  last = _run(first, place, force, signals, current)['last']['step']
-  mesh = make_mesh()
-  state = initialise(first, task.training_data(first, dataset, SecondStage()), mesh).state
-  with contextlib.closing(Checkpoints(place / 'checkpoints', selection_rules(dataset, 'last', False))) as checkpoints:
-    if last not in checkpoints.steps:
-      raise UserError(f'{place} has no checkpoint of the first run: remove that folder, to run it again.')
-    state = checkpoints.restore(last, state)
-  prepared = two_stage.make_second_stage(config, dataset, place, replicate(state.params['model']['head'], mesh))
-  for message in prepared.messages:
-    say(message)
-  return state, prepared

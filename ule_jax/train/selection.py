@@ -1,40 +1,35 @@
-"""Selection rules: by which validation metric a checkpoint is chosen."""
+"""The selection rules that a data set allows."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from ule_jax import selection
+from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError, unknown
-from ule_jax.metrics import SELECTABLE
 from ule_jax.train.assemble import make_method, sizes_of
 
 
-def is_validation(split: str) -> bool:
-  """Tell whether a split may select a checkpoint: `val`, or `val_<something>`."""
-  return split == 'val' or split.startswith('val_')
-
-
-def trains_student(config: Any, dataset: Dataset) -> bool:
-  """Tell whether a method trains a network beside the one that it deploys."""
+def trains_student(config: Config, dataset: Dataset) -> bool:
+  """Return whether a method trains a second network, the student, beside the deployed one."""
   return len(make_method(config, sizes_of(config, dataset)).roles) > 1
 
 
 def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, ...]:
-  """Name the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow.
+  """Return the rules by which a checkpoint can be selected, `<validation split>/<metric>`, as far as labels allow.
 
   Args:
+    dataset: with all of its splits.
     wanted: the rule that the config selects by; `last` is the last step.
-    student: whether there is one to compare with.
+    student: whether the method trains one, which `mistake_balanced_accuracy` needs.
 
   Raises:
-    UserError: `wanted` is not one of them; says why.
+    UserError: `wanted` is not one of them; the error gives the reason.
   """
   rules, refused = [], {}
   for name, split in dataset.splits.items():
-    if not is_validation(name):
+    if not selection.is_validation(name):
       continue
     unlabelled = int((split.group < 0).sum())
     unseen = np.flatnonzero((dataset.group_counts() > 0) & (dataset.group_counts(name) == 0))
@@ -43,21 +38,21 @@ def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, 
       reason = f'{unlabelled} examples of {name} have no group'
     elif len(unseen):
       reason = f'{name} has no example of the group {dataset.groups[unseen[0]]!r}'
-    for metric in SELECTABLE:
-      if 'group' in metric and reason:
-        refused[f'{name}/{metric}'] = reason
-      elif 'mistake' in metric and not student:
-        refused[f'{name}/{metric}'] = 'the method trains no student'
+    for rule in (selection.rule_of(name, metric) for metric in selection.METRICS):
+      if selection.needs_group_labels(selection.parts(rule)[1]) and reason:
+        refused[rule] = reason
+      elif selection.needs_student(rule) and not student:
+        refused[rule] = 'the method trains no student'
       else:
-        rules.append(f'{name}/{metric}')
+        rules.append(rule)
   if wanted in refused:
     raise UserError(f'select {wanted} is not possible, as {refused[wanted]}: choose one of {", ".join(rules)}.')
-  if wanted not in (*rules, 'last'):
-    raise unknown('selection rule', wanted, [*rules, 'last'])
+  if wanted not in (*rules, selection.LAST):
+    raise unknown('selection rule', wanted, [*rules, selection.LAST])
   return tuple(rules)
 
 
-def refuse_empty_groups(config: Any, dataset: Dataset) -> None:
+def refuse_empty_groups(config: Config, dataset: Dataset) -> None:
   """Refuse to balance over groups where train lacks one that validation has.
 
   Raises:
@@ -65,7 +60,7 @@ def refuse_empty_groups(config: Any, dataset: Dataset) -> None:
   """
   if not config.train.sampling.startswith('group'):
     return
-  for name in filter(is_validation, dataset.splits):
+  for name in filter(selection.is_validation, dataset.splits):
     lacking = np.flatnonzero((dataset.group_counts(name) > 0) & (dataset.group_counts() == 0))
     if len(lacking):
       raise UserError(

@@ -1,52 +1,79 @@
-"""Decisions that need no device: the training data and the number of steps of a config."""
+"""A task: config, data, selection rules and length of a run, decided before anything touches a device."""
 
 from __future__ import annotations
 
-import zlib
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Bool
-
-from ule_jax.config import fields
+from ule_jax.config.schema import NO_RULE, Config
 from ule_jax.data import Dataset
-from ule_jax.errors import UserError
-from ule_jax.train import task
-from ule_jax.two_stage import REFITS
+from ule_jax.runs import inputs
+from ule_jax.runs.fingerprint import Fingerprint
+from ule_jax.train import training_data
+from ule_jax.train.selection import refuse_empty_groups, selection_rules, trains_student
 from ule_jax.two_stage.contract import SecondStage
 
 
-def held_out(config: Any, dataset: Dataset) -> Bool[np.ndarray, 'n']:
-  """Tell which training examples are not trained on: a share `train.holdout`, drawn by the seed."""
-  count = dataset.splits['train'].count
-  chosen = np.zeros(count, bool)
-  order = np.random.default_rng((config.seed, zlib.crc32(b'holdout'))).permutation(count)
-  chosen[order[: round(config.train.holdout * count)]] = True
-  return chosen
+class Task(NamedTuple):
+  """A config and its data, checked.
+
+  Attributes:
+    config: the config of the run, or of any member of a sweep.
+    inputs: the data set as it was loaded, with its fingerprint.
+    dataset: the data set that is evaluated on; of a frozen encoder its features.
+    training: the data set that is trained on: without the hold-out, with the groups of a first run.
+    rules: the selection rules that the labels of the data allow.
+    steps: of the whole run; 0 where a last layer is fitted.
+    second: the result of a first run; empty for methods of one stage.
+  """
+
+  config: Config
+  inputs: Fingerprint
+  dataset: Dataset
+  training: Dataset
+  rules: tuple[str, ...]
+  steps: int
+  second: SecondStage = SecondStage()
+
+  @property
+  def examples(self) -> int:
+    """The number of training examples."""
+    return self.training.splits['train'].count
+
+  @property
+  def is_frozen(self) -> bool:
+    """Whether a frozen encoder's features are trained on."""
+    return self.config.model.encoder == 'frozen'
+
+  @property
+  def is_fit(self) -> bool:
+    """Whether the method fits the last layer of its first run, without steps of its own."""
+    return training_data.is_fit(self.config)
+
+  @property
+  def has_first_run(self) -> bool:
+    """Whether the method has two stages."""
+    return self.config.two_stage.rule != NO_RULE
+
+  def on(self, dataset: Dataset, second: SecondStage) -> Task:
+    """Return the task on the features of a frozen encoder, and on the result of a first run."""
+    return self._replace(dataset=dataset, second=second, training=training_data.of_stage(self.config, dataset, second))
 
 
-def training_data(config: Any, dataset: Dataset, prepared: SecondStage) -> Dataset:
-  """Make the data set that a run trains on; it is evaluated on the one that was loaded."""
-  train = dataset.splits['train']
-  if prepared.group is not None:
-    train = train._replace(group=np.asarray(prepared.group, np.int32))
-    dataset = dataset._replace(groups=prepared.groups)
-  if prepared.chance is not None:
-    train = train._replace(chance=np.asarray(prepared.chance, np.float64))
-  if config.train.holdout:
-    train = train.take(np.flatnonzero(~held_out(config, dataset)))
-    if not train.count:
-      raise UserError(f'train.holdout {config.train.holdout} leaves nothing to train on: lower it.')
-  return dataset._replace(splits={**dataset.splits, 'train': train})
+def load_task(config: Config, current: Fingerprint | None = None) -> Task:
+  """Load the data of a checked config, and the facts that depend on both.
 
+  Args:
+    config: of the run.
+    current: the data, if another run of this process loaded them.
 
-def is_fit(config: Any) -> bool:
-  """Tell whether the method fits the first run's last layer, and takes no steps of its own."""
-  return config.first.prepare in REFITS
-
-
-def total_steps(config: Any, dataset: Dataset) -> int:
-  """Convert `train.epochs` to steps where `train.steps` is 0; a fitted last layer takes none."""
-  if task.is_fit(config):
-    return 0
-  return fields.total_steps(fields.flatten(config.to_dict()), dataset.splits['train'].count)
+  Raises:
+    UserError: the data cannot be loaded, or the config asks for labels or groups that they do not have.
+  """
+  current = current or inputs.load_data(config)
+  dataset = current.dataset
+  training = training_data.of_stage(config, dataset, SecondStage())
+  rules = selection_rules(dataset, config.select, trains_student(config, dataset))
+  task = Task(config, current, dataset, training, rules, training_data.total_steps(config, training))
+  if not task.has_first_run:
+    refuse_empty_groups(config, dataset)
+  return task

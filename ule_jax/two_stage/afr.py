@@ -1,4 +1,4 @@
-"""Automatic feature reweighting: ERM's last layer fitted again, with most weight on what ERM finds hard.
+"""Automatic feature reweighting: ERM's last layer, fitted again with most weight on the examples that are hard for ERM.
 
 Paper: Qiu et al. 2023, arXiv 2306.11074.
 
@@ -6,7 +6,7 @@ Paper: Qiu et al. 2023, arXiv 2306.11074.
   mu_i ~ exp(-gamma * p_1(y_i | x_i)), times n / n_y, normalised to sum 1
   minimise  sum_i mu_i * cross entropy(W z_i + b, y_i) + strength * (|W - W_1|^2 + |b - b_1|^2)   by gradient descent
 
-  p_1, W_1, b_1 -> the ERM run config.first; gamma, strength, steps, lr -> first.afr
+  p_1, W_1, b_1 -> the first run (ERM); gamma, strength, steps, lr -> two_stage.afr.*
   a gradient whose norm, over W and b together, is above CLIP is scaled to it
 
 Follows AndPotap/afr 5d5d78e (train_embeddings.py and its README's commands: one view of each image, not augmented,
@@ -16,22 +16,35 @@ and the last step instead of the one that is best on validation groups: no group
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from etils import epy
 
 from ule_jax.errors import UserError
+from ule_jax.options import Options, option
 from ule_jax.two_stage.contract import FirstRun, SecondStage, probabilities
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import optax
 
 CLIP = 1.0  # largest norm of a gradient
 
 
-def prepare(options, first: FirstRun) -> SecondStage:
-  """Fit the last layer.
+class Afr(Options):
+  """Options of AFR."""
+
+  gamma: float = option(10.0, 'factor in the weights exp(-gamma p); afr', ge=0)
+  strength: float = option(0.0, "pull towards the first run's last layer; afr", ge=0)
+  steps: int = option(500, 'steps of gradient descent; afr', ge=1)
+  lr: float = option(0.01, 'learning rate of these steps; afr', ge=0)
+
+
+def prepare(options: Afr, first: FirstRun) -> SecondStage:
+  """Return the last layer, fitted on the held-out share of train.
 
   Raises:
-    UserError: no training example was held out.
+    UserError: no training example was held out, or one has no label.
   """
   if not first.held_out.any():
     raise UserError('AFR fits on data that the first run did not see: set train.holdout, for example to 0.2.')
@@ -39,7 +52,7 @@ def prepare(options, first: FirstRun) -> SecondStage:
   label = train['label']
   weight = np.exp(-options.gamma * probabilities(train['logits'].astype(np.float64))[np.arange(len(label)), label])
   weight *= len(label) / np.bincount(label, minlength=len(first.classes))[label]
-  numbers = jnp.result_type(float)  # float32, unless jax is told to use 64 bits
+  numbers = jnp.result_type(float)  # float32, or float64 where jax_enable_x64 is set
   weight, features = (jnp.asarray(values, numbers) for values in (weight / weight.sum(), train['features']))
   start, label = tuple(jnp.asarray(part, numbers) for part in (first.kernel, first.bias)), jnp.asarray(label)
 
@@ -54,5 +67,5 @@ def prepare(options, first: FirstRun) -> SecondStage:
     scale = jnp.minimum(1, CLIP / (optax.tree.norm(gradient) + 1e-6))  # torch.nn.utils.clip_grad_norm_
     return jax.tree.map(lambda p, g: p - options.lr * scale * g, head, gradient), None
 
-  head, _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
-  return SecondStage(head=tuple(np.asarray(part) for part in head), notes={'fitted_on': int(first.held_out.sum())})
+  (kernel, bias), _ = jax.jit(lambda: jax.lax.scan(step, start, length=options.steps))()
+  return SecondStage(head=(np.asarray(kernel), np.asarray(bias)), notes={'fitted_on': int(first.held_out.sum())})

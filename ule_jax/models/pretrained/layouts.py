@@ -1,10 +1,10 @@
-"""Names and axes of the tensors in the files of other libraries."""
+"""Layouts of weights in other libraries: the names and axes of their tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epy
@@ -12,17 +12,20 @@ from etils import epy
 from ule_jax.errors import UserError
 from ule_jax.models.pretrained.weight_files import Tensors
 
-if TYPE_CHECKING:
-  pass
-
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+with epy.lazy_imports():  # jax takes seconds to import, which --help and errors of the command line do not need
   import jax
 
 Shapes = Sequence[tuple[int, ...]]
 
 
 class Layout(NamedTuple):
-  """How a foreign tensor is laid out: (tensor, shapes of ours) -> ours, and back."""
+  """Conversion between a tensor of a file and parameters of ours.
+
+  Attributes:
+    read: (tensor, shapes of our parameters) -> our parameters.
+    write: the inverse.
+    note: description for the table of the mapping.
+  """
 
   read: Callable[[np.ndarray, Shapes], list[np.ndarray]]
   write: Callable[[list[np.ndarray]], np.ndarray]
@@ -58,16 +61,16 @@ HEADS = Layout(
 
 POSITION = Layout(lambda t, shapes: [resample(t, shapes[0][1])], lambda ours: ours[0], 'resampled where sizes differ')
 
-# Tensors of released files that are no weights, or that a classifier of this family does not have
+# Tensors of released files that are no weights, or that our classifiers do not have
 IGNORED = re.compile(r'(^|\.)num_batches_tracked$|^pre_logits/')
 
-# Our path (regular expression) -> name in the file, layout. The groups of the expression fill `{0}`, `{1}`, ...; a
-# number with `+1` is one larger there.
+# (our path as a regular expression, name in the file, layout). The groups of the expression fill `{0}`, `{1}`, ...;
+# `{0+1}` is the number of group 0 plus 1.
 Names = Sequence[tuple[str, str, Layout]]
 
 
 def _norms(ours: str, theirs: str) -> Names:
-  """Name the four arrays of a BatchNorm."""
+  """Return the names of the four arrays of a BatchNorm."""
   return [
     (rf'params/{ours}/scale', f'{theirs}.weight', SAME),
     (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
@@ -91,7 +94,11 @@ def _resnet(head: str) -> Names:
 
 
 def _vit(parts: Mapping[str, str]) -> Names:
-  """Name the arrays of a PyTorch vision transformer; `parts` says what each of its modules is called."""
+  """Return the names of the arrays of a PyTorch vision transformer.
+
+  Args:
+    parts: our name of a module -> its name in the file.
+  """
   block = r'block(\d+)'
 
   def affine(ours: str, theirs: str, kernel: str, layout: Layout) -> Names:
@@ -169,18 +176,18 @@ def _original_vit() -> Names:
 
 OURS = 'ule_jax'
 
-# layout of a file -> (tensors that tell it apart, the names of its tensors); the first that fits is taken
+# layout of a file -> (tensors that identify it, the names of its tensors); the first match is used
 FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'torchvision ViT': (('class_token',), _TORCHVISION_VIT),
   'timm ViT': (('cls_token',), _TIMM_VIT),
   'original ViT': (('embedding/kernel',), _original_vit()),
   'CIFAR ResNet': (('layer1.0.conv1.weight', 'conv1.weight', 'linear.weight'), _resnet('linear')),
   'torchvision or timm ResNet': (('layer1.0.conv1.weight', 'conv1.weight'), _resnet('fc')),
-  # Networks that nobody else has: our own paths.
+  # Networks that no other library has: our own paths.
   OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
 }
 
-# network -> the layout that it is exported in; the others have OURS
+# network -> the layout for export; OURS for all others
 _HOMES = {
   **dict.fromkeys(('vit', 'vit_ti16', 'vit_s16', 'vit_b16'), 'timm ViT'),
   **dict.fromkeys(('resnet20', 'resnet56'), 'CIFAR ResNet'),
@@ -189,16 +196,23 @@ _HOMES = {
 
 
 def layout_of(name: str, batch_norm: str) -> str:
-  """Name the layout that a network is exported in: that of its other home, which has BatchNorm if it is a resnet."""
+  """Choose the layout for export: torchvision's or timm's where that library has the network, else ours.
+
+  Args:
+    name: of the network.
+    batch_norm: `none` gives our layout, as a ResNet without BatchNorm exists in no other library.
+  """
   return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
 
 
 def resample(position: np.ndarray, count: int) -> np.ndarray:
-  """Resample the position embeddings of a square image to another size, as timm does: cubic, antialiased.
+  """Resample the position embeddings of a square image to another size: cubic, antialiased.
+
+  Source: timm's `resample_abs_pos_embed`.
 
   Args:
-    position: 1 t d, of the class token first.
-    count: tokens afterwards, with the class token's.
+    position: 1 t d, the class token first.
+    count: number of tokens of the result, with the class token.
   """
   if position.ndim != 3 or position.shape[1] == count:
     return position
@@ -206,12 +220,19 @@ def resample(position: np.ndarray, count: int) -> np.ndarray:
   if (old**2, new**2) != (position.shape[1] - 1, count - 1):
     return position
   grid = position[:, 1:].reshape(1, old, old, -1)
-  moved = jax.image.resize(grid, (1, new, new, grid.shape[-1]), method='cubic', antialias=True)
-  return np.concatenate([position[:, :1], np.asarray(moved).reshape(1, new * new, -1)], axis=1)
+  resized = jax.image.resize(grid, (1, new, new, grid.shape[-1]), method='cubic', antialias=True)
+  return np.concatenate([position[:, :1], np.asarray(resized).reshape(1, new * new, -1)], axis=1)
 
 
 class Row(NamedTuple):
-  """One tensor of a file and the parameters it becomes; without any it is left out, for the reason in `note`."""
+  """One tensor of a file and its parameters.
+
+  Attributes:
+    theirs: name in the file.
+    shape: in the file.
+    ours: paths of the parameters; () for a tensor that is not used.
+    note: the conversion, or the reason why the tensor is not used.
+  """
 
   theirs: str
   shape: tuple[int, ...]
@@ -220,12 +241,19 @@ class Row(NamedTuple):
 
 
 def match_names(paths: Iterable[str], names: Names, title: str) -> dict[str, tuple[tuple[str, ...], Layout]]:
-  """Find for each of our paths the tensor it belongs to: name there -> (paths, layout)."""
+  """Match our paths with the names of a layout; return name in the file -> (our paths, conversion).
+
+  Args:
+    title: of network and file, for messages.
+
+  Raises:
+    UserError: the layout has no name for a path.
+  """
   places: dict[str, tuple[tuple[str, ...], Layout]] = {}
   for path in sorted(paths, key=_in_order):
     for pattern, name, layout in names:
       if match := re.fullmatch(pattern, path):
-        theirs = re.sub(r'\{(\d)(\+1)?\}', lambda m, found=match: _number(found[int(m[1]) + 1], m[2]), name)
+        theirs = re.sub(r'\{(\d)(\+1)?\}', lambda m, groups=match: _number(groups[int(m[1]) + 1], m[2]), name)
         places[theirs] = (*places.get(theirs, ((),))[0], path), layout
         break
     else:
@@ -233,21 +261,28 @@ def match_names(paths: Iterable[str], names: Names, title: str) -> dict[str, tup
   return places
 
 
-def _number(found: str, plus: str | None) -> str:
-  return str(int(found) + 1) if plus else found
+def _number(text: str, plus: str | None) -> str:
+  return str(int(text) + 1) if plus else text
 
 
 def _in_order(path: str) -> tuple:
-  """Sort query, key and value as files have them."""
+  """Return the sort key of a path: query, key and value in the order of files."""
   return tuple(('query', 'key', 'value').index(p) if p in ('query', 'key', 'value') else -1 for p in path.split('/'))
 
 
 def find_flavour(tensors: Tensors, title: str) -> tuple[str, list[str]]:
-  """Find the layout, and what stands before the names of each network that has it."""
+  """Identify the layout of a file's tensors; return it and the name prefix of each network of this layout.
+
+  Args:
+    title: of network and file, for messages.
+
+  Raises:
+    UserError: no layout matches.
+  """
   for flavour, (marks, _) in FLAVOURS.items():
     prefixes = [name.removesuffix(marks[0]) for name in tensors if name.endswith(marks[0])]
     prefixes = [p for p in prefixes if p[-1:] in ('', '.', '/') and all(p + mark in tensors for mark in marks)]
     if prefixes:
       return flavour, prefixes
-  shown = ', '.join(list(tensors)[:4])
-  raise UserError(f'{title}: no known layout has tensors named {shown}; known are {", ".join(FLAVOURS)}.')
+  names = ', '.join(list(tensors)[:4])
+  raise UserError(f'{title}: no known layout has tensors named {names}; known are {", ".join(FLAVOURS)}.')

@@ -1,6 +1,7 @@
-"""Tensors of a file <-> parameters of a network.
+"""Mapping between the tensors of a file and the parameters of a network.
 
-Every tensor of the file is used exactly once or named, every parameter is filled exactly once, shapes are checked.
+Every tensor of the file is used exactly once or listed as unused, every parameter is set exactly once, and shapes are
+checked.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jaxtyping
 import numpy as np
@@ -20,18 +21,23 @@ from ule_jax.models.pretrained.networks import network_in
 from ule_jax.models.pretrained.sources import SHA256, find_file, split_source
 from ule_jax.models.pretrained.weight_files import Tensors, read
 
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+with epy.lazy_imports():  # jax takes seconds to import, which --help and errors of the command line do not need
   from flax import traverse_util
-
-if TYPE_CHECKING:
-  pass
 
 
 class Pretrained(NamedTuple):
-  """What a file gives to a network.
+  """Parameters from a file of weights.
 
-  `params` lacks the last layer where that is not kept. `sha256` is the file's, `revision` the hub's commit. `place` is
-  what stood before the names of the tensors, and `note` what there is to say of the choice of the network.
+  Attributes:
+    params: of the network; without the last layer unless that was kept.
+    batch_stats: running statistics of BatchNorm.
+    rows: the mapping of each tensor.
+    flavour: layout of the file.
+    path: of the file.
+    sha256: of the file.
+    revision: commit on the hub; '' for a local file.
+    place: prefix of the tensors' names.
+    note: a sentence on unused tensors for the user; '' without any.
   """
 
   params: jaxtyping.PyTree
@@ -49,14 +55,14 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
   """Read weights for a network.
 
   Args:
-    source: a file, `hf:OWNER/NAME[@REVISION]`, or `default`, the network's usual ones (DEFAULTS); `#NAME` behind it is
-      which of several networks in the file.
+    source: a file, `hf:OWNER/NAME[@REVISION]`, or `default` (DEFAULTS); a suffix `#NAME` selects one of several
+      networks in the file.
     name: of the network, for messages and `default`.
-    template: `params` and `batch_stats` as the network has them, or their shapes.
-    keep_head: take the last layer, too; its classes have to be the network's.
+    template: `params` and `batch_stats` of the network, or their shapes.
+    keep_head: load the last layer, too; its classes have to be the network's.
 
   Raises:
-    UserError: the file is not there, is no such file, or does not fit the network.
+    UserError: the file does not exist, holds no weights, or does not fit the network.
   """
   path = find_file(source, name)
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -76,20 +82,24 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
 def fit(
   tensors: Tensors, template: jaxtyping.PyTree, title: str, keep_head: bool = False
 ) -> tuple[jaxtyping.PyTree, jaxtyping.PyTree, list[Row], str]:
-  """Turn the tensors of a file into `params` and `batch_stats`; also return what became of each, and the layout.
+  """Convert the tensors of a file to parameters.
 
   Args:
-    template: as in `load`.
+    template: as in `load_pretrained`.
     title: of network and file, for messages.
+    keep_head: convert the last layer, too.
+
+  Returns:
+    `params`, `batch_stats`, the mapping of each tensor, and the layout.
 
   Raises:
-    UserError: the layout is not known, a tensor is missing, left over or of another shape.
+    UserError: the layout is not known, or a tensor is missing, left over or of another shape.
   """
   flavour, _ = find_flavour(tensors, title)
   shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(dict(template), sep='/').items()}
   wanted = {p: s for p, s in shapes.items() if keep_head or not p.startswith('params/head/')}
   places = match_names(shapes, FLAVOURS[flavour][1], title)
-  found, rows, used = {}, [], set()
+  filled, rows, used = {}, [], set()
   for theirs, (ours, layout) in places.items():
     if ours[0] not in wanted:
       continue
@@ -107,10 +117,10 @@ def fit(
         'Are these weights of this network'
         + (', and of as many classes?' if ours[0].startswith('params/head/') else '?')
       )
-    found |= {path: np.ascontiguousarray(a) for path, a in zip(ours, arrays, strict=True)}
+    filled |= {path: np.ascontiguousarray(a) for path, a in zip(ours, arrays, strict=True)}
     rows.append(Row(theirs, tensor.shape, ours, layout.note))
   heads = {theirs for theirs, (ours, _) in places.items() if ours[0].startswith('params/head/')}
-  if not keep_head:  # one of several layers may stand where the last one is
+  if not keep_head:  # several layers may take the place of the last one
     heads |= {
       theirs for theirs in tensors if theirs.startswith(tuple(re.split(r'(?<=[./])', head)[0] for head in heads))
     }
@@ -122,15 +132,18 @@ def fit(
     else:
       left = sorted(n for n in tensors.keys() - used - heads if not IGNORED.search(n))
       raise UserError(f'{title}: {len(left)} tensors have no place, the first is {left[0]}. Are these its weights?')
-  tree = traverse_util.unflatten_dict(found, sep='/')
+  tree = traverse_util.unflatten_dict(filled, sep='/')
   return tree['params'], tree.get('batch_stats', {}), rows, flavour
 
 
 def export_tensors(params: jaxtyping.PyTree, batch_stats: jaxtyping.PyTree, flavour: str) -> Tensors:
-  """Turn parameters into the tensors of a file of a layout: the reverse of `fit`.
+  """Convert parameters to the tensors of a layout: the inverse of `fit`.
+
+  Args:
+    flavour: the layout, a key of FLAVOURS.
 
   Raises:
-    UserError: the network is not of this layout.
+    UserError: the layout does not have such a network.
   """
   arrays = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats}, sep='/')
   arrays = {path: np.asarray(value) for path, value in arrays.items()}

@@ -1,9 +1,9 @@
-"""The network among the tensors of a file, whatever prefix its names have."""
+"""Selection of a network among the tensors of a file, by the prefix of their names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,15 +11,16 @@ from ule_jax.errors import UserError
 from ule_jax.models.pretrained.layouts import FLAVOURS, Row, find_flavour, match_names
 from ule_jax.models.pretrained.weight_files import Tensors
 
-if TYPE_CHECKING:
-  pass
-
 
 class Network(NamedTuple):
   """A network among the tensors of a file.
 
-  `names` are the file's own names of tensors that have others here, `rows` what is left out, `place` what stood before
-  the names, and `note` what there is to say of the choice.
+  Attributes:
+    tensors: by name without the prefix.
+    names: name here -> name in the file, where they differ beyond the prefix.
+    rows: tensors of the file that are not used.
+    place: the prefix.
+    note: a sentence on unused tensors for the user; '' without any.
   """
 
   tensors: Tensors
@@ -29,7 +30,7 @@ class Network(NamedTuple):
   note: str
 
 
-# Of several networks that differ, the one is taken whose name stands first in here; where none does, the user chooses.
+# Preferred prefixes, in order, among several networks that differ; without one of them the user has to choose.
 _PREFERRED = (
   '', 'state_dict', 'model_state_dict', 'model', 'network', 'net', 'teacher', 'encoder_q', 'state_dict_ema',
 )  # fmt: skip
@@ -38,11 +39,11 @@ _RENAMED = (('.mlp.linear_1.', '.mlp.0.'), ('.mlp.linear_2.', '.mlp.3.'))  # tor
 
 
 def network_in(tensors: Tensors, title: str, wanted: str = '') -> Network:
-  """Find a network of a known layout among tensors, whatever stands before their names; floats become float32.
+  """Select a network of a known layout among tensors, whatever the prefix of its names; floats become float32.
 
   Args:
     title: of network and file, for messages.
-    wanted: the beginning of what stands before the names of the one to take.
+    wanted: beginning of the prefix of the network to select; '' for any.
 
   Raises:
     UserError: there is none, or there are several that differ.
@@ -69,7 +70,7 @@ def network_in(tensors: Tensors, title: str, wanted: str = '') -> Network:
 
 
 def _below(tensors: Tensors, prefix: str, prefixes: Sequence[str]) -> Tensors:
-  """Take the tensors whose names begin with a prefix, without it, but not those of a network further inside."""
+  """Return the tensors below a prefix, without it, except those of a network nested inside."""
   inner = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))
   return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and not n.startswith(inner)}
 
@@ -78,51 +79,52 @@ def _plain(prefix: str) -> str:
   return prefix.strip('./')
 
 
-def _same(one: Tensors, other: Tensors) -> bool:
-  return one.keys() == other.keys() and all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
+def _same(left: Tensors, right: Tensors) -> bool:
+  return left.keys() == right.keys() and all(np.array_equal(left[n], right[n], equal_nan=True) for n in left)
 
 
 def _choose(parts: Mapping[str, Tensors], title: str, wanted: str) -> str:
-  """Choose the prefix of the network to take; those that are wholly the same count once.
+  """Choose the prefix of the network to load; networks with equal tensors count once.
 
   Raises:
-    UserError: none is called `wanted`, or several that differ are left, and no name says which is meant.
+    UserError: none is called `wanted`, or several differ and _PREFERRED does not rank them.
   """
-  there = ', '.join(_plain(prefix) or 'one without a name' for prefix in parts)
-  own = [p for p in parts if not wanted or f'{_plain(p)}.'.startswith(f'{wanted}.')]
-  if not own:
-    raise UserError(f'{title}: no network in it is called {wanted}; there are: {there}.')
-  own = [p for i, p in enumerate(own) if not any(_same(parts[p], parts[q]) for q in own[:i])]
-  if len(own) == 1:
-    return own[0]
-  split = [[*_plain(p).split('.'), ''] for p in own]
+  names = ', '.join(_plain(prefix) or 'one without a name' for prefix in parts)
+  candidates = [p for p in parts if not wanted or f'{_plain(p)}.'.startswith(f'{wanted}.')]
+  if not candidates:
+    raise UserError(f'{title}: no network in it is called {wanted}; there are: {names}.')
+  candidates = [p for i, p in enumerate(candidates) if not any(_same(parts[p], parts[q]) for q in candidates[:i])]
+  if len(candidates) == 1:
+    return candidates[0]
+  split = [[*_plain(p).split('.'), ''] for p in candidates]
   first = next(i for i, level in enumerate(zip(*split, strict=False)) if len(set(level)) > 1)
-  ranked = sorted((_PREFERRED.index(s[first]), p) for s, p in zip(split, own, strict=True) if s[first] in _PREFERRED)
+  preferred = [(s[first], p) for s, p in zip(split, candidates, strict=True) if s[first] in _PREFERRED]
+  ranked = sorted((_PREFERRED.index(name), p) for name, p in preferred)
   if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
-    raise UserError(f'{title}: it holds networks that differ ({there}): say which, as model.weights=FILE#NAME.')
+    raise UserError(f'{title}: it holds networks that differ ({names}): say which, as model.weights=FILE#NAME.')
   return ranked[0][1]
 
 
 def _heads_outside(tensors: Tensors, prefixes: Sequence[str]) -> list[str]:
-  """Name the last layers that benchmarks have beside the body of a network, if they are all the same.
+  """List the names of last layers outside of the body's prefix; [] if they differ.
 
-  DomainBed, SubpopBench and WILDS call it `classifier`, or it is the second of two modules, or both.
+  DomainBed, SubpopBench and WILDS save a body and a `classifier`, the two modules 0 and 1 of a sequence, or both.
 
   Args:
-    prefixes: what stands before the names of the body, wherever that is.
+    prefixes: of the body.
   """
-  places = []
+  names = []
   for parts in (_plain(prefix).split('.') for prefix in prefixes):
     for depth, part in enumerate(parts):
-      names = ('classifier', 'fc', 'head', 'linear', *(['1'] if part == '0' else []))
-      places += ['.'.join([*parts[:depth], name]) for name in names]
-  places = [p for p in dict.fromkeys(places) if f'{p}.weight' in tensors and f'{p}.bias' in tensors]
-  heads = [{name: tensors[f'{p}.{name}'] for name in ('weight', 'bias')} for p in places]
-  return places if all(_same(head, heads[0]) for head in heads) else []
+      modules = ('classifier', 'fc', 'head', 'linear', *(['1'] if part == '0' else []))
+      names += ['.'.join([*parts[:depth], module]) for module in modules]
+  names = [n for n in dict.fromkeys(names) if f'{n}.weight' in tensors and f'{n}.bias' in tensors]
+  heads = [{kind: tensors[f'{n}.{kind}'] for kind in ('weight', 'bias')} for n in names]
+  return names if all(_same(head, heads[0]) for head in heads) else []
 
 
 def _note(rows: Sequence[Row], parts: Mapping[str, Tensors], chosen: str, title: str) -> str:
-  """Say what of a file is not used; nothing if all is, but for what is there twice."""
+  """Format a sentence on the tensors of a file that are not used; '' if the others are copies."""
   unused = [row.theirs for row in rows if row.note != 'there twice']
   others = [_plain(prefix) for prefix in parts if not _same(parts[prefix], parts[chosen])]
   taken = _plain(chosen) or 'the one without a name'

@@ -1,19 +1,15 @@
-"""Files of weights: local ones, and revisions on the hub."""
+"""Files of weights: local ones, and pinned revisions on the Hugging Face hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path
 
-if TYPE_CHECKING:
-  pass
-
 _AUGREG = 'augreg_in21k_ft_in1k'
 
-# The usual weights of a network at a revision of their repository, and what its input is scaled to (see PIXELS)
+# network -> (default weights at a revision of their repository, scaling of its input: a key of PIXELS)
 DEFAULTS = {
   'resnet18': ('hf:timm/resnet18.tv_in1k@bbd144b3e5565108aad885f145491d11bc6ce807', 'imagenet'),
   'resnet34': ('hf:timm/resnet34.tv_in1k@1b7b21cca82ff974d341713f777bf740c2db38c4', 'imagenet'),
@@ -23,7 +19,7 @@ DEFAULTS = {
   'vit_b16': (f'hf:timm/vit_base_patch16_224.{_AUGREG}@b5b38b8f7dd93ce67d12e356a8771556b95c8cf9', 'symmetric'),
 }
 
-# SHA-256 of these files. Revisions and hashes are as public repositories that downloaded the files record them.
+# SHA-256 of these files. Source of revisions and hashes: public repositories that record their downloads.
 SHA256 = {
   'resnet18': '694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81',
   'resnet34': '0bb82595a564991a9d424708b33f5d843f5aaed7f6c0886ff10849ff97022235',
@@ -33,7 +29,7 @@ SHA256 = {
   'vit_b16': 'c401d219603ac3e20b6373c7b198c78d3a733f80b755d148bda3bc320ae69800',
 }
 
-# Mean and standard deviation of pixels in [0, 1] that weights expect
+# name -> (mean, standard deviation) of pixels in [0, 1] that weights expect
 PIXELS = {
   'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
   'symmetric': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -41,10 +37,10 @@ PIXELS = {
 
 
 def default_weights(name: str) -> tuple[str, str]:
-  """Return the usual weights of a network and the pixels they expect.
+  """Return the default weights of a network and the scaling of its input (a key of PIXELS).
 
   Raises:
-    UserError: it has none.
+    UserError: the network has none.
   """
   if name not in DEFAULTS:
     raise UserError(f'model.weights is default, but {name} has no usual weights: give a file, or none.')
@@ -52,7 +48,7 @@ def default_weights(name: str) -> tuple[str, str]:
 
 
 def split_source(source: str) -> tuple[str, str]:
-  """Split `FILE#NAME` into the file and the name of a network in it; a file may also have a # in its own name."""
+  """Split `FILE#NAME` into the file and the name of a network in it, unless a file of the whole name exists."""
   if '#' not in source or Path(source).expanduser().is_file():
     return source, ''
   file, _, wanted = source.rpartition('#')
@@ -60,10 +56,14 @@ def split_source(source: str) -> tuple[str, str]:
 
 
 def find_file(source: str, name: str) -> Path:
-  """Find a file of weights, on the hub if it is named so.
+  """Return the path of a file of weights; `hf:OWNER/NAME[@REVISION]` is downloaded from the hub, unless it is cached.
+
+  Args:
+    source: a path, `hf:...` or `default`; with or without `#NAME`.
+    name: of the network, for `default`.
 
   Raises:
-    UserError: it is not there.
+    UserError: the file does not exist or cannot be downloaded.
   """
   source, _ = split_source(source)
   if source == 'default':
@@ -76,7 +76,7 @@ def find_file(source: str, name: str) -> Path:
   from huggingface_hub import errors, hf_hub_download  # 0.3 s of import that most runs do not need
   from huggingface_hub.utils import logging
 
-  logging.set_verbosity_error()  # its retries; what they come to stands in our error
+  logging.set_verbosity_error()  # hides its log of retries; our error has their outcome
 
   repository, _, revision = source.removeprefix('hf:').partition('@')
   failed = ''
@@ -88,7 +88,7 @@ def find_file(source: str, name: str) -> Path:
       if failed:
         continue
       reason = 'it is not in the cache and the hub cannot be reached'
-    except Exception as error:  # the hub's client passes on whatever its network stack raises
+    except Exception as error:  # the hub's client raises any type of its network stack
       reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise UserError(
       f'{source} cannot be fetched ({reason}): download it where there is a network and give the file as '

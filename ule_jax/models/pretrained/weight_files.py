@@ -1,7 +1,8 @@
-"""A file of weights -> its tensors by dotted name. The content says what the file is, not its ending.
+"""Reading of files of weights: tensors by dotted name. The format is detected from the content, not the ending.
 
-What training scripts save around the tensors (arguments, counters, whole modules) is passed over without importing or
-calling anything that the file names: PyTorch's weights-only unpickler reads it, and gets stand-ins for other classes.
+Other objects that training scripts save with the tensors (arguments, counters, whole modules) are skipped without
+importing or calling anything that the file names: PyTorch's weights-only unpickler reads them, with stand-ins for other
+classes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 _AGAIN = 'download it again'
 _UNPACK = 'unpack it, and give the file of weights in it'
-# First bytes -> what the file is, and what to do about it
+# (first bytes, kind of file, remedy)
 _OTHERS = (
   (b'version https://git-lfs', 'a git-lfs pointer and not the file itself', 'fetch that with git lfs pull'),
   (b'\x1f\x8b', 'compressed (gzip)', _UNPACK),
@@ -39,7 +40,7 @@ _OTHERS = (
 )
 _TORCH_MAGIC = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19'  # 119547037146038801333356, the first number of a torch.save file
 _TEXT_PICKLE = re.compile(rb'[(\]})]+[dlpq]|c[\w.]+\n\w+\n')  # the first bytes of protocols 0 and 1
-# What may be called on the way to data that are of no interest here: all of them become an empty dictionary.
+# Callables for objects without tensors, which are replaced by an empty dictionary.
 _HARMLESS = re.compile(
   r'numpy\.(_?core\.(multiarray|numeric)\.(scalar|_reconstruct|_frombuffer)|dtype|ndarray|dtypes\.\w+'
   r'|random\._pickle\.__\w+_ctor)'
@@ -52,15 +53,16 @@ def read(path: Path) -> Tensors:
   """Read all tensors of a file; names of nested ones are joined by dots.
 
   Raises:
-    UserError: it is none of the known kinds, is damaged, or could run code.
+    UserError: the format is not known, or the file is damaged, or could run code.
+    MemoryError: there is not enough memory.
   """
   try:
     tensors = _READERS[_kind(path)](path)
   except UserError:
     raise
-  except MemoryError:  # which says nothing about the file
+  except MemoryError:  # the file may be fine
     raise
-  except Exception as error:  # libraries raise what they like on a damaged file
+  except Exception as error:  # libraries raise any type for a damaged file
     raise UserError(f'{path} cannot be read ({_first_line(error)}): {_AGAIN}.') from None
   if not tensors:
     raise UserError(f'{path} holds no tensors: give a state dict.')
@@ -68,10 +70,10 @@ def read(path: Path) -> Tensors:
 
 
 def _kind(path: Path) -> str:
-  """Tell from the first bytes how a file is to be read, whatever its ending.
+  """Detect the reader of a file from its first bytes, whatever its ending.
 
   Raises:
-    UserError: it is of no kind that is read; says what it is.
+    UserError: the format is not supported; the error has its name.
   """
   with path.open('rb') as file:
     head = file.read(1024)
@@ -89,14 +91,14 @@ def _kind(path: Path) -> str:
       f'{path} is refused: a plain pickle may run any code when it is read. If you trust it, load it where it came '
       'from, and save its tensors with safetensors.'
     )
-  what, advice = next(((what, advice) for start, what, advice in _OTHERS if head.startswith(start)), ('', ''))
-  if not what:
-    what, advice = _text(head)
-  if not what and head[257:262] == b'ustar':
-    what, advice = 'a tar archive', _UNPACK
-  if not what:
-    what, advice = 'none of .safetensors, .npz and what torch.save writes', 'convert it to .safetensors'
-  raise UserError(f'{path} is {what}: {advice}.')
+  kind, advice = next(((kind, advice) for start, kind, advice in _OTHERS if head.startswith(start)), ('', ''))
+  if not kind:
+    kind, advice = _text(head)
+  if not kind and head[257:262] == b'ustar':
+    kind, advice = 'a tar archive', _UNPACK
+  if not kind:
+    kind, advice = 'none of .safetensors, .npz and what torch.save writes', 'convert it to .safetensors'
+  raise UserError(f'{path} is {kind}: {advice}.')
 
 
 def _kind_of_zip(path: Path) -> str:
@@ -115,7 +117,7 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def _text(head: bytes) -> tuple[str, str]:
-  """Say which text begins a file, and what to do about it; nothing if it is no text."""
+  """Return the kind of a text file and the remedy; ('', '') for a file that is not text."""
   text = head.removeprefix(b'\xef\xbb\xbf').lstrip()
   if text.startswith(b'<'):
     return 'a web page or XML and not weights', _AGAIN
@@ -128,7 +130,7 @@ def _text(head: bytes) -> tuple[str, str]:
 
 def _read_safetensors(path: Path) -> Tensors:
   import safetensors
-  from safetensors.flax import load_file  # its numpy twin knows no bfloat16
+  from safetensors.flax import load_file  # safetensors.numpy does not support bfloat16
 
   try:
     return {name: np.asarray(value) for name, value in load_file(path).items()}
@@ -151,11 +153,11 @@ def _read_torch(path: Path) -> Tensors:
     ) from None
   try:
     with path.open('rb') as file, warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # what it has to say stands in the error
+      warnings.simplefilter('ignore')  # the error has the same information
       stand_ins = [(_stand_in(name), name) for name in sorted(_names(file))]
       file.seek(0)
       with torch.serialization.safe_globals(stand_ins):
-        # Never the plain loader: a pickle may run any code. Not by its path, of which PyTorch heeds the ending.
+        # weights_only, because a pickle may run any code; an open file, because PyTorch reads a path by its ending.
         content = torch.load(file, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
     raise UserError(
@@ -166,9 +168,9 @@ def _read_torch(path: Path) -> Tensors:
 
 
 def _reason(error: Exception) -> str:
-  """Take from PyTorch's long advice what is wrong with the file."""
-  told = re.search(r'WeightsUnpickler error: (.*?)(?:\. Please|\n|$)', str(error))
-  return told[1] if told else _first_line(error)
+  """Extract the fault of the file from PyTorch's long message."""
+  match = re.search(r'WeightsUnpickler error: (.*?)(?:\. Please|\n|$)', str(error))
+  return match[1] if match else _first_line(error)
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:
@@ -178,7 +180,7 @@ def _array(name: str, tensor: Any) -> np.ndarray:
 
 
 def _names(file: BinaryIO) -> set[str]:
-  """List what the pickles of a torch.save file name, without reading them."""
+  """List the classes and functions that the pickles of a torch.save file name, without unpickling them."""
   names: set[str] = set()
   if zipfile.is_zipfile(file):
     with zipfile.ZipFile(file) as archive:
@@ -187,8 +189,8 @@ def _names(file: BinaryIO) -> set[str]:
   else:
     file.seek(0)
     pickles = [file] * 4  # before PyTorch 1.6: its magic number, version, machine, and then the object
-  for one in pickles:
-    for operation, argument, _ in pickletools.genops(one):
+  for stream in pickles:
+    for operation, argument, _ in pickletools.genops(stream):
       if operation.name == 'GLOBAL':
         module, name = argument.split(' ', 1)
         module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
@@ -197,18 +199,18 @@ def _names(file: BinaryIO) -> set[str]:
 
 
 class _StandIn(type):
-  """The type of what stands for a class: a new object of it is an empty dictionary, and it cannot be called."""
+  """The metaclass of stand-ins for a file's classes: a new instance is an empty dictionary, and calls are refused."""
 
   def __call__(cls, *_: Any) -> Any:
     raise pickle.UnpicklingError(f'WeightsUnpickler error: it would call {cls.__name__}')
 
 
 def _empty(*_: Any) -> OrderedDict:
-  return OrderedDict()  # to which the unpickler gives its items, and its state as attributes
+  return OrderedDict()  # the unpickler adds the items, and the state as attributes
 
 
 class _Passed:
-  """What a harmless call gives, for objects whose state is no dictionary."""
+  """Stand-in for an object whose state is not a dictionary."""
 
   def __init__(self, *_: Any):
     pass
@@ -218,10 +220,10 @@ class _Passed:
 
 
 def _stand_in(path: str) -> Any:
-  """Make what the unpickler gets for a name in a file in place of what it names.
+  """Return the stand-in that the unpickler gets for a class or function of a file.
 
-  An object that is only built of its data may be of any class, as none of its class is run. A call is another thing:
-  few are known to be of data.
+  Instances of any class may be rebuilt from their data, because no code of the class is run. Calls are refused, except
+  of the few callables in _HARMLESS.
   """
   if path.startswith(('numpy.', 'datetime.')) and _HARMLESS.fullmatch(path):
     return _Passed
@@ -229,7 +231,7 @@ def _stand_in(path: str) -> Any:
 
 
 def _tensors(content: Any, kind: type) -> Iterator[tuple[str, Any]]:
-  """Yield the tensors of nested dictionaries, lists and modules, once each; an optimiser's state is none of them."""
+  """Yield the tensors of nested dictionaries, lists and modules, once each; the state of an optimiser is skipped."""
   waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
   seen: set[int] = set()
   while waiting:
@@ -245,6 +247,7 @@ def _tensors(content: Any, kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(value: Any) -> list[tuple[tuple[str, ...], Any]]:
+  """List the (name, value) pairs inside a list, dictionary or module."""
   if not isinstance(value, Mapping):
     return [((str(i),), part) for i, part in enumerate(value)]
   state = getattr(value, '__dict__', {})
