@@ -25,7 +25,7 @@ PAGES = (
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/weights', 'docs/guides/sweeps',
   'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
-  'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/python',
+  'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
 # Pages for developers: readme_test.py adds the method, and the examples of style are lines.
 ELSEWHERE = ('docs/develop/add-a-method', 'docs/develop/style')
