@@ -4,6 +4,7 @@ Warnings are errors (-W): a link to a page or heading that does not exist, a pag
 the Python API without its docstring. `python -m sphinx -b linkcheck docs build/links` asks for every external link.
 """
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -36,9 +37,12 @@ linkcheck_timeout = 20
 
 
 def setup(app):
-  """Take the bars of |g| in docstrings as they are: reStructuredText has another meaning for them."""
-  app.connect('autodoc-process-docstring', _escape_bars)
+  """Render docstrings, which are plain text, as reStructuredText."""
+  app.connect('autodoc-process-docstring', _render)
 
 
-def _escape_bars(app, what, name, obj, options, lines):
-  lines[:] = [line.replace('|', '\\|') for line in lines]
+def _render(*event):
+  """Take the bars of |g| as they are, and make the fields of a class (`name: meaning`) a list."""
+  _, what, *_, lines = event
+  fields = re.compile(r'^(\w+(?:, \w+)*): ') if what == 'class' else re.compile(r'(?!)')
+  lines[:] = [fields.sub(r'- ``\1``: ', line).replace('|', '\\|') for line in lines]

@@ -1,7 +1,7 @@
 """Write the pages of the reference that follow from declarations.
 
-  python docs/generate.py            write docs/reference/command-line.md and methods.md
-  python docs/generate.py --check    name those that differ from the declarations; exit code 1
+`python docs/generate.py` writes docs/reference/command-line.md and methods.md. With `--check` it names those that
+differ from the declarations, with exit code 1.
 """
 
 import inspect
@@ -21,8 +21,8 @@ def command_line() -> str:
 
   parts = [
     '# Command line',
-    '`python -m ule_jax.VERB ...` and `ule-jax VERB ...` are the same. Every command takes `--help`. Exit codes: 0 done, 2 usage or '
-    'data, 75 stopped but resumable, 1 a defect of ule_jax.',
+    '`python -m ule_jax.VERB ...` and `ule-jax VERB ...` are the same. Every command takes `--help`. '
+    'Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax.',
     MADE,
   ]
   for verb in app.VERBS:
@@ -64,6 +64,7 @@ PAGES = {'command-line.md': command_line, 'methods.md': methods}
 
 
 def main(check: bool) -> int:
+  """Write the pages, or only compare them; return the exit code."""
   stale = []
   for name, page in PAGES.items():
     path, text = FOLDER / name, page()

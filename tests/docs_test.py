@@ -75,9 +75,7 @@ def markdown(root):
 
 def test_every_page_with_commands_is_run(root):
   runs = {
-    name
-    for name, page in markdown(root).items()
-    if any(language in ('bash', 'python') for language, _ in blocks(page))
+    name for name, page in markdown(root).items() if any(language in ('bash', 'python') for language, _ in blocks(page))
   }
   assert runs == {*PAGES, *ELSEWHERE}
 

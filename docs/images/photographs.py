@@ -136,6 +136,7 @@ def draw(folder: Path, path: Path, count: int = 3) -> None:
 
 
 def main(folder: Path) -> None:
+  """Make whatever is missing in a folder, and draw the picture."""
   if not (folder / 'crops' / 'metadata.csv').exists():
     write_crops(folder / 'crops', COUNTS)
   if not (folder / 'ule' / 'saliency' / 'test.npz').exists():
