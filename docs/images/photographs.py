@@ -4,27 +4,33 @@
 
 The task: grey crops of the two photographs that scikit-learn ships, a temple and a flower. A round sticker follows the
 class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are other
-crops of the same two photographs. FOLDER keeps crops and runs (default: a temporary one); a run that is there is not
+crops of the same two photographs. A map is bright where a grey square over the photograph takes most away from the
+answer. FOLDER keeps crops and runs (default: a temporary one); a run that is there is not
 made again.
 """
 
 import csv
+import itertools
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage, special
 from sklearn.datasets import load_sample_image
+
+from ule_jax.runs.restore import Restored, restore
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
 SEEN = 160  # pixels, side of a crop as it is stored and drawn
-SIDE = 48  # pixels, side of the networks' input
+SIDE = 32  # pixels, side of the networks' input
+COVER, STRIDE = 48, 8  # pixels, side of the square that covers a photograph, and its steps
 COUNTS = {'train': 1600, 'val': 400, 'test': 400}
 CLASSES = {'flower': 'flower.jpg', 'temple': 'china.jpg'}
 STICKERS = {'orange': (255, 140, 0), 'blue': (0, 120, 255)}
@@ -49,7 +55,7 @@ FIELDS = {
 def crop(photograph: np.ndarray, sticker: str, rng: np.random.Generator) -> Image.Image:
   """Return a grey square of a photograph, with a sticker somewhere."""
   height, width = photograph.shape
-  side = int(rng.integers(120, 220))
+  side = int(rng.integers(90, 180))
   x, y = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
   grey = photograph[y : y + side, x : x + side] ** rng.uniform(0.6, 1.6)
   image = Image.fromarray(np.uint8(255 * grey)).resize((SEEN, SEEN), Image.Resampling.LANCZOS).convert('RGB')
@@ -77,60 +83,75 @@ def write_crops(folder: Path, counts: dict[str, int]) -> None:
     csv.writer(file).writerows([('filename', 'label', 'split', 'attribute'), *rows])
 
 
-def run(verb: str, *flags: str) -> None:
-  """Run a verb of ule_jax."""
-  subprocess.run([sys.executable, '-m', f'ule_jax.{verb}', *flags], check=True)
+def occlusion(run: Restored, photograph: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Return, by role, the probabilities of a photograph and the loss of logit margin where a square covers it."""
+  margins = {role: np.zeros(photograph.shape[:2]) for role in run.roles}
+  steps = range(-COVER // 2, SEEN - COVER // 2, STRIDE)
+  squares = [np.s_[max(y, 0) : y + COVER, max(x, 0) : x + COVER] for y, x in itertools.product(steps, repeat=2)]
+  covered = [photograph]
+  for square in squares:
+    covered.append(photograph.copy())
+    covered[-1][square] = np.median(photograph)
+  transform = run.input_spec.eval_transform
+  images = np.stack([transform(image, np.random.default_rng(0)) for image in covered])
+  forward = jax.jit(run.forward())
+  maps = {}
+  for role, total in margins.items():
+    logits = np.asarray(forward(run.variables(role), images), np.float64)
+    answer = logits[0].argmax()
+    margin = logits[:, answer] - np.delete(logits, answer, 1).max(1)
+    count = np.zeros_like(total)
+    for square, left in zip(squares, margin[1:], strict=True):
+      total[square] += margin[0] - left
+      count[square] += 1
+    maps[role] = special.softmax(logits[0]), np.maximum(total / count, 0)
+  return maps
 
 
-def train(folder: Path, fields: dict[str, object]) -> Path:
-  """Train ULE on the crops with its default options, and return its saliency of the test split."""
-  changes = [f'--config.{field}={value}' for field, value in ({'data.dir': folder / 'crops'} | fields).items()]
-  run('main', '--config=folder:ule', *changes, f'--workdir={folder / "ule"}')
-  run('evaluate', f'--run={folder / "ule"}', '--saliency=40')
-  return folder / 'ule' / 'saliency' / 'test.npz'
-
-
-def overlay(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-  """Return a photograph under a map: red where the output depends most on the pixels."""
-  side = len(photograph)
-  smooth = gaussian_filter(saliency.astype(np.float32) ** 2, 1.5)
-  smooth = np.asarray(Image.fromarray(smooth).resize((side, side), Image.Resampling.BICUBIC))
-  smooth = np.clip(smooth / np.quantile(smooth, 0.995), 0, 1)
+def overlay(photograph: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """Return a photograph under a map, bright where the map is large."""
+  smooth = ndimage.gaussian_filter(values, STRIDE)
+  smooth = np.clip(smooth / smooth.max(), 0, 1)
   heat = plt.get_cmap('inferno')(smooth)[..., :3]
-  weight = (0.85 * smooth**0.7)[..., None]
-  return (1 - weight) * (photograph / 255) * 0.9 + weight * heat
+  weight = (0.75 * smooth)[..., None]
+  return (1 - weight) * (photograph / 255) + weight * heat
 
 
-def draw(folder: Path, path: Path, count: int = 3) -> None:
-  """Draw photographs that the student has wrong and the teacher right, each with both maps."""
-  arrays = dict(np.load(folder / 'ule' / 'saliency' / 'test.npz'))
+def choose(folder: Path, count: int) -> list[str]:
+  """Return files of the test split, of both classes in turn, that the student has wrong and the teacher right."""
+  predictions = np.load(folder / 'ule' / 'predictions' / 'test.npz')
   with (folder / 'crops' / 'metadata.csv').open() as file:
     files = [row['filename'] for row in csv.DictReader(file) if row['split'] == 'test']
-  only = np.flatnonzero(arrays['category'] == 'only teacher right')
-  margin = arrays['probability_teacher'].max(1)
-  classes = sorted(CLASSES)
-  rows = []
-  for i in range(count):
-    of_class = [row for row in only if arrays['label'][row] == i % len(classes)]
-    rows.append(sorted(of_class, key=lambda row: -margin[row])[i // len(classes)])
-  figure, axes = plt.subplots(3, count, figsize=(2.3 * count, 6.9), dpi=150)
-  for column, row in enumerate(rows):
-    photograph = np.asarray(Image.open(folder / 'crops' / files[arrays['index'][row]]))
-    truth = classes[arrays['label'][row]]
-    axes[0, column].imshow(photograph)
-    axes[0, column].set_xlabel(f'a {truth}', fontsize=11)
-    for role, axis in zip(('student', 'teacher'), axes[1:, column], strict=True):
-      axis.imshow(overlay(photograph, arrays[f'saliency_{role}'][row]))
-      answer = int(arrays[f'prediction_{role}'][row])
-      right, chance = answer == arrays['label'][row], arrays[f'probability_{role}'][row, answer]
-      mark, color = ('✓', '#1a7f37') if right else ('✗', '#cf222e')
-      axis.set_xlabel(f'{mark} {classes[answer]}, {100 * chance:.0f} %', fontsize=11, color=color)
-  for axis, title in zip(axes[:, 0], ('photograph', 'the student looks here', 'the teacher looks here'), strict=True):
-    axis.set_ylabel(title, fontsize=11)
+  label = predictions['label']
+  margin = {role: predictions[f'logits_{role}'] for role in ('student', 'teacher')}
+  margin = {role: (logits[:, 1] - logits[:, 0]) * (2 * label - 1) for role, logits in margin.items()}
+  only = np.flatnonzero((margin['student'] < 0) & (margin['teacher'] > 0))
+  only = sorted(only, key=lambda row: -min(margin['teacher'][row], -margin['student'][row]))
+  by_class = [[files[predictions['index'][row]] for row in only if label[row] == k] for k in (0, 1)]
+  return [by_class[i % 2][i // 2] for i in range(count)]
+
+
+def draw(folder: Path, path: Path, count: int = 2) -> None:
+  """Draw photographs that the student has wrong and the teacher right: a row each, with both maps."""
+  run, classes = restore(folder / 'ule'), sorted(CLASSES)
+  with (folder / 'crops' / 'metadata.csv').open() as file:
+    labels = {row['filename']: row['label'] for row in csv.DictReader(file)}
+  figure, axes = plt.subplots(count, 3, figsize=(6.6, 2.35 * count + 0.2), dpi=120)
+  for axis, title in zip(axes[0], ('photograph', 'the student looks here', 'the teacher looks here'), strict=True):
+    axis.set_title(title, fontsize=11)
+  for row, name in zip(axes, choose(folder, count), strict=True):
+    photograph = np.asarray(Image.open(folder / 'crops' / name))
+    row[0].imshow(photograph)
+    row[0].set_xlabel(f'a {labels[name]}', fontsize=11)
+    for axis, (probabilities, values) in zip(row[1:], occlusion(run, photograph).values(), strict=True):
+      axis.imshow(overlay(photograph, values))
+      answer = classes[probabilities.argmax()]
+      mark, color = ('✓', '#1a7f37') if answer == labels[name] else ('✗', '#cf222e')
+      axis.set_xlabel(f'{mark} {answer}, {100 * probabilities.max():.0f} %', fontsize=11, color=color)
   for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-  figure.tight_layout(pad=0.6)
+  figure.tight_layout(pad=0.5)
   figure.savefig(path, pil_kwargs={'optimize': True})
   plt.close(figure)
 
@@ -139,8 +160,9 @@ def main(folder: Path) -> None:
   """Make whatever is missing in a folder, and draw the picture."""
   if not (folder / 'crops' / 'metadata.csv').exists():
     write_crops(folder / 'crops', COUNTS)
-  if not (folder / 'ule' / 'saliency' / 'test.npz').exists():
-    train(folder, FIELDS)
+  changes = [f'--config.{field}={value}' for field, value in ({'data.dir': folder / 'crops'} | FIELDS).items()]
+  command = [sys.executable, '-m', 'ule_jax.main', '--config=folder:ule', *changes, f'--workdir={folder / "ule"}']
+  subprocess.run(command, check=True)  # done already: it says so
   draw(folder, Path(__file__).with_suffix('.png'))
 
 
