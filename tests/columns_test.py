@@ -13,6 +13,7 @@ from writers import write_celeba, write_folder, write_spawrious, write_urbancars
 
 from configs import base
 from ule_jax import data
+from ule_jax.cli import app
 from ule_jax.data import checks, listing, tables
 from ule_jax.errors import UserError
 from ule_jax.runs import files, workdir
@@ -72,7 +73,6 @@ def test_a_word_for_missing_is_an_unknown_group_and_is_said(word, column, own, c
 
 
 def test_several_words_are_named_and_the_data_verb_says_it_too(own, monkeypatch, capsys):
-  from ule_jax.cli import app, data
 
   changed(own, ('train,indoors', 'train,NA'), count=2)
   changed(own, ('train,outdoors', 'train,nan'), count=1)
@@ -80,7 +80,7 @@ def test_several_words_are_named_and_the_data_verb_says_it_too(own, monkeypatch,
     'sys.argv', ['data', '--config=folder', f'--config.data.dir={own}', '--images=false', f'--out={own}/s']
   )
   with pytest.raises(SystemExit):
-    app.main(data.main)
+    app.run_verb('data')
   assert '3 of 13 groups of train are unknown (written NA, nan).' in capsys.readouterr().out
 
 

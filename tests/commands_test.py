@@ -9,20 +9,21 @@ from common import from_flags
 from PIL import Image
 
 from ule_jax.cli import app
+from ule_jax.data.listing import SUFFIXES
 from ule_jax.runs.results import REQUIRED
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
 RUN = """
-import contextlib, importlib, io, json, sys
+import contextlib, io, json, sys
 from ule_jax.cli import app
-module, commands = sys.argv[1], json.loads(sys.argv[2])
+verb, commands = sys.argv[1], json.loads(sys.argv[2])
 ended = []
 for argv in commands:
   said = io.StringIO()
   sys.argv = ['verb', *argv]
   with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
     try:
-      app.main(importlib.import_module(module).main)
+      app.run_verb(verb)
     except SystemExit as end:
       code = end.code
     except BaseException as error:
@@ -45,7 +46,7 @@ OF_A_RUN = [
   (['--run=bare'], 'bare holds no run (no config.json)'),
   (['--run=cut'], 'cut holds a run that is not done'),
   (['--run=torn'], 'config.json cannot be read'),
-  (['--run=other'], 'is a run of another version of ule_jax (there is no optim.speed)'),
+  (['--run=other'], 'is a run of another version of ule_jax (there is no field optim.speed'),
   (['--compilation-cache=off'], 'give --run'),
   (['--run'], '--run has no value'),
   (['run'], "unexpected argument 'run'"),
@@ -54,11 +55,14 @@ PREDICT = [([*argv, '--input=in'], message) for argv, message in OF_A_RUN if arg
   (['--run=run'], 'give --input'),
   (['--run=run', '--input=nowhere'], '--input nowhere is no image and no folder'),
   (['--run=run', '--input=bare'], 'bare holds no image'),
-  (['--run=run', '--input=in', '--on-bad-image=drop'], "unknown --on-bad-image 'drop'"),
+  (
+    ['--run=run', '--input=in', '--on-bad-image=drop'],
+    'invalid value "drop" for --on-bad-image; choose from: "fail", "skip"',
+  ),
   (['--run=run', '--input=in', '--out=in'], 'in cannot be written (it is a folder)'),
   (['--run=run', '--input=bad'], 'image x.png cannot be decoded'),
   (['--run=run', '--input=bad', '--on-bad-image=skip'], 'no image of the input can be decoded'),
-  (['--run=run', '--input=in', '--threads=-1'], '--threads is a whole number'),
+  (['--run=run', '--input=in', '--threads=-1'], 'invalid value "-1" for --threads; must be >= 0'),
 ]
 CASES = {
   'main': CONFIG,
@@ -76,7 +80,10 @@ CASES = {
     (['--config=digits', '--axis=train.steps=1,2'], 'train.steps cannot be an axis'),
     (['--config=digits', '--axis=seed=a'], '--axis=seed=a: write numbers'),
   ],
-  'evaluate': [*OF_A_RUN, (['--run=run', '--saliency=few'], '--saliency is a whole number')],
+  'evaluate': [
+    *OF_A_RUN,
+    (['--run=run', '--saliency=few'], 'invalid value for --saliency: unable to convert "few"'),
+  ],
   'report': [(['nowhere'], 'nowhere is no folder'), (['bare'], 'bare holds no run'), (['--outs=x'], 'unknown flag')],
   'predict': PREDICT,
   'export': [*OF_A_RUN, (['--run=run', '--out=model.onnx'], '--out model.onnx is for the StableHLO artifact')],
@@ -89,10 +96,39 @@ CASES = {
     (['nowhere.pth'], 'model.weights nowhere.pth is no file'),
     (['x.pth', '--model=resnet51'], "unknown network 'resnet51'"),
     (['x.pth', '--model=mlp'], 'mlp has sizes of its own'),
-    (['a.pth', 'b.pth'], 'give one file of weights'),
+    (['a.pth', 'b.pth'], "unexpected argument 'b.pth'"),
     (['default', '--model=resnet20'], 'resnet20 has no usual weights'),
   ],
 }
+
+GREETING = '''
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ule_jax.cli.arguments import ConfigFields
+
+
+def greet(
+  *,
+  full_name: Annotated[str, Parameter(metavar='TEXT')],
+  times: int = 1,
+  loud: Annotated[bool, Parameter(negative='--no-loud')] = True,
+  word: tuple[str, ...] = (),
+  overrides: ConfigFields = (),
+):
+  """Greet somebody.
+
+  For example:
+
+    python -m greeting --name=Ada
+
+  Args:
+    full_name: who is greeted.
+    times: how often.
+  """
+  print(full_name, times, loud, word, overrides)
+'''
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +160,7 @@ def test_help_and_usage_errors_come_before_jax(verb, place, monkeypatch):
   monkeypatch.delenv('ULE_DATA', raising=False)
   before = sorted(place.rglob('*'))
   commands = [['--help'], ['--nonsense=1'], *(argv for argv, _ in CASES[verb])]
-  command = [sys.executable, '-c', RUN, app.VERBS[verb], json.dumps(commands)]
+  command = [sys.executable, '-c', RUN, verb, json.dumps(commands)]
   ended = json.loads(subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout)
   expected = [(0, 'Exit codes: 0 '), (2, 'unknown flag --nonsense'), *((2, message) for _, message in CASES[verb])]
   for argv, (code, said, imported), (due, message) in zip(commands, ended, expected, strict=True):
@@ -139,3 +175,71 @@ def test_the_console_script_helps_before_jax(place):
   code += 'try:\n  app.command()\nfinally:\n  sys.exit("jax" in sys.modules)'
   ended = subprocess.run([sys.executable, '-c', code], cwd=place, capture_output=True, text=True, check=True)
   assert '--on-bad-image' in ended.stdout
+  assert all(f' {suffix[1:]}' in ended.stdout.replace('\n', ' ') for suffix in SUFFIXES)
+
+
+def run(*argv):
+  """Run `ule-jax ...` in this process: its exit code."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr('sys.argv', ['ule-jax', *argv])
+    with pytest.raises(SystemExit) as end:
+      app.command()
+  return end.value.code
+
+
+@pytest.mark.parametrize('verb', app.VERBS)
+def test_help_is_plain_text_of_100_columns_with_examples(verb, monkeypatch, capsys):
+  for argv in ([], ['--help'], ['-h'], ['-help'], ['--nonsense', '--help']):
+    assert run(verb, *argv) == 0
+    text = capsys.readouterr().out
+    assert text.startswith('Usage: ule-jax ')
+    assert f'python -m ule_jax.{verb} ' in text
+    assert app.EXIT_CODES in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.isascii()
+    assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {'\n'}
+
+
+def test_a_verb_is_one_file_and_one_row(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'greeting.py').write_text(GREETING)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setitem(app.VERBS, 'greet', 'greeting:greet')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr('sys.argv', ['ule-jax'])
+    app.command()
+  assert any(line.split() == ['greet', 'Greet', 'somebody.'] for line in capsys.readouterr().out.splitlines())
+  assert run('greet', '--help') == 0
+  text = capsys.readouterr().out
+  assert 'python -m greeting --name=Ada' in text
+  assert '--full-name TEXT  who is greeted. [required]' in ' '.join(text.split()).replace('TEXT who', 'TEXT  who')
+  assert '[default: 1]' in text
+  for argv, said in (
+    (['--full-name=Ada'], 'Ada 1 True () []'),
+    (['--full_name', 'Ada', '--times=2', '--loud=false', '--word=a', '--word', 'b'], "Ada 2 False ('a', 'b') []"),
+    (['--full-name=Ada', '--no-loud', '--full-name=Bob'], 'Bob 1 False () []'),
+    (
+      ['--full-name=A', '--config.a.b=c=d', '--config.e', 'f', '--config.g='],
+      "[('a.b', 'c=d'), ('e', 'f'), ('g', '')]",
+    ),
+  ):
+    assert run('greet', *argv) == 0
+    assert said in capsys.readouterr().out
+  for argv, message in (
+    (['--times=2'], 'give --full-name=TEXT, who is greeted; see --help.'),
+    (['--fullname=Ada'], 'unknown flag --fullname: did you mean --full-name?'),
+    (['--full-name'], '--full-name has no value: write --full-name=VALUE.'),
+    (['--full-name='], '--full-name has no value: write --full-name=VALUE.'),
+    (['--full-name=Ada', '--config.a'], '--config.a has no value: write --config.a=VALUE.'),
+    (['--full-name=Ada', '--times'], '--times has no value: write --times=VALUE.'),
+    (['--full-name=Ada', '--times=two'], 'invalid value for --times: unable to convert "two" into int.'),
+    (['--full-name=Ada', '--loud=maybe'], 'invalid value for --loud: unable to convert "maybe" into bool.'),
+    (['--full-name=Ada', 'Bob'], "unexpected argument 'Bob': flags look like --NAME=VALUE; see --help."),
+    (['--full-name=Ada', '-x'], 'unknown flag -x: see --help.'),
+  ):
+    assert run('greet', *argv) == 2
+    assert capsys.readouterr().err == f'error: {message}\n'
+
+
+def test_a_verb_without_a_config_refuses_fields_of_one(capsys):
+  assert run('report', 'runs', '--config.seed=1') == 2
+  assert capsys.readouterr().err == 'error: unknown flag --config.seed: report takes no config; see --help.\n'

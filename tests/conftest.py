@@ -44,7 +44,7 @@ def ule_run(tmp_path_factory) -> Path:
   """A short run of two networks, done, with saliency of its test split: not to be changed."""
   from common import from_flags
 
-  from ule_jax.cli.evaluate import main
+  from ule_jax.cli import app
   from ule_jax.train.run import run
 
   workdir = tmp_path_factory.mktemp('ule') / 'w'
@@ -54,7 +54,7 @@ def ule_run(tmp_path_factory) -> Path:
   method |= {'hold_back': 0}
   options = [f'--config.method.{name}={value}' for name, value in method.items()]
   run(from_flags('digits:ule', *steps, *options, '--config.data.crops=1'), workdir)
-  main([f'--run={workdir}', '--saliency=3'])
+  app.call('evaluate', [f'--run={workdir}', '--saliency=3'])
   return workdir
 
 

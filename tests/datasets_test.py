@@ -21,6 +21,7 @@ from writers import (
 
 from configs import base
 from ule_jax import data
+from ule_jax.cli import app
 from ule_jax.data import checks, pipeline, spawrious, urbancars
 from ule_jax.errors import UserError
 
@@ -513,12 +514,10 @@ def test_real_celeba_images_are_equal_in_every_form(real_data, tmp_path):
 def test_the_counts_table_and_the_sheets(trees, tmp_path, monkeypatch, capsys):
   from PIL import Image
 
-  from ule_jax.cli import app, data
-
   def run(name, *changes):
     monkeypatch.setattr('sys.argv', ['data', f'--config={name}', *changes, f'--out={tmp_path}/{name}'])
     with pytest.raises(SystemExit) as end:
-      app.main(data.main)
+      app.run_verb('data')
     said = capsys.readouterr()
     return end.value.code, said.out, said.err.strip()
 

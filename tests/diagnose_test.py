@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_test import read
 
-from ule_jax.cli.diagnose import main
+from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.explain.clusters import Clusters, Match, examples, find_clusters, match, remark, summarise
 
@@ -67,7 +67,7 @@ def test_a_class_without_mistakes_is_one_cluster_and_more_can_be_asked_for():
 @pytest.fixture(scope='module')
 def page(ule_run, tmp_path_factory):
   out = tmp_path_factory.mktemp('d') / 'look'
-  main([f'--run={ule_run}', f'--out={out}', '--split=test', '--examples=3'])
+  app.call('diagnose', [f'--run={ule_run}', f'--out={out}', '--split=test', '--examples=3'])
   return out
 
 
@@ -100,7 +100,7 @@ def test_the_page_stands_alone(page):
 
 
 def test_a_run_on_a_frozen_encoder_without_pictures(frozen_run, tmp_path, capsys):
-  main([f'--run={frozen_run}', f'--out={tmp_path / "d"}', '--no-images'])
+  app.call('diagnose', [f'--run={frozen_run}', f'--out={tmp_path / "d"}', '--no-images'])
   found = read(tmp_path / 'd')
   assert not found.of('img')
   assert 'CelebA is for non-commercial research' in ''.join(found.text)
@@ -122,7 +122,7 @@ def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatc
   (tmp_path / 'thesis').mkdir()
   (tmp_path / 'thesis' / 'thesis.tex').write_text('irreplaceable')
   with pytest.raises(UserError, match=message) as end:
-    main(flags or ['--split=test'])
+    app.call('diagnose', flags or ['--split=test'])
   assert '\n' not in str(end.value)
 
 
@@ -131,7 +131,7 @@ def test_a_report_is_not_overwritten_by_a_diagnosis(page, ule_run, tmp_path):
   text = (tmp_path / 'd' / 'index.html').read_text().replace('ule_jax.diagnose', 'ule_jax.report')
   (tmp_path / 'd' / 'index.html').write_text(text)
   with pytest.raises(UserError, match=r'is no page of ule_jax\.diagnose'):
-    main([f'--run={ule_run}', f'--out={tmp_path / "d"}'])
+    app.call('diagnose', [f'--run={ule_run}', f'--out={tmp_path / "d"}'])
 
 
 def test_it_says_where_the_clusters_tell_nothing_more():

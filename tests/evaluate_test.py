@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from writers import write_urbancars
 
 from ule_jax import data
-from ule_jax.cli.evaluate import main
+from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.explain import saliency
 from ule_jax.runs.recorded import read_run
@@ -27,7 +27,7 @@ def written(ule_run):
 
 
 def test_the_numbers_are_those_of_the_run_or_it_says_which_are_not(ule_run, tmp_path, capsys):
-  main([f'--run={ule_run}', '--split=val_balanced'])
+  app.call('evaluate', [f'--run={ule_run}', '--split=val_balanced'])
   said = capsys.readouterr().out
   assert 'val_balanced, %' in said
   assert 'the same numbers as in results.json' in said
@@ -35,14 +35,14 @@ def test_the_numbers_are_those_of_the_run_or_it_says_which_are_not(ule_run, tmp_
   results = json.loads((tmp_path / 'w' / 'results.json').read_text())
   results['roles']['teacher']['test']['accuracy'] = 0.123
   (tmp_path / 'w' / 'results.json').write_text(json.dumps(results))
-  main([f'--run={tmp_path / "w"}'])
+  app.call('evaluate', [f'--run={tmp_path / "w"}'])
   assert re.search(
     r'differ from results.json: teacher accuracy 0\.\d+ \(there 0.123\)$', capsys.readouterr().out.strip()
   )
 
 
 def test_train_is_compared_by_the_deployed_role(ule_run, capsys):
-  main(['--run', str(ule_run), '--split', 'train'])
+  app.call('evaluate', ['--run', str(ule_run), '--split', 'train'])
   assert 'the same numbers' in capsys.readouterr().out
 
 
@@ -143,7 +143,7 @@ def test_a_run_from_before_a_field_was_born_has_its_default(ule_run, tmp_path):
 
 def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
   """The images go through the encoder again, in training its features came from the cache."""
-  main([f'--run={frozen_run}', '--saliency=1'])
+  app.call('evaluate', [f'--run={frozen_run}', '--saliency=1'])
   assert 'the same numbers as in results.json' in capsys.readouterr().out
   with np.load(frozen_run / 'saliency' / 'test.npz') as file:
     assert file['saliency_teacher'].shape == (len(file['index']), 8, 8)
@@ -207,9 +207,9 @@ def test_a_damaged_run_is_named(harm, message, ule_run, frozen_run, tmp_path):
     (['--run=empty'], r'no checkpoint of step 20'),
     (['--run=torn'], r'config.json cannot be read .* damaged\.$'),
     (['--run=w', '--split=tests'], r"unknown split 'tests': did you mean 'test'"),
-    (['--run=w', '--saliency=few'], r"--saliency is a whole number from 0 on, not 'few'"),
+    (['--run=w', '--saliency=few'], r'invalid value for --saliency: unable to convert "few" into int'),
     (['--run=w', '--config=digits'], r'unknown flag --config'),
-    (['w'], r"unexpected argument 'w': flags look like --run=VALUE"),
+    (['w'], r"unexpected argument 'w': flags look like --NAME=VALUE"),
   ],
 )
 def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatch):
@@ -220,5 +220,5 @@ def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatc
   (tmp_path / 'torn' / 'config.json').write_text('{"seed":')
   shutil.rmtree(tmp_path / 'empty' / 'checkpoints')
   with pytest.raises(UserError, match=message) as end:
-    main(flags or ['--saliency=1'])
+    app.call('evaluate', flags or ['--saliency=1'])
   assert '\n' not in str(end.value)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from common import from_flags
 
-from ule_jax.cli import export
+from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.models import make_network
 from ule_jax.models.pretrained import layouts, mapping
@@ -70,7 +70,7 @@ def untrained(tmp_path_factory):
 
 
 def test_the_artifact_says_what_the_run_says_at_any_batch_size(ule_run, tmp_path, capsys):
-  export.main([f'--run={ule_run}', f'--out={tmp_path / "deep" / "m.stablehlo"}'])
+  app.call('export', [f'--run={ule_run}', f'--out={tmp_path / "deep" / "m.stablehlo"}'])
   assert 'weights of the teacher of ule, step 20: names of ours, as mlp has no other home' in capsys.readouterr().out
   exported = jax.export.deserialize(bytearray((tmp_path / 'deep' / 'm.stablehlo').read_bytes()))
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
@@ -89,7 +89,7 @@ def test_the_artifact_says_what_the_run_says_at_any_batch_size(ule_run, tmp_path
 
 
 def test_our_own_names_start_another_run(ule_run, tmp_path):
-  export.main([f'--run={ule_run}', f'--out={tmp_path / "m.stablehlo"}'])
+  app.call('export', [f'--run={ule_run}', f'--out={tmp_path / "m.stablehlo"}'])
   run = restore(ule_run)
   variables = run.variables('teacher')
   found = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), 'mlp', variables, keep_head=True)
@@ -101,7 +101,7 @@ def test_our_own_names_start_another_run(ule_run, tmp_path):
 def test_weights_go_to_pytorch_and_back(name, untrained, torchvision, tmp_path):
   torch = pytest.importorskip('torch')
   run = restore(untrained(name))
-  export.main([f'--run={run.directory}', f'--out={tmp_path / "m.stablehlo"}'])
+  app.call('export', [f'--run={run.directory}', f'--out={tmp_path / "m.stablehlo"}'])
   tensors, about = read(tmp_path / 'm.safetensors'), json.loads((tmp_path / 'm.json').read_text())
   if name == 'vit':
     timm = pytest.importorskip('timm')
@@ -124,7 +124,7 @@ def test_weights_go_to_pytorch_and_back(name, untrained, torchvision, tmp_path):
 
 
 def test_a_head_on_a_frozen_encoder_becomes_the_last_layer_of_one_network(frozen_run, tmp_path):
-  export.main([f'--run={frozen_run}', f'--out={tmp_path / "m.stablehlo"}'])
+  app.call('export', [f'--run={frozen_run}', f'--out={tmp_path / "m.stablehlo"}'])
   run = restore(frozen_run)
   tensors = read(tmp_path / 'm.safetensors')
   assert tensors['linear.weight'].shape == (2, 64)
@@ -158,6 +158,6 @@ def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatc
   (tmp_path / 'w').symlink_to(ule_run)
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match=message) as end:
-    export.main(flags)
+    app.call('export', flags)
   assert '\n' not in str(end.value)
   assert [p.name for p in tmp_path.iterdir() if p.name not in ('w', 'file')] == []

@@ -110,7 +110,10 @@ def training_in(workdir):
 
 
 LONG = ['--config=digits:erm', '--config.train.steps=20000', '--config.train.eval_every=20000', '--config.data.crops=1']
-MAIN = 'from ule_jax import cli, hosts, main; hosts.LOST, hosts.BEAT = 15, 0.5; cli.main(main.main)'
+MAIN = (
+  'from ule_jax.cli.app import run_verb; from ule_jax.devices import processes; '
+  'processes.LOST, processes.BEAT = 15, 0.5; run_verb("main")'
+)
 
 
 @contextmanager

@@ -10,9 +10,7 @@ from common import from_flags
 from PIL import Image
 from writers import write_folder
 
-from ule_jax.cli import export, predict
-from ule_jax.cli.diagnose import main as diagnose
-from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.cli import app
 from ule_jax.data.decoding import decode
 from ule_jax.models import MODELS
 from ule_jax.runs.restore import restore
@@ -69,21 +67,23 @@ def test_every_verb_after_training(name, changes, photos, tmp_path, capsys):
   workdir, more = tmp_path / 'w', []
   if 'encoder=frozen' in changes:
     run(tmp_path / 'first', name, photos, ())
-    export.main([f'--run={tmp_path / "first"}', f'--out={tmp_path / "first.stablehlo"}'])
+    app.call('export', [f'--run={tmp_path / "first"}', f'--out={tmp_path / "first.stablehlo"}'])
     more = [f'--config.model.weights={tmp_path / "first.safetensors"}', f'--config.model.feature_cache={tmp_path}/f']
     more += ['--config.method.at=features'] if name == 'cnn' else []
   run(workdir, name, photos, changes, *more)
   capsys.readouterr()
-  evaluate([f'--run={workdir}', '--saliency=1'])
+  app.call('evaluate', [f'--run={workdir}', '--saliency=1'])
   assert 'the same numbers as in results.json' in capsys.readouterr().out
-  diagnose([f'--run={workdir}', f'--out={tmp_path / "d"}', '--examples=1'])
+  app.call('diagnose', [f'--run={workdir}', f'--out={tmp_path / "d"}', '--examples=1'])
   assert (tmp_path / 'd' / 'clusters.csv').read_text().count('\n') == 1 + 6
-  predict.main([f'--run={workdir}', f'--input={photos}', f'--out={tmp_path / "p.csv"}', f'--saliency={tmp_path / "s"}'])
+  app.call(
+    'predict', [f'--run={workdir}', f'--input={photos}', f'--out={tmp_path / "p.csv"}', f'--saliency={tmp_path / "s"}']
+  )
   with (tmp_path / 'p.csv').open(newline='') as file:
     rows = list(csv.DictReader(file))
   expected = np.array([[float(row[f'probability_{c}']) for c in ('cat', 'dog')] for row in rows])
   assert np.ptp(expected) > 1e-3
-  export.main([f'--run={workdir}', f'--out={tmp_path / "m.stablehlo"}'])
+  app.call('export', [f'--run={workdir}', f'--out={tmp_path / "m.stablehlo"}'])
   exported = jax.export.deserialize(bytearray((tmp_path / 'm.stablehlo').read_bytes()))
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
   assert json.loads((tmp_path / 'm.json').read_text())['model'] == name

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import importlib
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ SMALL = [
 
 
 def verb(name, *argv):
-  importlib.import_module(app.VERBS[name]).main(list(argv))
+  app.call(name, argv)
 
 
 @pytest.fixture(scope='module')
@@ -268,7 +267,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(ule_run, tmp_path):
   """On a page, in a CSV, and in a terminal whose locale has no such letters."""
   place = tmp_path / os.fsdecode(b'runs\xff') / 'w'
   shutil.copytree(ule_run, place, ignore=shutil.ignore_patterns('checkpoints', 'tensorboard', 'saliency'))
-  code = 'from ule_jax import cli; from ule_jax.report.__main__ import main; cli.main(main)'
+  code = 'from ule_jax.cli.app import run_verb; run_verb("report")'
   settings = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONPATH': os.pathsep.join(map(str, sys.path))}
   done = subprocess.run(
     [sys.executable, '-c', code, str(tmp_path), f'--out={tmp_path}/é'], env=settings, capture_output=True, text=True
@@ -283,7 +282,7 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(ule_run, tmp_path):
 def test_a_name_with_a_line_break_does_not_break_the_sentence(capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['ule_jax', '--run=a\nb'])
   with pytest.raises(SystemExit) as end:
-    app.main(importlib.import_module(app.VERBS['evaluate']).main)
+    app.run_verb('evaluate')
   assert end.value.code == 2
   assert capsys.readouterr().err.count('\n') == 1
 

@@ -9,8 +9,7 @@ from common import from_flags
 from PIL import Image
 from writers import write_csv
 
-from ule_jax.cli import data, predict, prepare
-from ule_jax.cli import evaluate as evaluate_verb
+from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.runs import workdir
 from ule_jax.train.run import run as train_run
@@ -66,7 +65,7 @@ def test_a_run_says_once_that_images_are_transparent(on_bad_image, tmp_path, cap
   run(tmp_path / 'run', root, skip)
   (said,) = warnings_of(capsys)
   assert '24 of 24 images that were decoded are transparent in places and were put on white (data.background)' in said
-  data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
+  app.call('data', ['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}', skip])
   (said,) = warnings_of(capsys)
   assert '24 of 24' in said
   run(tmp_path / 'plain', folder(tmp_path / 'plain_data', 'plain'), skip)
@@ -80,7 +79,7 @@ def test_a_range_of_which_little_is_used_is_said_until_white_is_given(tmp_path, 
   assert re.search(r'use less than a quarter of their range, 0 to 15 of 255: .*--config.data.white', said)
   run(tmp_path / 'white', root, '--config.data.white=4095')
   assert not warnings_of(capsys)
-  data.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}'])
+  app.call('data', ['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "sheets"}'])
   (said,) = warnings_of(capsys)
   assert 'less than a quarter' in said
   with pytest.raises(UserError, match=r'data.white \(4095.0 there, 0.0 here\)'):
@@ -91,7 +90,7 @@ def test_a_range_of_which_little_is_used_is_said_until_white_is_given(tmp_path, 
 
 def test_prepared_data_are_looked_at_too(tmp_path, capsys):
   root = folder(tmp_path / 'data', 'transparent')
-  prepare.main(['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "records"}'])
+  app.call('prepare', ['--config=folder', f'--config.data.dir={root}', f'--out={tmp_path / "records"}'])
   assert len(warnings_of(capsys)) == 3  # a line for each part
   expected = run(tmp_path / 'a', root)
   capsys.readouterr()
@@ -121,9 +120,9 @@ def test_a_recorded_run_whose_pixels_are_others_now_says_so(kind, tmp_path, caps
     return [said for said in warnings_of(capsys) if 'other pixels than when this run was recorded' in said]
 
   due = 0 if kind == 'plain' else 1
-  evaluate_verb.main([f'--run={place}'])
+  app.call('evaluate', [f'--run={place}'])
   assert len(changes()) == due
-  predict.main([f'--run={place}', f'--input={root / "test"}', f'--out={tmp_path / "p.csv"}'])
+  app.call('predict', [f'--run={place}', f'--input={root / "test"}', f'--out={tmp_path / "p.csv"}'])
   said = changes()
   assert len(said) == due
   assert all('8 of 8' in text for text in said)
@@ -151,7 +150,7 @@ def test_a_run_predicts_with_the_white_and_the_background_that_it_was_trained_wi
   run(tmp_path / 'run', root, '--config.data.white=4095', '--config.data.background=black')
 
   def predicted(source):
-    predict.main([f'--run={tmp_path / "run"}', f'--input={source}', f'--out={tmp_path / "p.csv"}'])
+    app.call('predict', [f'--run={tmp_path / "run"}', f'--input={source}', f'--out={tmp_path / "p.csv"}'])
     return [line.split(',', 1)[1] for line in (tmp_path / 'p.csv').read_text().splitlines()]
 
   ours = predicted(root / 'test')

@@ -1,6 +1,7 @@
 """Predictions for files: those of the run on the same images, in order, whole or not at all."""
 
 import csv
+import inspect
 import json
 import os
 import shutil
@@ -10,15 +11,14 @@ import pytest
 from PIL import Image
 
 from configs import base
-from ule_jax.cli import export
-from ule_jax.cli.diagnose import main as diagnose
-from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.cli import app
+from ule_jax.cli.predict import predict as verb
 from ule_jax.config.fields import flatten
 from ule_jax.data.decoding import BY_TYPE
 from ule_jax.data.listing import SUFFIXES
 from ule_jax.deploy import predict
 from ule_jax.errors import UserError
-from ule_jax.runs.recorded import FLAGS, HOST_BOUND
+from ule_jax.runs.recorded import HOST_BOUND, read_run
 from ule_jax.runs.restore import load_data, restore
 
 
@@ -47,7 +47,7 @@ def softmax(logits):
 def test_predictions_are_those_of_the_run(ule_run, digits, tmp_path, capsys):
   root, names = digits
   out, looks = tmp_path / 'deep' / 'p.csv', tmp_path / 'looks'
-  predict.main([f'--run={ule_run}', f'--input={root}', f'--out={out}', f'--saliency={looks}'])
+  app.call('predict', [f'--run={ule_run}', f'--input={root}', f'--out={out}', f'--saliency={looks}'])
   found = rows(out)
   assert [row['filename'] for row in found] == sorted(names) == ['a.png', 'b/1.png', 'b/10.png', 'b/c/2.PNG']
   with np.load(ule_run / 'predictions' / 'test.npz') as recorded:
@@ -75,7 +75,7 @@ def test_files_are_prepared_as_in_training_and_pass_a_frozen_encoder(frozen_run,
     shutil.copy(data / 'img_align_celeba' / name, tmp_path / 'images')
   hidden = data.rename(data.with_name('hidden'))
   try:
-    predict.main([f'--run={frozen_run}', f'--input={tmp_path / "images"}', f'--out={tmp_path / "p.csv"}'])
+    app.call('predict', [f'--run={frozen_run}', f'--input={tmp_path / "images"}', f'--out={tmp_path / "p.csv"}'])
   finally:
     hidden.rename(data)
   with np.load(frozen_run / 'predictions' / 'test.npz') as recorded:
@@ -114,7 +114,7 @@ def mixed(tmp_path):
 def test_bad_images_are_skipped_with_a_row_and_a_count(ule_run, mixed, tmp_path, capsys):
   out, looks = tmp_path / 'p.csv', tmp_path / 'looks'
   flags = [f'--run={ule_run}', f'--input={mixed}', f'--out={out}', f'--saliency={looks}', '--on-bad-image=skip']
-  predict.main(flags)
+  app.call('predict', flags)
   found = rows(out)
   bad = ['2.png', '3.png', 'gone.png', 'pipe.png']
   good = ['0.png', '1.png', '4.png', '5.png', 'deep/a, "b"\nc.JPG']
@@ -128,7 +128,7 @@ def test_bad_images_are_skipped_with_a_row_and_a_count(ule_run, mixed, tmp_path,
   assert 'warning: 4 of 9 images have no prediction, the first: image 2.png cannot be decoded' in said.err
   for name in bad:
     (mixed / name).unlink()
-  predict.main([*flags[:-1], f'--out={tmp_path / "q.csv"}'])  # the same numbers as without them
+  app.call('predict', [*flags[:-1], f'--out={tmp_path / "q.csv"}'])  # the same numbers as without them
   assert rows(tmp_path / 'q.csv') == [row for row in found if row['filename'] in good]
 
 
@@ -139,11 +139,11 @@ def test_a_bad_image_ends_it_before_anything_is_computed(ule_run, mixed, tmp_pat
   monkeypatch.setattr('ule_jax.runs.restore.restore', compute)
   message = r'image 2.png cannot be decoded \(no known image format\): take .*--on-bad-image=skip. 3 more of 9 cannot.$'
   with pytest.raises(UserError, match=message):
-    predict.main([f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
+    app.call('predict', [f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
   for name in ('2.png', '3.png', 'gone.png'):
     (mixed / name).unlink()
   with pytest.raises(UserError, match=r'image pipe.png cannot be read \(it is no regular file\): take it out'):
-    predict.main([f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
+    app.call('predict', [f'--run={ule_run}', f'--input={mixed}', f'--out={tmp_path / "p.csv"}'])
   assert not list(tmp_path.glob('*.csv*'))
 
 
@@ -199,29 +199,29 @@ def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, 
     picture_of(tmp_path / 'x.png')
     chosen = []
     monkeypatch.setattr('ule_jax.devices.runtime.use_cache', lambda choice, to=chosen: to.append(choice))
-    predict.main([f'--run={shared}', f'--input={tmp_path / "x.png"}', f'--out={tmp_path / "p.csv"}'])
-    evaluate([f'--run={shared}'])
-    export.main([f'--run={shared}', f'--out={tmp_path / name}.stablehlo'])
-    diagnose([f'--run={shared}', f'--out={tmp_path / "page"}', '--no-images'])
+    app.call('predict', [f'--run={shared}', f'--input={tmp_path / "x.png"}', f'--out={tmp_path / "p.csv"}'])
+    app.call('evaluate', [f'--run={shared}'])
+    app.call('export', [f'--run={shared}', f'--out={tmp_path / name}.stablehlo'])
+    app.call('diagnose', [f'--run={shared}', f'--out={tmp_path / "page"}', '--no-images'])
     assert chosen == ['default'] * 4
     assert not trap.exists()
-    found = restore(shared, {'threads': 3, 'compilation-cache': 'off'}).config
+    found = restore(shared, 3, 'off').config
     assert (found.loader.threads, found.loader.workers, chosen[-1]) == (3, 0, 'off')
     assert found.model.feature_cache == found.first.workdir == ''
 
 
-def test_the_default_of_the_flag_is_that_of_the_config():
+@pytest.mark.parametrize('function', [verb, read_run, restore])
+def test_the_default_of_the_flag_is_that_of_the_config(function):
   defaults = flatten(base.make('digits', 'ule').to_dict())
-  assert {
-    'threads': defaults['loader.threads'],
-    'compilation-cache': defaults['compilation_cache'],
-  } == FLAGS
+  flags = inspect.signature(function).parameters
+  assert flags['threads'].default == defaults['loader.threads']
+  assert flags['compilation_cache'].default == defaults['compilation_cache']
   assert set(HOST_BOUND) <= set(defaults)
 
 
 def test_one_file_of_another_size(ule_run, tmp_path):
   Image.new('L', (40, 30), 200).save(tmp_path / 'x.jpg')
-  predict.main([f'--run={ule_run}', f'--input={tmp_path / "x.jpg"}', f'--out={tmp_path / "p.csv"}'])
+  app.call('predict', [f'--run={ule_run}', f'--input={tmp_path / "x.jpg"}', f'--out={tmp_path / "p.csv"}'])
   (row,) = rows(tmp_path / 'p.csv')
   assert row['filename'] == 'x.jpg'
 
@@ -249,6 +249,6 @@ def test_bad_usage_is_one_sentence_and_leaves_nothing(flags, message, ule_run, t
   Image.new('RGB', (16, 16)).save('bad/a.jpg')
   (tmp_path / 'bad' / 'cut.jpg').write_bytes((tmp_path / 'bad' / 'a.jpg').read_bytes()[:200])
   with pytest.raises(UserError, match=message) as end:
-    predict.main(flags)
+    app.call('predict', flags)
   assert '\n' not in str(end.value)
   assert not list(tmp_path.glob('*.csv*'))

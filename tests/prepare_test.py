@@ -10,7 +10,7 @@ import pytest
 from datasets_test import WRITERS, load, one_batch
 from writers import write_celeba
 
-from ule_jax.cli import app, prepare
+from ule_jax.cli import app
 from ule_jax.data import pack as pack_module
 from ule_jax.data import tables
 from ule_jax.data.pack import pack
@@ -190,9 +190,9 @@ def test_an_interrupted_preparation_leaves_nothing(trees, tmp_path, monkeypatch)
 
 def test_a_killed_preparation_leaves_nothing_that_a_run_accepts(trees, tmp_path):
   code = (
-    'import os, sys; from ule_jax.cli import prepare; from ule_jax.data import pack\n'
-    'pack.np.savez_compressed = lambda *a, **k: os._exit(9)\n'
-    'prepare.main(sys.argv[1:])'
+    'import os, sys; import numpy as np; from ule_jax.cli.app import call\n'
+    'np.savez_compressed = lambda *a, **k: os._exit(9)\n'
+    'call("prepare", sys.argv[1:])'
   )
   arguments = [f'--config.data.dir={trees["celeba"]}', '--config.data.official=False', f'--out={tmp_path}/out']
   done = subprocess.run([sys.executable, '-c', code, '--config=celeba', *arguments], capture_output=True, check=False)
@@ -215,7 +215,7 @@ def test_bad_usage_is_one_sentence_with_code_2(arguments, message, monkeypatch, 
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('sys.argv', ['prepare', *arguments])
   with pytest.raises(SystemExit) as end:
-    app.main(prepare.main)
+    app.run_verb('prepare')
   assert end.value.code == 2
   said = capsys.readouterr().err.strip()
   assert re.search(message, said), said

@@ -12,7 +12,7 @@ import pytest
 from common import KEY, network
 
 from ule_jax import losses
-from ule_jax.cli import weights
+from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.models import pretrained
 from ule_jax.models.pretrained import layouts, mapping, sources
@@ -411,7 +411,7 @@ def test_the_hub_offline_is_one_sentence(monkeypatch, tmp_path):
 
 def test_the_verb_prints_the_mapping(real_data, capsys):
   path = real_data / 'weights' / 'resnet20-12fca82f.th'
-  weights.main([str(path), '--model=resnet20', '--classes=10', '--size=32'])
+  app.call('models.pretrained', [str(path), '--model=resnet20', '--classes=10', '--size=32'])
   lines = capsys.readouterr().out.splitlines()
   (stem,) = [line for line in lines if line.startswith('conv1.weight')]
   assert stem.split() == ['conv1.weight', '16x3x3x3', 'stem/kernel', '(OIHW', 'to', 'HWIO)']
@@ -420,7 +420,7 @@ def test_the_verb_prints_the_mapping(real_data, capsys):
     ([str(path)], 'this network'),
     ([str(path), '--model=resnet21'], "unknown network 'resnet21': did you mean 'resnet20'"),
     ([str(path), '--model=cnn'], 'sizes of its own'),
-    (['--model=resnet20'], 'give one file'),
+    (['--model=resnet20'], 'give FILE, one file'),
   ):
     with pytest.raises(UserError, match=message):
-      weights.main(argv)
+      app.call('models.pretrained', argv)

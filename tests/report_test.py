@@ -333,7 +333,7 @@ def test_the_methods_compared_most_differ_to_the_colour_blind(kind):
 
 def test_it_never_imports_jax(real, tmp_path):
   code = (
-    'import sys; from ule_jax.report.__main__ import main; main(sys.argv[1:]); '
+    'import sys; from ule_jax.cli.app import call; call("report", sys.argv[1:]); '
     'bad = {"jax", "flax", "orbax", "tensorflow", "torch", "matplotlib.pyplot"} & set(sys.modules); '
     'sys.exit(str(bad) if bad else 0)'
   )
@@ -378,10 +378,10 @@ def test_bad_input_is_one_sentence(flags, message, real, tmp_path, monkeypatch):
     spoil[flags[0]](tmp_path / flags[0])
   (tmp_path / 'thesis').mkdir()
   (tmp_path / 'thesis' / 'thesis.tex').write_text('irreplaceable')
-  from ule_jax.cli.report import main
+  from ule_jax.cli import app
 
   with pytest.raises(UserError, match=message) as end:
-    main(flags)
+    app.call('report', flags)
   assert '\n' not in str(end.value)
   assert (tmp_path / 'thesis' / 'thesis.tex').read_text() == 'irreplaceable'
 

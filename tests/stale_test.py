@@ -12,8 +12,7 @@ from PIL import Image
 from writers import write_celeba, write_folder, write_urbancars
 
 from ule_jax import two_stage
-from ule_jax.cli.diagnose import main as diagnose
-from ule_jax.cli.evaluate import main as evaluate
+from ule_jax.cli import app
 from ule_jax.config import fields
 from ule_jax.data import digits
 from ule_jax.data import load as load_dataset
@@ -145,9 +144,9 @@ def test_a_finished_run_does_not_answer_for_other_data(change, place, tmp_path, 
     with pytest.raises(UserError) as end:
       run(place / 'run', place / 'data', *more)
     assert str(end.value) == f'{expected}Restore the data, choose another --workdir, or continue with --force.'
-  for verb, flags in ((evaluate, []), (diagnose, [f'--out={tmp_path}/d'])):
+  for verb, flags in (('evaluate', []), ('diagnose', [f'--out={tmp_path}/d'])):
     with pytest.raises(UserError) as end:
-      verb([f'--run={place}/run', *flags])
+      app.call(verb, [f'--run={place}/run', *flags])
     assert str(end.value) == f'{expected}Restore them, or take them as they are with --force.'
   assert {path: path.read_bytes() for path in (place / 'run').rglob('*') if path.is_file()} == before
   found = runs.find([place / 'run'])
@@ -216,7 +215,7 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
   assert results['val']['classes']['b']['count'] == 9  # of the data that are there
   assert (place / 'run' / 'results-4.json').read_text() == old
   assert run(place / 'run', place / 'data') == json.loads((place / 'run' / 'results.json').read_text())
-  evaluate([f'--run={place}/run', '--split=val'])
+  app.call('evaluate', [f'--run={place}/run', '--split=val'])
   assert 'the same numbers' in capsys.readouterr().out
   changed = runs.find([place / 'run']).changed
   assert changed == ['run resumed with --force at step 4, although the labels and the groups of val differ']
@@ -224,10 +223,10 @@ def test_force_goes_on_and_the_results_say_so(place, capsys):
 
 def test_evaluate_takes_other_data_by_force_and_keeps_them_out_of_the_run(place, capsys):
   other_image(place / 'data', 'test/a0.bmp')
-  evaluate([f'--run={place}/run', '--force'])
+  app.call('evaluate', [f'--run={place}/run', '--force'])
   assert 'warning: ' in capsys.readouterr().err
   with pytest.raises(UserError, match='--saliency writes into the folder of the run'):
-    evaluate([f'--run={place}/run', '--force', '--saliency=1'])
+    app.call('evaluate', [f'--run={place}/run', '--force', '--saliency=1'])
 
 
 def test_a_run_from_before_fingerprints_is_read_and_gets_one(place, capsys):
@@ -235,7 +234,7 @@ def test_a_run_from_before_fingerprints_is_read_and_gets_one(place, capsys):
   expected = json.loads((place / 'run' / 'results.json').read_text())
   assert run(place / 'run', place / 'data') == expected
   assert 'recorded without a fingerprint of its data' in capsys.readouterr().err
-  evaluate([f'--run={place}/run'])
+  app.call('evaluate', [f'--run={place}/run'])
   assert 'recorded without a fingerprint of its data' in capsys.readouterr().err
   assert not (place / 'run' / fingerprint.NAME).exists()
   run(place / 'run', place / 'data', '--config.train.steps=6')
@@ -352,7 +351,7 @@ def test_heads_do_not_go_on_with_other_weights(frozen):
         train_run(frozen_config(frozen, frozen, f'--config.train.steps={steps}'), run)
     assert (run / 'weights.json').read_text() == about
     with pytest.raises(UserError, match='are other weights than those that'):
-      evaluate([f'--run={run}'])
+      app.call('evaluate', [f'--run={run}'])
   finally:
     weights.write_bytes(old)
 
@@ -410,14 +409,14 @@ def test_a_sweep_and_its_members(tmp_path, capsys):
   member = tmp_path / 's' / 'optim.lr=0.01'
   assert json.loads((member / 'results-4.json').read_text())['last']['step'] == 4
   with pytest.raises(UserError, match='is a sweep, not a run'):
-    evaluate([f'--run={tmp_path}/s'])
+    app.call('evaluate', [f'--run={tmp_path}/s'])
   with pytest.raises(UserError, match='beyond the 4 steps asked for'):
     sweep_run(config, axes, tmp_path / 's')
   assert (tmp_path / 's' / 'done').exists()
   one_label(data)
   for where, call in (
     (tmp_path / 's', lambda: sweep_run(longer, axes, tmp_path / 's')),
-    (member, lambda: evaluate([f'--run={member}'])),
+    (member, lambda: app.call('evaluate', [f'--run={member}'])),
   ):
     with pytest.raises(
       UserError, match=rf'^{where} was trained on other data.*the labels and the groups of val differ'

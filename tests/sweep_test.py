@@ -10,7 +10,7 @@ import pytest
 from common import SIZES, batch_of, from_flags, leaves_equal, network, setup
 
 from configs import base
-from ule_jax.cli import sweep, tables
+from ule_jax.cli import app, tables
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import runs
@@ -249,7 +249,9 @@ def test_the_verb_prints_the_tables(with_a_failure, monkeypatch, capsys):
   monkeypatch.setattr(
     'ule_jax.sweep.run.run', lambda config, axes, place, force: given.update(axes=axes, place=place) or results
   )
-  sweep.main(['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}'])
+  app.call(
+    'sweep', ['--config=digits:ule', '--axis=method.weight=30,1e38', '--axis=seed=0,1', f'--workdir={directory}']
+  )
   said = capsys.readouterr().out
   assert given == {'axes': {'method.weight': [30.0, 1e38], 'seed': [0, 1]}, 'place': directory}
   assert '[7] val_balanced/worst_group_accuracy' in said

@@ -330,13 +330,13 @@ def attempt(kind: str, number: int) -> str:
 
 def run(case: Command, place: Path) -> str:
   """Run a command line below a folder; return its exit code as text, or the error in how it ended."""
-  from ule_jax.cli import app, train
+  from ule_jax.cli import app
 
   before, output = set(place.rglob('done')), io.StringIO()
   sys.argv = ['main', *case.argv]
   try:
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
-      app.main(train.main)
+      app.run_verb('main')
     code = 0
   except SystemExit as end:
     code = end.code

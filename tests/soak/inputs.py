@@ -582,16 +582,13 @@ def weights_case(rng: random.Random, place: Path) -> None:
 
 def verb(name: str, *argv: str) -> tuple[int, str]:
   """Run a verb in this process: its exit code and what it printed."""
-  import importlib
-
   from ule_jax.cli import app
 
-  module = importlib.import_module(app.VERBS[name])
   before, out = sys.argv, io.StringIO()
   sys.argv = [name, *argv]
   try:
     with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-      app.main(module.main)
+      app.run_verb(name)
   except SystemExit as end:
     code = end.code
   finally:

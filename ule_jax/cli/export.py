@@ -1,69 +1,63 @@
-"""Export a trained network: `python -m ule_jax.export --run=runs/first --out=model.stablehlo`."""
+"""Export of a trained network: `python -m ule_jax.export --run=runs/first --out=model.stablehlo`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-import numpy as np
 from etils import epy
 
-from ule_jax.cli.flags import read
-from ule_jax.deploy.export import describe, stablehlo, to_safetensors, weights
+from ule_jax.cli.arguments import Cache, File, Run
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
-from ule_jax.runs import recorded
-from ule_jax.runs.files import write_atomic
 
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   import jax
+  import numpy as np
 
-  from ule_jax.runs import restore
-
-
-USAGE = f"""\
-Write the network that a finished run deploys as files that need no ule_jax.
-
-  python -m ule_jax.export --run=runs/first --out=model.stablehlo
-
-  --run=DIR    the --workdir of a run that is done; its training data need not be there
-  --out=FILE   a StableHLO artifact for CPU, CUDA and TPU at any batch size (default model.stablehlo): uint8 images of
-               the size in the .json in, logits out. Beside it, with the same name,
-               .safetensors   the weights under torchvision's or timm's names (resnets and vits), else under ours;
-                              --config.model.weights=FILE starts another run from them
-               .json          classes, image shape, how images are prepared, pixel mean and deviation
-{recorded.CACHE_USAGE}
-
-  In Python:   jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())).call(images)
-
-Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+  from ule_jax.cli import tables
+  from ule_jax.deploy import export as files
+  from ule_jax.runs import files as run_files
+  from ule_jax.runs import recorded, restore
 
 
-def main(argv: Sequence[str]) -> None:
-  """Write the three files and say what they are."""
-  flags = read(argv, USAGE, {'run': '', 'out': 'model.stablehlo', **recorded.CACHE_FLAG}).values
-  if not flags['run']:
-    raise UserError('give --run=DIR, the folder of a finished run.')
-  directory, out = local_path(flags['run'], '--run'), output_path(flags['out'], '--out')
-  if out.suffix not in ('.stablehlo', '') or out.is_dir():
-    raise UserError(f'--out {out} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
+def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache = 'default') -> None:
+  """Write the network of a finished run as files that need no ule_jax.
+
+  For example:
+
+    python -m ule_jax.export --run=runs/first --out=model.stablehlo
+
+  The training data of the run need not be there. It writes three files of the same name:
+
+    .stablehlo     the network, for CPU, CUDA and TPU at any batch size: uint8 images in, logits out
+    .safetensors   its weights under torchvision's or timm's names (resnets and vits), else under
+                   ours; --config.model.weights=FILE starts another run from them
+    .json          classes, image shape, how images are prepared, pixel mean and deviation
+
+  In Python: jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())).call(images)
+
+  Args:
+    out: the StableHLO artifact; the other files lie beside it.
+  """
+  directory, path = local_path(run, '--run'), output_path(out, '--out')
+  if path.suffix not in ('.stablehlo', '') or path.is_dir():
+    raise UserError(f'--out {path} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
   recorded.read_run(directory)  # whether there is one, before jax is imported
-  run = restore.restore(directory, flags)
-  variables = jax.tree.map(np.asarray, run.variables(run.roles[-1]))
-  tensors, layout = weights(run, variables)
-  about = describe(run, layout)
+  restored = restore.restore(directory, compilation_cache=compilation_cache)
+  variables = jax.tree.map(np.asarray, restored.variables(restored.roles[-1]))
+  tensors, layout = files.weights(restored, variables)
+  about = files.describe(restored, layout)
   contents = {
-    out: stablehlo(run, variables),
-    out.with_suffix('.safetensors'): to_safetensors(tensors, about),
-    out.with_suffix('.json'): (json.dumps(about, indent=2) + '\n').encode(),
+    path: files.stablehlo(restored, variables),
+    path.with_suffix('.safetensors'): files.to_safetensors(tensors, about),
+    path.with_suffix('.json'): (json.dumps(about, indent=2) + '\n').encode(),
   }
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, content in contents.items():
-      with write_atomic(path) as file:
-        file.write(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+      with run_files.write_atomic(file) as stream:
+        stream.write(content)
   except OSError as error:
-    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+    raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
   print(about['weights'])
-  for path, content in contents.items():
-    print(f'{len(content) / 2**20:8.1f} MiB  {path}')
+  print(tables.files_table({file: len(content) for file, content in contents.items()}))

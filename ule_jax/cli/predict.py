@@ -1,83 +1,82 @@
-"""Classify images: `python -m ule_jax.predict --run=runs/first --input=photos`."""
+"""Classification of images: `python -m ule_jax.predict --run=runs/first --input=photos`."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from etils import epy
 
-from ule_jax import data
-from ule_jax.cli.flags import read
-from ule_jax.data import ON_BAD_IMAGE
-from ule_jax.data.listing import SUFFIXES
-from ule_jax.deploy.predict import ADVICE, OR_SKIP, draw, find, predict, reader, scan, writing
-from ule_jax.errors import UserError, unknown
+from ule_jax.cli.arguments import Cache, Directory, File, Run, Threads
 from ule_jax.paths import local_path, output_path
-from ule_jax.runs import recorded, workdir
 
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
-  from ule_jax.runs import restore
-
-USAGE = f"""\
-Classify images with the network that a finished run deploys, prepared exactly as the run evaluated its own.
-
-  python -m ule_jax.predict --run=runs/first --input=photos --out=predictions.csv
-  python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks     also a picture of what it looks at
-
-  --run=DIR        the --workdir of a run that is done; its training data need not be there
-  --input=PATH     an image, or a folder of images at any depth; files with other endings are passed over and counted
-                   ({' '.join(s[1:] for s in SUFFIXES)})
-  --out=FILE       a row per image in sorted order: filename, prediction, probability_<class>... (default
-                   predictions.csv)
-  --saliency=DIR   for each image, a PNG of it and of where the output of each network changes with its pixels
-  --on-bad-image=fail|skip
-                   all images are decoded before the first is classified: end if one cannot be, so that nothing is
-                   lost (fail, the default), or give such images rows without a prediction (skip)
-{recorded.FLAGS_USAGE}
-
-Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
+  from ule_jax import data
+  from ule_jax.deploy import predict as deployed
+  from ule_jax.runs import recorded, restore, workdir
 
 
-def main(argv: Sequence[str]) -> None:
-  """Write the predictions and print how many images are of which class."""
-  known = {'run': '', 'input': '', 'out': 'predictions.csv', 'saliency': '', 'on-bad-image': 'fail', **recorded.FLAGS}
-  flags = read(argv, USAGE, known).values
-  for name in ('run', 'input'):
-    if not flags[name]:
-      raise UserError(f'give --{name}; see --help.')
-  if flags['on-bad-image'] not in ON_BAD_IMAGE:
-    raise unknown('--on-bad-image', flags['on-bad-image'], ON_BAD_IMAGE)
-  directory, out = local_path(flags['run'], '--run'), output_path(flags['out'], '--out')
-  looks = output_path(flags['saliency'], '--saliency') if flags['saliency'] else None
-  listing = find(local_path(flags['input'], '--input'))
+def predict(
+  *,
+  run: Run,
+  input: Annotated[str, Parameter(metavar='PATH')],
+  out: File = 'predictions.csv',
+  saliency: Directory = '',
+  on_bad_image: Literal['fail', 'skip'] = 'fail',
+  threads: Threads = 2,
+  compilation_cache: Cache = 'default',
+) -> None:
+  """Classify images with the network that a finished run deploys.
+
+  For example:
+
+    python -m ule_jax.predict --run=runs/first --input=photos --out=predictions.csv
+    python -m ule_jax.predict --run=runs/first --input=one.jpg --saliency=looks
+
+  Images are prepared exactly as the run evaluated its own, and its training data need not be there.
+  All images are decoded before the first is classified, so that nothing is lost if one cannot be.
+  The CSV file has a row per image in sorted order: filename, prediction, probability_<class>... It
+  prints how many images are of which class.
+
+  Files with other endings than these are passed over and counted: jpg jpeg jpe jfif png apng bmp dib
+  gif tif tiff webp avif jp2 j2k jpx ppm pgm pbm pnm.
+
+  Args:
+    input: an image, or a folder of images at any depth.
+    out: the CSV file.
+    saliency: folder for a PNG of each image and of where the output of each network changes with its pixels.
+    on_bad_image: end if an image cannot be decoded, or give such images rows without a prediction.
+  """
+  directory, path = local_path(run, '--run'), output_path(out, '--out')
+  pictures = output_path(saliency, '--saliency') if saliency else None
+  listing = deployed.find(local_path(input, '--input'))
   config, results = recorded.read_run(directory)
-  decoding, classes = data.input_spec(config.data.name, config.data.to_dict()).decoding, results['classes']
-  skip = flags['on-bad-image'] == 'skip'
-  look = reader(
-    listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=ADVICE if skip else ADVICE + OR_SKIP
-  )
+  decoding, classes = data.input_spec(config.data.name, config.data).decoding, results['classes']
+  skip = on_bad_image == 'skip'
+  advice = deployed.ADVICE if skip else deployed.ADVICE + deployed.OR_SKIP
+  read = deployed.reader(listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=advice)
   counts: Counter[str] = Counter()
-  with writing(out) as file:
-    bad = scan(listing, look, decoding, skip)
-    run = restore.restore(directory, flags)
+  with deployed.writing(path) as file:
+    bad = deployed.scan(listing, read, decoding, skip)
+    restored = restore.restore(directory, threads, compilation_cache)
     good = [name for name in listing.names if name not in bad]
-    predicted = predict(run, look, good, draw=looks is not None)
+    predictions = deployed.predict(restored, read, good, draw=pictures is not None)
     writer = csv.writer(file)
     writer.writerow(['filename', 'prediction', *(f'probability_{name}' for name in classes)])
     for name in listing.names:
       if name in bad:
         writer.writerow([name, '', *('' for _ in classes)])
         continue
-      _, chances, picture = next(predicted)
+      _, chances, picture = next(predictions)
       predicted_class = classes[int(chances.argmax())]
       counts[predicted_class] += 1
       writer.writerow([name, predicted_class, *(f'{chance:.6f}' for chance in chances)])
-      if looks is not None:
-        draw(looks / f'{name}.png', picture)
+      if pictures is not None and picture is not None:
+        deployed.draw(pictures / f'{name}.png', picture)
   without = [f'{len(bad):,} without a prediction'] if bad else []
   print(f'{len(listing.names):,} images: ' + ', '.join([*(f'{counts[name]:,} {name}' for name in classes), *without]))
   for text in listing.passed_over:
     print(text)
-  print(f'predictions: {out}' + (f'\nsaliency: {looks}' if looks is not None else ''))
+  print(f'predictions: {path}' + (f'\nsaliency: {pictures}' if pictures is not None else ''))

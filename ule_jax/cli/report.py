@@ -1,38 +1,40 @@
-"""Write a page of finished runs: `python -m ule_jax.report runs --out=report`."""
+"""One page of finished runs: `python -m ule_jax.report runs --out=report`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from ule_jax.cli.flags import read
+from cyclopts import Parameter
+from etils import epy
+
+from ule_jax.cli.arguments import Directory, Images
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
 
-USAGE = """\
-Write one self-contained page of finished runs: tables over seeds, curves, group accuracies, saliency.
-
-  python -m ule_jax.report runs --out=report         every run below a folder
-  python -m ule_jax.report runs/a runs/b             some runs
-  python -m ule_jax.evaluate --run=runs/a --saliency=4      before it, for pictures of a run's saliency
-
-  RUN_OR_FOLDER...  --workdir folders of runs, or folders that hold them at any depth
-  --out=DIR         folder for index.html, figures/ and the numbers as CSV (default report); an older report is replaced
-  --no-images       no examples of the data, for data sets whose images may not be passed on
-
-Exit codes: 0 done, 2 usage or data, 1 a defect of ule_jax."""
+with epy.lazy_imports():  # help and errors of the command line come before what takes long to import
+  from ule_jax.report import build
 
 
-def main(argv: Sequence[str]) -> None:
-  """Write the report, and print its warnings and its path.
+def report(
+  *runs: Annotated[str, Parameter(metavar='RUN_OR_FOLDER')], out: Directory = 'report', images: Images = True
+) -> None:
+  """Make one page of finished runs: tables, curves, what networks look at.
 
-  Raises:
-    UserError: no folder is given, it holds no finished run, or the output cannot be written.
+  For example:
+
+    python -m ule_jax.report runs --out=report              every run below a folder
+    python -m ule_jax.report runs/a runs/b                  some runs
+    python -m ule_jax.evaluate --run=runs/a --saliency=4    before it, for pictures of a run
+
+  The page has tables over seeds, curves, groups and pictures, and opens anywhere.
+
+  Args:
+    runs: --workdir folders of runs, or folders that hold such at any depth.
+    out: folder for index.html, figures/ and the numbers as CSV; an older report is replaced.
+    images: include examples of the data; --no-images for sets whose images may not be passed on.
   """
-  flags = read(argv, USAGE, {'out': 'report', 'no-images': False}, positional=True)
-  if not flags.positional:
+  if not runs:
     raise UserError('give the folders of runs, or one that holds them, for example: python -m ule_jax.report runs')
-  from ule_jax.report.build import build
-
-  paths, out = [local_path(path, 'the folder') for path in flags.positional], output_path(flags.values['out'], '--out')
-  for text in build(paths, out, images=not flags.values['no-images']):
+  paths, folder = [local_path(path, 'the folder') for path in runs], output_path(out, '--out')
+  for text in build.build(paths, folder, images=images):
     print(text)

@@ -1,99 +1,173 @@
-"""Tables of results in the terminal (100 columns)."""
+"""Tables that verbs print, at most 100 columns wide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import SEPARATING_LINE, tabulate
+
+if TYPE_CHECKING:
+  from ule_jax.data import Dataset
+  from ule_jax.models.pretrained.mapping import Row
 
 WIDTH = 100
+GAP = 2  # blanks between columns
+NARROW = 46  # columns to which names are wrapped, before other columns have to go below
+
+
+def _layout(headers: Sequence[str], rows: Sequence[Any], names: int = 1) -> str:
+  """Lay out a table with rules above, below the headers and at the end.
+
+  What is too wide has its first column wrapped, and then its last columns in another table, behind the same names.
+
+  Args:
+    rows: cells, or SEPARATING_LINE.
+    names: number of columns that hold names and lie to the left; the others hold numbers and lie to the right.
+  """
+  lines = [headers, SEPARATING_LINE, *rows]
+  cells = [line for line in lines if line != SEPARATING_LINE]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  room = WIDTH - sum(width + GAP for width in widths[1:])
+  first = min(widths[0], max(room, NARROW))
+  blocks = [list(range(names))]
+  for column in range(names, len(widths)):
+    if len(blocks[-1]) > names and first + sum(widths[i] + GAP for i in [*blocks[-1][1:], column]) > WIDTH:
+      blocks.append(list(range(names)))
+    blocks[-1].append(column)
+  return '\n\n'.join(
+    tabulate(
+      [line if line == SEPARATING_LINE else [line[i] for i in columns] for line in lines],
+      tablefmt='simple',
+      disable_numparse=True,
+      colalign=['left' if i < names else 'right' for i in columns],
+      maxcolwidths=[first, *(None for _ in columns[1:])] if first < widths[0] else None,
+    )
+    for columns in blocks
+  )
 
 
 def results_table(results: dict[str, Any], split: str = 'test') -> str:
-  """Lay out the accuracies of a finished run on a split, its roles side by side."""
+  """Return the table of the accuracies of a finished run on a split, its roles side by side."""
   roles: Sequence[str] = tuple(results['roles'])
-  found = [results['roles'][role][split] for role in roles]
-  rows = [('', '', *roles)]
-  metrics = [name for name in found[0] if name not in ('classes', 'groups', 'reasons')]
-  for name in metrics:
-    title = results['titles'].get(name, name.replace('_', ' '))
-    rows.append((title, '', *(_percent(t[name]) for t in found)))
-  for group, first in found[0]['groups'].items():
-    rows.append((f'group: {group}', f'{first["count"]:,}', *(_percent(t['groups'][group]['accuracy']) for t in found)))
-  cells = max(9, *(len(role) for role in roles)) + 2
-  count = max(len(row[1]) for row in rows) + 2
-  name = min(max(len(row[0]) for row in rows), WIDTH - count - cells * len(roles))
-  lines = [f'{r[0][:name]:<{name}}{r[1]:>{count}}' + ''.join(f'{c:>{cells}}' for c in r[2:]) for r in rows]
-  rule, top = '-' * len(lines[0]), 1 + len(metrics)
+  metrics = [results['roles'][role][split] for role in roles]
+  rows: list[Any] = []
+  for name in metrics[0]:
+    if name not in ('classes', 'groups', 'reasons'):
+      title = results['titles'].get(name, name.replace('_', ' '))
+      rows.append([title, '', *(_percent(metric[name]) for metric in metrics)])
+  if metrics[0]['groups']:
+    rows.append(SEPARATING_LINE)
+  for group, first in metrics[0]['groups'].items():
+    accuracies = (_percent(metric['groups'][group]['accuracy']) for metric in metrics)
+    rows.append([f'group: {group}', f'{first["count"]:,}', *accuracies])
   title = (
     f'{results["method"]} on {results["dataset"]}, seed {results["seed"]}: {split}, % '
     f'(step {results["step"]}, chosen by {results["select"]})'
   )
-  groups = [*lines[top:], rule] if lines[top:] else []
-  return '\n'.join([title, rule, lines[0], rule, *lines[1:top], rule, *groups])
+  return f'{title}\n{_layout(("", "examples", *roles), rows)}'
 
 
 def rules_table(results: dict[str, Any]) -> str:
-  """Lay out what each selection rule would have given for the deployed role."""
-  rows = [('selection rule', 'step', 'test acc.', 'test worst group')]
-  chosen = {'last step': results['last'], **results['selected']}
-  for rule, one in chosen.items():
-    test = one['test']
-    rows.append((rule, str(one['step']), _percent(test['accuracy']), _percent(test['worst_group_accuracy'])))
-  widths = [max(len(row[i]) for row in rows) for i in range(4)]
-  lines = [
-    '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-    for row in rows
-  ]
-  return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+  """Return the table of what each selection rule would have given for the deployed role."""
+  rows = []
+  for rule, entry in {'last step': results['last'], **results['selected']}.items():
+    test = entry['test']
+    rows.append([rule, str(entry['step']), _percent(test['accuracy']), _percent(test['worst_group_accuracy'])])
+  return _layout(('selection rule', 'step', 'test acc.', 'test worst group'), rows)
 
 
 def sweep_tables(sweep: dict[str, Any]) -> str:
-  """Lay out a sweep: test accuracies of each setting under every selection rule, what each rule picks, what failed."""
+  """Return the tables of a sweep: test accuracies of each setting under every selection rule, its choice, failures."""
   settings, parts = sweep['settings'], []
-  found = next(row for row in settings if row['seeds'])
-  rules, known = list(found['selected']), found['last']['test']
+  finished = next(row for row in settings if row['seeds'])
+  rules, known = list(finished['selected']), finished['last']['test']
   worst = 'worst_group_accuracy' if 'worst_group_accuracy' in known else 'worst_class_accuracy'
   for metric in (worst, 'accuracy'):
-    rows = [('setting', 'n', 'last', *(f'[{i + 1}]' for i in range(len(rules))))]
+    rows = []
     for row in settings:
-      cells = [row['last'], *row['selected'].values()] if row['seeds'] else []
-      shown = [_spread(cell['test'][metric]) for cell in cells] or ['-'] * (1 + len(rules))
-      rows.append((row['name'], str(len(row['seeds'])), *shown))
+      entries = [row['last'], *row['selected'].values()] if row['seeds'] else []
+      cells = [_spread(entry['test'][metric]) for entry in entries] or ['-'] * (1 + len(rules))
+      rows.append([row['name'], str(len(row['seeds'])), *cells])
     title = f'{sweep["method"]} on {sweep["dataset"]}: test {metric.replace("_", " ")}, %'
-    parts.append('\n'.join([title, *_aligned(rows)]))
+    headers = ('setting', 'n', 'last', *(f'[{i + 1}]' for i in range(len(rules))))
+    parts.append(f'{title}\n{_layout(headers, rows)}')
   parts.append(
     'Mean ± standard deviation (n - 1) over n seeds, at the last step and at the step that a rule selects\n'
-    "in each run. A rule picks the setting with the best mean validation score, its own metric's:"
+    "in each run. A rule picks the setting with the best mean validation score, its own metric's. Picked\n"
+    'settings, their validation score, and test accuracies:'
   )
-  rows = [('rule', 'picks', 'validation', 'test accuracy', f'test {worst.removesuffix("_accuracy").replace("_", " ")}')]
+  rows = []
   for i, rule in enumerate(rules):
     name, cells = '-', ['-'] * 3
     if pick := sweep['picked'].get(rule):
       split, metric = rule.split('/')
-      shown = (split, metric), ('test', 'accuracy'), ('test', worst)
-      name, cells = pick['setting'], [_spread(pick[s][m]) for s, m in shown]
-    rows.append((f'[{i + 1}] {rule}', name, *cells))
-  parts.append('\n'.join(_aligned(rows, left=2)))
+      entries = (split, metric), ('test', 'accuracy'), ('test', worst)
+      name, cells = pick['setting'], [_spread(pick[s][m]) for s, m in entries]
+    rows.append([f'[{i + 1}] {rule}', name, *cells])
+  title = worst.removesuffix('_accuracy').replace('_', ' ')
+  parts.append(_layout(('rule', 'picks', 'validation', 'accuracy', title), rows, names=2))
   if sweep['failed']:
     parts.append('\n'.join(f'failed: {name}: {reason}' for name, reason in sweep['failed'].items()))
   return '\n\n'.join(parts)
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-  """Lay out rows of cells, the first ones to the left, with a rule under the first row."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def counts_table(dataset: Dataset) -> str:
+  """Return the table of the number of images of each split, by group and by class."""
+  counts = {
+    split: [*dataset.group_counts(split).tolist(), int((content.group < 0).sum())]
+    for split, content in dataset.splits.items()
+  }
+  rows: list[Any] = [
+    [name, *(f'{column[i]:,}' for column in counts.values())]
+    for i, name in enumerate([*dataset.groups, 'unknown group'])
+    if any(column[i] for column in counts.values())
+  ]
+  rows.append(SEPARATING_LINE)
+  for k, label in enumerate(dataset.classes):
+    rows.append([f'class: {label}', *(f'{int((s.label == k).sum()):,}' for s in dataset.splits.values())])
+  rows += [SEPARATING_LINE, ['all', *(f'{s.count:,}' for s in dataset.splits.values())]]
+  return _layout(('group', *counts), rows)
 
-  def line(row: Sequence[str]) -> str:
-    cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-    return '  '.join(cells).rstrip()
 
-  head, *rest = map(line, rows)
-  return [head, '-' * max(map(len, [head, *rest])), *rest]
+def clusters_table(diagnosis: dict[str, Any]) -> str:
+  """Return the table of the clusters of a diagnosis, what misleads the first network most first, and their groups.
+
+  Args:
+    diagnosis: as `explain.diagnosis.look` returns it.
+  """
+  rows = []
+  for cluster in diagnosis['summaries']:
+    accuracies = (_percent(cluster.accuracy[role]) for role in diagnosis['roles'])
+    rows.append([diagnosis['classes'][cluster.label], str(cluster.place), f'{cluster.count:,}', *accuracies])
+  title = f'{diagnosis["method"]} on {diagnosis["dataset"]}, {diagnosis["split"]}: right in each cluster, %'
+  parts = [title + '\n' + _layout(('class', 'cluster', 'examples', *diagnosis['roles']), rows)]
+  if diagnosis['matches']:
+    rows = [[match.name, f'{match.purity:.3f}', f'{match.rand:.3f}'] for match in diagnosis['matches']]
+    parts.append(_layout(('compared with the true groups', 'purity', 'adjusted Rand index'), rows))
+  return '\n\n'.join([*parts, *filter(None, [diagnosis['remark']])])
 
 
-def _spread(found: dict[str, Any]) -> str:
-  spread = '' if found['sd'] is None else f' ± {100 * found["sd"]:.1f}'
-  return f'{100 * found["mean"]:.1f}{spread}'
+def weights_table(tensors: Sequence[Row]) -> str:
+  """Return the table of what each tensor of a file of weights becomes; those that are left out come last."""
+  rows = []
+  for row in sorted(tensors, key=lambda row: (not row.ours, row.theirs)):
+    ours = ' '.join(row.ours).replace('params/', '') or '-'
+    note = f'  ({row.note})' if row.note else ''
+    rows.append([row.theirs, 'x'.join(map(str, row.shape)) or 'scalar', ours + note])
+  return tabulate(rows, tablefmt='plain', disable_numparse=True, colalign=('left', 'right', 'left'))
+
+
+def files_table(sizes: Mapping[Path, int]) -> str:
+  """Return the table of the files that were written; sizes are in bytes."""
+  rows = [[f'{size / 2**20:.1f} MiB', str(path)] for path, size in sizes.items()]
+  return tabulate(rows, tablefmt='plain', disable_numparse=True, colalign=('right', 'left'))
+
+
+def _spread(entry: dict[str, Any]) -> str:
+  spread = '' if entry['sd'] is None else f' ± {100 * entry["sd"]:.1f}'
+  return f'{100 * entry["mean"]:.1f}{spread}'
 
 
 def _percent(value: float | None) -> str:

@@ -1,56 +1,75 @@
-"""Train and evaluate one config: `python -m ule_jax.main --config=configs/digits.py`."""
+"""Training and evaluation of one config: `python -m ule_jax.main --config=digits`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from typing import Annotated, Any
 
-from ule_jax.cli.flags import parse
+from cyclopts import Parameter
+from etils import epy
+
+from ule_jax.cli import app
+from ule_jax.cli.arguments import ConfigFields, ConfigFile, Count, Directory
+from ule_jax.config import load
 from ule_jax.paths import local_path
 
-USAGE = """\
-Train a classifier that avoids a shortcut, evaluate it, and write the results into a folder.
-
-  python -m ule_jax.main --config=configs/digits.py                     ULE on the embedded task
-  python -m ule_jax.main --config=configs/digits.py:erm                 another method
-  python -m ule_jax.main --config=celeba --config.data.dir=DIR          CelebA; configs ship with the package
-  python -m ule_jax.main --config=celeba:ule,frozen ...                 heads on a frozen encoder; also vit_b16
-  python -m ule_jax.main --config=digits --config.method.weight=100     any field of configs/base.py
-
-  --config=FILE[:METHOD[,VARIANT...]]  a file, or the name of a shipped config
-  --config.FIELD=VALUE    change a field; configs/base.py says what they mean
-  --workdir=DIR           where the run lives (default runs/<config>-<method>-s<seed>); the same
-                          command on the same folder goes on where it stopped
-  --force                 go on in a folder whose config, data or weights differ
-  --coordinator=ADDRESS:PORT --hosts=NUMBER --host=WHICH
-                          several hosts, each with this command and its own WHICH, from 0 on; not
-                          needed under SLURM, Open MPI and on TPU slices
-
-Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax."""
-
-
-def main(argv: Sequence[str]) -> None:
-  """Parse the flags, run, and print the tables."""
-  flags = parse(argv, USAGE, {'workdir': '', 'force': False, 'coordinator': '', 'hosts': 0, 'host': -1})
-  config = flags.config
-  default = f'runs/{flags.name}-{config.method.name}-s{config.seed}'
-  workdir = local_path(flags.values['workdir'] or default, '--workdir')
+with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   from ule_jax.cli import tables
   from ule_jax.devices import processes, runtime
   from ule_jax.runs import progress
-  from ule_jax.train.run import run
+  from ule_jax.train import run
 
+
+def train(
+  *,
+  config: ConfigFile,
+  overrides: ConfigFields = (),
+  workdir: Directory = '',
+  force: bool = False,
+  coordinator: Annotated[str, Parameter(metavar='ADDRESS:PORT')] = '',
+  hosts: Count = 0,
+  host: Count | None = None,
+) -> None:
+  """Train one config, evaluate it, and write the results into a folder.
+
+  For example:
+
+    python -m ule_jax.main --config=digits                            ULE on the embedded task
+    python -m ule_jax.main --config=digits:erm                        another method
+    python -m ule_jax.main --config=celeba --config.data.dir=DIR      CelebA; configs ship along
+    python -m ule_jax.main --config=celeba:ule,frozen ...             heads on a frozen encoder
+    python -m ule_jax.main --config=digits --config.method.weight=100
+
+  It prints the accuracies of all groups, and the test accuracy at the checkpoint of each selection
+  rule. The same command on the same folder goes on where it stopped.
+
+  Args:
+    workdir: folder of the run (default runs/<config>-<method>-s<seed>).
+    force: go on in a folder whose config, data or weights differ.
+    coordinator: of several hosts, the first one's. Each is given this command with its own --host;
+      none of the three flags is needed under SLURM, Open MPI and on TPU slices.
+    hosts: number of hosts.
+    host: number of this host, from 0 on.
+  """
+  settings: Any
+  settings, name = load.load_text(config, overrides)
+  default = f'runs/{name}-{settings.method.name}-s{settings.seed}'
+  directory = local_path(workdir or default, '--workdir')
   runtime.keep_memory()
-  if flags.values['hosts'] > 1:
-    logging.getLogger(__name__).info(f'waiting for {flags.values["hosts"]} hosts at {flags.values["coordinator"]}')
-  processes.connect(flags.values['coordinator'], flags.values['hosts'], flags.values['host'])
+  if hosts > 1:
+    logging.getLogger(__name__).info(f'waiting for {hosts} hosts at {coordinator}')
+  try:
+    processes.connect(coordinator, hosts, -1 if host is None else host)
+  finally:
+    if processes.is_initialized():
+      app.join(processes)
   runtime.require_devices()  # the first that asks for one would end with jax's own words
   if not processes.is_first():
     progress.hush()
-  results = run(config, workdir, force=flags.values['force'])
+  results = run.run(settings, directory, force=force)
   if not processes.is_first():
     return
   print(tables.results_table(results))
   print()
   print(tables.rules_table(results))
-  print(f'\nresults: {workdir / "results.json"}')
+  print(f'\nresults: {directory / "results.json"}')

@@ -2,63 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Annotated
 
+from cyclopts import Parameter
 from etils import epy
 
+from ule_jax.cli.arguments import Count, Text
 from ule_jax.errors import UserError, unknown
-from ule_jax.models.pretrained.mapping import load_pretrained
-from ule_jax.models.pretrained.sources import find_file
 
-with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it
+with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   import jax
   import jax.numpy as jnp
 
-USAGE = """\
-Show what the tensors of a file of weights become in a network, and what is left out and why.
-
-  python -m ule_jax.models.pretrained FILE --model=resnet50     .safetensors, .npz, a PyTorch file, or hf:OWNER/NAME
-  python -m ule_jax.models.pretrained FILE#state_dict_ema       one of several networks in it
-  python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
-
-  --model=NAME    the network (default resnet50)
-  --classes=K     of the last layer; with it that is mapped, too
-  --size=PIXELS   of the image (default 224), to which position embeddings are resampled
-
-Exit codes: 0 it fits, 2 it does not."""
+  from ule_jax import models
+  from ule_jax.cli import tables
+  from ule_jax.models.pretrained import mapping, sources
 
 
-def main(argv: Sequence[str]) -> None:
-  """Parse the flags and print the mapping."""
-  from types import SimpleNamespace
+def weights(
+  file: Annotated[str, Parameter(metavar='FILE')],
+  /,
+  *,
+  model: Text = 'resnet50',
+  classes: Count = 0,
+  size: Annotated[Count, Parameter(metavar='PIXELS')] = 224,
+) -> None:
+  """Show what the tensors of a file of weights become in a network.
 
-  from ule_jax.cli import flags
-  from ule_jax.models import MODELS, make_network
+  For example:
 
-  found = flags.read(argv, USAGE, {'model': 'resnet50', 'classes': 0, 'size': 224}, positional=True)
-  name, classes, size = found.values['model'], found.values['classes'], found.values['size']
-  if len(found.positional) != 1:
-    raise UserError('give one file of weights, hf:OWNER/NAME, or default; see --help.')
-  if name not in MODELS:
-    raise unknown('network', name, MODELS)
-  if 'width' in MODELS[name][1]:
-    raise UserError(f'{name} has sizes of its own, and no file of weights to fit: give another --model.')
-  find_file(found.positional[0], name)  # whether it is there, before jax is imported
+    python -m ule_jax.models.pretrained FILE --model=resnet50
+    python -m ule_jax.models.pretrained FILE#state_dict_ema         one of several networks in it
+    python -m ule_jax.models.pretrained default --model=vit_b16 --size=384
+
+  It prints a line for each tensor of the file; what is left out has its reason. The exit code is 2 if
+  the file does not fit.
+
+  Args:
+    file: one file of weights (.safetensors, .npz or a PyTorch file), hf:OWNER/NAME, or default.
+    model: name of the network.
+    classes: number of classes; with it the last layer is mapped, too.
+    size: height and width of the image, to which position embeddings are resampled.
+  """
+  if model not in models.MODELS:
+    raise unknown('network', model, models.MODELS)
+  if 'width' in models.MODELS[model][1]:
+    raise UserError(f'{model} has sizes of its own, and no file of weights to fit: give another --model.')
+  sources.find_file(file, model)  # whether it is there, before jax is imported
   same = {'fast_variance': True, 'head_init': 'zero', 'remat': False}
-  options = SimpleNamespace(name=name, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', **same)
-  network = make_network(options, classes or 1)
+  options = SimpleNamespace(name=model, batch_norm='frozen', dropout=0.0, drop_path=0.0, precision='float32', **same)
+  network = models.make_network(options, classes or 1)
   template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
-  weights = load_pretrained(found.positional[0], name, template, keep_head=bool(classes))
-  width = max(len(row.theirs) for row in weights.rows)
-  for row in sorted(weights.rows, key=lambda row: (not row.ours, row.theirs)):
-    ours = ' '.join(row.ours).replace('params/', '') or '-'
-    note = f'  ({row.note})' if row.note else ''
-    print(f'{row.theirs:<{width}}  {"x".join(map(str, row.shape)) or "scalar":>14}  {ours}{note}')
-  used = [row for row in weights.rows if row.ours]
-  count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-  print(f'{weights.path.name}: {weights.flavour}, {len(used)} tensors become {count:,} parameters of {name} and its')
-  print(f'statistics, {len(weights.rows) - len(used)} are left out. SHA-256 {weights.sha256}')
-  if weights.revision:
-    print(f'The revision of its repository is {weights.revision}.')
-  if weights.note:
-    print(weights.note)
+  mapped = mapping.load_pretrained(file, model, template, keep_head=bool(classes))
+  print(tables.weights_table(mapped.rows))
+  used = [row for row in mapped.rows if row.ours]
+  count = sum(leaf.size for leaf in jax.tree.leaves(mapped.params))
+  print(f'{mapped.path.name}: {mapped.flavour}, {len(used)} tensors become {count:,} parameters of {model} and its')
+  print(f'statistics, {len(mapped.rows) - len(used)} are left out. SHA-256 {mapped.sha256}')
+  if mapped.revision:
+    print(f'The revision of its repository is {mapped.revision}.')
+  if mapped.note:
+    print(mapped.note)

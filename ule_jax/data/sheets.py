@@ -1,4 +1,4 @@
-"""Contact sheets and counts of a data set."""
+"""Contact sheets of a data set."""
 
 from __future__ import annotations
 
@@ -11,28 +11,6 @@ from PIL import Image, ImageDraw
 from ule_jax.data.dataset import Dataset
 
 PER_SPLIT, SIDE, BAR = 8, 112, 16  # images of a split on a sheet, side of an image and height of a caption in pixels
-
-
-def counts_table(dataset: Dataset) -> str:
-  """Format the number of images per split and group, class and in total as a table."""
-  named = [*dataset.groups, 'unknown group']
-  cells = {}
-  for split, content in dataset.splits.items():
-    unlabelled = int((content.group < 0).sum())
-    cells[split] = [*dataset.group_counts(split).tolist(), unlabelled]
-  kept = [i for i in range(len(named)) if any(counts[i] for counts in cells.values())]
-  rows = [('group', *cells)]
-  rows += [(named[i], *(f'{counts[i]:,}' for counts in cells.values())) for i in kept]
-  for k, label in enumerate(dataset.classes):
-    rows.append((f'class: {label}', *(f'{int((s.label == k).sum()):,}' for s in dataset.splits.values())))
-  rows.append(('all', *(f'{s.count:,}' for s in dataset.splits.values())))
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = [
-    '  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-  ]
-  rule = '-' * len(lines[0])
-  top, classes = len(kept) + 1, len(dataset.classes)
-  return '\n'.join([lines[0], rule, *lines[1:top], rule, *lines[top : top + classes], rule, lines[-1]])
 
 
 def contact_sheets(dataset: Dataset, out: Path, bad: dict[str, dict[int, str]]) -> list[Path]:

@@ -100,18 +100,3 @@ def draw(
     pixels = panels.picture(arrays, row, run.roles, SIDE)
     pictures.setdefault(int(number), []).append((text, data_uri(*drawings.encode(pixels))))
   return pictures
-
-
-def table(run: Restored, context: dict[str, Any]) -> str:
-  """Format the clusters, sorted by the first network's accuracy, and their agreement with the groups, as text."""
-  head = f'{"class":<24}{"cluster":>8}{"examples":>10}' + ''.join(f'{role:>10}' for role in run.roles)
-  title = f'{context["method"]} on {context["dataset"]}, {context["split"]}: right in each cluster, %'
-  lines = [title, head, '-' * len(head)]
-  for cluster in context['summaries']:
-    cells = ''.join(f'{100 * cluster.accuracy[role]:>10.1f}' for role in run.roles)
-    lines.append(f'{run.classes[cluster.label][:23]:<24}{cluster.place:>8}{cluster.count:>10,}{cells}')
-  if context['matches']:
-    lines += ['', f'{"compared with the true groups":<42}{"purity":>8}{"adjusted Rand index":>22}']
-    lines += [f'{m.name:<42}{m.purity:>8.3f}{m.rand:>22.3f}' for m in context['matches']]
-    lines += [context['remark']] if context['remark'] else []
-  return '\n'.join(lines)

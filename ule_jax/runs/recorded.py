@@ -7,7 +7,7 @@ import functools
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,6 @@ ADVICE = 'the folder of the run is damaged'
 # These belong to the host that reads a run, not to the run: a folder that somebody passes on must not name the caches
 # from which executables and features are loaded here, or the number of threads here.
 HOST_BOUND = ('compilation_cache', 'model.feature_cache', 'two_stage.workdir', 'loader.threads', 'loader.workers')
-
-# The flags for these of the verbs that read a run, and their lines of a USAGE; export decodes no image.
-CACHE_FLAG = {'compilation-cache': 'default'}
-FLAGS = {'threads': 2, **CACHE_FLAG}
-CACHE_USAGE = """\
-  --compilation-cache=DIR
-                   where compiled programs are kept: a folder, default or off; never the one that the run names"""
-FLAGS_USAGE = f"""\
-  --threads=N      that read and decode images (default 2)
-{CACHE_USAGE}"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # eq=False: hashed by identity, so that runs can be keys of dicts
@@ -126,12 +116,13 @@ def read_log(path: Path) -> Iterator[dict[str, float]]:
       yield values
 
 
-def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Config, Results]:
+def read_run(directory: Path, threads: int = 2, compilation_cache: str = 'default') -> tuple[Config, Results]:
   """Return the config and the results of a finished run.
 
   Args:
     directory: of the run.
-    host: values of FLAGS; the other fields of HOST_BOUND have their defaults, whatever the run recorded.
+    threads, compilation_cache: of this host; the other fields of HOST_BOUND have their defaults, whatever the run
+      recorded.
 
   Raises:
     UserError: the folder holds no finished run, or one of another version of ule_jax.
@@ -144,9 +135,9 @@ def read_run(directory: Path, host: Mapping[str, Any] | None = None) -> tuple[Co
   if 'axes' in recorded:
     raise UserError(f'{directory} is a sweep, not a run: give the folder of one of its members.')
   results = Results.read(directory, ADVICE)
-  flags, defaults = {**FLAGS, **(host or {})}, schema.defaults('digits', 'erm')
+  defaults = schema.defaults('digits', 'erm')
   values = {name: defaults[name] for name in HOST_BOUND}
-  values |= {'loader.threads': flags['threads'], 'compilation_cache': flags['compilation-cache']}
+  values |= {'loader.threads': threads, 'compilation_cache': compilation_cache}
   try:
     return schema.complete_config(recorded, values), results
   except UserError as error:

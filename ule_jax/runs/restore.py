@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,20 +82,20 @@ class Restored(FinishedRun):
     return -(-self.config.train.eval_batch_size // self.mesh.size) * self.mesh.size
 
 
-def restore(directory: Path, host: Mapping[str, Any] | None = None) -> Restored:
+def restore(directory: Path, threads: int = 2, compilation_cache: str = 'default') -> Restored:
   """Return a finished run with the networks of the checkpoint that its config selects.
 
   The weights of a frozen encoder are read from the path in the config.
 
   Args:
     directory: of the run.
-    host: as in `recorded.read_run`.
+    threads, compilation_cache: of this host, as in `recorded.read_run`.
 
   Raises:
     UserError: the folder holds no finished run, its checkpoint or the weights of its encoder are missing or damaged,
       or those weights differ from the ones in training.
   """
-  config, results = read_run(directory, host)
+  config, results = read_run(directory, threads, compilation_cache)
   validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache)
