@@ -33,6 +33,7 @@ SIDE = 32  # pixels, side of the networks' input
 COVER, STRIDE = 48, 8  # pixels, side of the square that covers a photograph, and its steps
 COUNTS = {'train': 1600, 'val': 400, 'test': 400}
 CLASSES = {'flower': 'flower.jpg', 'temple': 'china.jpg'}
+CENTRES = {'flower': (200, 420, 120, 340), 'temple': (130, 320, 70, 370)}  # pixels, left, right, top, bottom
 STICKERS = {'orange': (255, 140, 0), 'blue': (0, 120, 255)}
 USUAL = {'temple': 'orange', 'flower': 'blue'}
 FIELDS = {
@@ -52,11 +53,13 @@ FIELDS = {
 }
 
 
-def crop(photograph: np.ndarray, sticker: str, rng: np.random.Generator) -> Image.Image:
-  """Return a grey square of a photograph, with a sticker somewhere."""
+def crop(label: str, photograph: np.ndarray, sticker: str, rng: np.random.Generator) -> Image.Image:
+  """Return a grey square of a photograph, whose centre lies on the object, with a sticker somewhere."""
   height, width = photograph.shape
-  side = int(rng.integers(90, 180))
-  x, y = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
+  side = int(rng.integers(120, 220))
+  left, right, top, bottom = CENTRES[label]
+  x = int(np.clip(rng.integers(left, right) - side // 2, 0, width - side))
+  y = int(np.clip(rng.integers(top, bottom) - side // 2, 0, height - side))
   grey = photograph[y : y + side, x : x + side] ** rng.uniform(0.6, 1.6)
   image = Image.fromarray(np.uint8(255 * grey)).resize((SEEN, SEEN), Image.Resampling.LANCZOS).convert('RGB')
   radius = SEEN * 0.09
@@ -77,7 +80,7 @@ def write_crops(folder: Path, counts: dict[str, int]) -> None:
       sticker = next(name for name in STICKERS if (name == USUAL[label]) == usual)
       name = f'{split}/{i:04}.png'
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      crop(grey[label], sticker, rng).save(folder / name)
+      crop(label, grey[label], sticker, rng).save(folder / name)
       rows.append((name, label, split, sticker))
   with (folder / 'metadata.csv').open('w', newline='') as file:
     csv.writer(file).writerows([('filename', 'label', 'split', 'attribute'), *rows])
