@@ -10,6 +10,7 @@ made again.
 """
 
 import csv
+import io
 import itertools
 import subprocess
 import sys
@@ -155,8 +156,10 @@ def draw(folder: Path, path: Path, count: int = 2) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
   figure.tight_layout(pad=0.5)
-  figure.savefig(path, pil_kwargs={'optimize': True})
+  picture = io.BytesIO()
+  figure.savefig(picture)
   plt.close(figure)
+  Image.open(picture).convert('RGB').quantize(256).save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
