@@ -9,6 +9,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,7 @@ from tabulate import tabulate
 
 from ule_jax import data
 from ule_jax.config import load_config as load_config  # as `--config=NAME` and its fields make it
+from ule_jax.devices import runtime
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -36,9 +38,23 @@ def load_dataset(config: Any) -> Any:
 
 def reuse_memory() -> None:
   """Keep the memory of a step for the next one, as `ule_jax.main` does; before anything is computed."""
-  from ule_jax.devices import runtime
-
   runtime.keep_memory()
+
+
+def import_torchvision() -> Any:
+  """Return torchvision, without its compiled part where that is of another build than PyTorch."""
+  try:
+    import torchvision
+  except RuntimeError:
+    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+      del sys.modules[name]
+    import torch
+
+    import_torchvision.library = torch.library.Library('torchvision', 'DEF')  # kept: it undoes itself
+    for name in ('nms', 'qnms'):
+      import_torchvision.library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    import torchvision
+  return torchvision
 
 
 def command_parser(text: str | None) -> argparse.ArgumentParser:
@@ -174,7 +190,7 @@ SLOT = re.compile(r'(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 
 
 def splice(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-  """Return a page with the tables between its marks made anew.
+  """Return a page with the tables between its marks replaced.
 
   Raises:
     KeyError: a mark names a table that does not exist.

@@ -1,6 +1,6 @@
-"""Put the tables of benchmarks/results into the pages, between their marks.
+"""Insert the tables of benchmarks/results into the pages, between their marks.
 
-  python -m benchmarks.tables                make the tables of all pages anew
+  python -m benchmarks.tables                rewrite the tables of all pages
   python -m benchmarks.tables --check        name the pages whose tables are not those of the results; exit code 1
   python -m benchmarks.tables --print=step   print one
 

@@ -53,7 +53,7 @@ RECIPES = {
 
 
 def get_config(spec='ule'):
-  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  """Return the config of `method[,variant...]`, the part of --config after the colon."""
   method, variants = split_spec(spec)
   config = make('celeba', method)
   config.model.name = 'resnet50'

@@ -31,7 +31,7 @@ RECIPES = {
 
 
 def get_config(method='ule'):
-  """Make the config; `method` is what stands behind the colon of --config."""
+  """Return the config of a method, the part of --config after the colon."""
   config = make('digits', method)
   config.model.name = 'mlp'
   config.model.width = 64

@@ -10,7 +10,7 @@ from ule_jax.config import make, split_spec, vary
 
 
 def get_config(spec='ule'):
-  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  """Return the config of `method[,variant...]`, the part of --config after the colon."""
   method, variants = split_spec(spec)
   config = make('folder', method)
   config.model.name = 'resnet18'

@@ -1,4 +1,4 @@
-"""Spawrious: dog breeds with a location that is dealt out anew in test; six challenges.
+"""Spawrious: dog breeds with a location that is reassigned in test; six challenges.
 
   python -m ule_jax.main --config=configs/spawrious.py[:method] --config.data.dir=DIR
 
@@ -22,7 +22,7 @@ RECIPES = {
 
 
 def get_config(spec='ule'):
-  """Make the config; `spec` is what stands behind the colon of --config: `method[,variant...]`."""
+  """Return the config of `method[,variant...]`, the part of --config after the colon."""
   method, variants = split_spec(spec)
   config = make('spawrious', method)
   config.model.name = 'resnet50'

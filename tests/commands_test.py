@@ -46,7 +46,7 @@ OF_A_RUN = [
   (['--run=bare'], 'bare holds no run (no config.json)'),
   (['--run=cut'], 'cut holds a run that is not done'),
   (['--run=torn'], 'config.json cannot be read'),
-  (['--run=other'], 'is a run of another version of ule_jax (there is no field optim.speed'),
+  (['--run=other'], 'is a run of another version of ule_jax (there is no optim.speed)'),
   (['--compilation-cache=off'], 'give --run'),
   (['--run'], '--run has no value'),
   (['run'], "unexpected argument 'run'"),

@@ -128,7 +128,7 @@ def test_a_head_on_a_frozen_encoder_becomes_the_last_layer_of_one_network(frozen
   run = restore(frozen_run)
   tensors = read(tmp_path / 'm.safetensors')
   assert tensors['linear.weight'].shape == (2, 64)
-  network = make_network(SimpleNamespace(**run.config.model), 2)
+  network = make_network(run.config.model, 2)
   template = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
   found = mapping.load_pretrained(str(tmp_path / 'm.safetensors'), 'resnet20', template, keep_head=True)
   variables = {'params': found.params, 'batch_stats': found.batch_stats}

@@ -1,6 +1,6 @@
 """One of several processes of one run, started by hosts_test: `hosts_worker.py HOST HOSTS PORT OUT WORKDIR STOP`.
 
-Trains small networks over all processes and writes their parameters; then goes on with a run, for STOP steps if that
+Trains small networks over all processes and writes their parameters; then continues a run, for STOP steps if that
 is not 0.
 """
 

@@ -15,7 +15,7 @@ from common import from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.config import load
+from ule_jax.config.schema import complete_config
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
@@ -84,7 +84,7 @@ def test_warnings_that_are_repeated_are_one_request(tmp_path, monkeypatch):
 
 def test_what_is_ignored_at_the_start_stays_ignored():
   code = (
-    'import os, signal, time\nfrom ule_jax.signals import Signals\n'
+    'import os, signal, time\nfrom ule_jax.runs.signals import Signals\n'
     'with Signals() as signals:\n  os.kill(os.getpid(), signal.SIGHUP)\n  time.sleep(0.2)\nprint("went on")\n'
   )
   command = ['nohup', sys.executable, '-c', code]
@@ -108,7 +108,7 @@ def test_what_is_ignored_at_the_start_stays_ignored():
 def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python(block, line, patience):
   """As in a compilation, where Python's handlers wait: here in a factorisation."""
   code = (
-    'import numpy as np\nfrom ule_jax.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
+    'import numpy as np\nfrom ule_jax.runs.signals import Signals\na = np.random.default_rng(0).random((2000, 2000))\n'
     f'with Signals() as signals, {block}:\n  print("ready", flush=True)\n  np.linalg.eig(a)\n'
   )
   with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
@@ -170,8 +170,7 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
 
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
   config = json.loads((frozen_run / 'config.json').read_text())
-  config = load.complete(json.loads(json.dumps(config), object_hook=dict))
-  config.model.feature_cache = str(tmp_path / 'cache')
+  config = complete_config(config, {'model.feature_cache': str(tmp_path / 'cache')})
   original = features.pipeline.eval_batches
 
   def eval_batches(*args, **kwargs):
@@ -229,7 +228,7 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
 def test_the_batches_after_a_lost_worker_are_the_same(folder):
   config = of_folder(folder)
   options = dict(config.data)
-  dataset = data.load(options.pop('name'), options, print)
+  dataset = data.load(options.pop('name'), options)
   settings = {'batch_size': 4, 'seed': 0, 'sampling': 'uniform', 'threads': 1, 'start': 5}
   expected, said = pipeline.train_batches(dataset, **settings), []
   batches = pipeline.train_batches(dataset, **settings, workers=1, lost=said.append)

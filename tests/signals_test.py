@@ -68,7 +68,7 @@ def test_one_that_becomes_another_error_is_still_a_signal():
 
 def test_a_second_one_exits_at_once():
   code = (
-    'import os, signal, time\nfrom ule_jax.signals import Signals\n'
+    'import os, signal, time\nfrom ule_jax.runs.signals import Signals\n'
     'with Signals() as signals, signals.deferred():\n'
     '  for _ in range(2):\n    os.kill(os.getpid(), signal.SIGINT)\n    print("still here", flush=True)\n'
   )

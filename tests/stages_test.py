@@ -535,8 +535,11 @@ def test_a_run_that_was_recorded_without_the_new_fields_goes_on(tmp_path):
   run(config_of('jtt'), place)
   for folder in (place, place / 'first'):
     config = read_json(folder / 'config.json')
-    config['first'].pop('batch_norm', None)
-    config['first'].get('spare', {}).pop('clusters', None)
+    first = config.pop('two_stage')  # as they were recorded before
+    first['prepare'] = first.pop('rule')
+    first.pop('batch_norm', None)
+    first.get('spare', {}).pop('clusters', None)
+    config['first'] = first | {'method': {'name': 'erm', 'loss': 'cross_entropy', 'q': 0.7, 'noise': 0.0}}
     (folder / 'config.json').write_text(json.dumps(config))
   assert run(config_of('jtt'), place)['method'] == 'jtt'
   with pytest.raises(UserError, match=r"two_stage.batch_norm \('same' there, 'none' here\)"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
@@ -135,58 +135,71 @@ def summarize(
     combinations: further metrics, linear in the group accuracies: name -> the weight of each group.
   """
   correct, total = np.asarray(counts.correct, np.int64), np.asarray(counts.total, np.int64)
-  group_correct, group_total = correct.sum(0), total.sum(0)
-  unknown = int(group_total[-1])
-  group_correct, group_total = group_correct[:-1], group_total[:-1]
-  seen = group_total > 0
-  group_accuracy = np.divide(group_correct, group_total, out=np.zeros(len(groups)), where=seen)
-  class_total = total.sum(1)
-  class_seen = class_total > 0
-  class_accuracy = np.divide(correct.sum(1), class_total, out=np.zeros(len(classes)), where=class_seen)
+  class_total, (*_, unknown) = total.sum(1), total.sum(0)
+  group_correct, group_total = correct.sum(0)[:-1], total.sum(0)[:-1]
+  class_accuracy, group_accuracy = _ratio(correct.sum(1), class_total), _ratio(group_correct, group_total)
   share = np.zeros(len(groups)) if train_group_counts is None else np.asarray(train_group_counts, float)
-
-  values: dict[str, Any] = {}
-  reasons: dict[str, str] = {}
-
-  def add(name: str, value, reason: str = '') -> None:
-    values[name] = None if reason else float(value)
-    if reason:
-      reasons[name] = reason
-
-  no_example = '' if total.sum() else 'the split has no example'
-  add('accuracy', correct.sum() / max(total.sum(), 1), no_example)
-  add('worst_class_accuracy', class_accuracy[class_seen].min(initial=1.0), no_example)
   by_student = np.asarray(counts.total_by_student, np.int64)
   cells = np.asarray(counts.correct_by_student, np.int64)[by_student > 0] / by_student[by_student > 0]
+  no_example = no_group = '' if total.sum() else 'the split has no example'
   no_student = '' if by_student.sum() else 'there is no student beside it'
-  add('mistake_balanced_accuracy', cells.mean() if by_student.any() else 0, no_example or no_student)
-  no_group = no_example
   if unknown:
     no_group = f'{unknown} examples of the split have no group'
   elif not groups:
     no_group = 'the data set has no groups'
-  add('worst_group_accuracy', group_accuracy[seen].min(initial=1.0), no_group)
-  add('mean_group_accuracy', group_accuracy[seen].mean() if seen.any() else 0, no_group)
-  unseen = [g for g, n, s in zip(groups, seen, share, strict=True) if s > 0 and not n]
-  no_share = no_group or ('' if share.sum() else 'not every example of train has a group')
-  if not no_share and unseen:
-    no_share = f'group {unseen[0]!r} is in train but not in this split'
-  add('adjusted_accuracy', (group_accuracy * share).sum() / max(share.sum(), 1), no_share)
-  for name, weights in combinations.items():
-    lacking = [g for g, n, w in zip(groups, seen, weights, strict=True) if w and not n]
-    add(name, group_accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else ''))
+  entries = [
+    ('accuracy', correct.sum() / max(total.sum(), 1), no_example),
+    ('worst_class_accuracy', class_accuracy[class_total > 0].min(initial=1.0), no_example),
+    ('mistake_balanced_accuracy', cells.mean() if by_student.any() else 0, no_example or no_student),
+    *_of_groups(group_accuracy, group_total > 0, groups, share, combinations, no_group),
+  ]
+  values: dict[str, Any] = {name: None if reason else float(value) for name, value, reason in entries}
   values['classes'] = {
-    name: {'accuracy': float(class_accuracy[i]) if class_seen[i] else None, 'count': int(class_total[i])}
+    name: {'accuracy': float(class_accuracy[i]) if class_total[i] else None, 'count': int(class_total[i])}
     for i, name in enumerate(classes)
   }
   values['groups'] = {
     name: {
-      'accuracy': float(group_accuracy[i]) if seen[i] else None,
+      'accuracy': float(group_accuracy[i]) if group_total[i] else None,
       'count': int(group_total[i]),
       'interval': wilson(int(group_correct[i]), int(group_total[i])),
     }
     for i, name in enumerate(groups)
   }
-  if reasons:
-    values['reasons'] = reasons
-  return values
+  reasons = {name: reason for name, _, reason in entries if reason}
+  return values | ({'reasons': reasons} if reasons else {})
+
+
+def _ratio(correct: Int[np.ndarray, 'n'], total: Int[np.ndarray, 'n']) -> Float[np.ndarray, 'n']:
+  """Return correct / total, 0 without examples."""
+  return np.divide(correct, total, out=np.zeros(len(total)), where=total > 0)
+
+
+def _of_groups(
+  accuracy: Float[np.ndarray, 'g'],
+  seen: Bool[np.ndarray, 'g'],
+  groups: Sequence[str],
+  share: Float[np.ndarray, 'g'],
+  combinations: Mapping[str, Float[np.ndarray, 'g']],
+  no_group: str,
+) -> Iterator[tuple[str, float, str]]:
+  """Yield the metrics that need group labels: name, value, and the reason why it cannot be computed, or ''.
+
+  Args:
+    accuracy: of each group.
+    seen: whether the split has examples of it.
+    groups: names.
+    share: examples of each group in train; zeros if the group of an example is unknown.
+    combinations: as in `summarize`.
+    no_group: the reason why none of these metrics can be computed, or ''.
+  """
+  yield 'worst_group_accuracy', accuracy[seen].min(initial=1.0), no_group
+  yield 'mean_group_accuracy', accuracy[seen].mean() if seen.any() else 0, no_group
+  unseen = [group for group, n, s in zip(groups, seen, share, strict=True) if s > 0 and not n]
+  no_share = no_group or ('' if share.sum() else 'not every example of train has a group')
+  if not no_share and unseen:
+    no_share = f'group {unseen[0]!r} is in train but not in this split'
+  yield 'adjusted_accuracy', (accuracy * share).sum() / max(share.sum(), 1), no_share
+  for name, weights in combinations.items():
+    lacking = [group for group, n, w in zip(groups, seen, weights, strict=True) if w and not n]
+    yield name, accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else '')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jaxtyping
 from etils import epy
@@ -78,7 +78,9 @@ def make_optimizer(options, roles: tuple[str, ...], steps: int) -> optax.Gradien
   clip = [optax.clip_by_global_norm(options.clip)] if _acts(options.clip) else []
   rate = optax.scale_by_learning_rate(SCHEDULES[options.schedule](options.lr, steps, options.warmup_steps))
   before, after = (decay, []) if coupled else ([], decay)
-  transforms = {role: optax.chain(*clip, *before, update(), *after, rate) for role in roles}
+  transforms: dict[Hashable, optax.GradientTransformation] = {
+    role: optax.chain(*clip, *before, update(), *after, rate) for role in roles
+  }
   transforms['frozen'] = optax.set_to_zero()
 
   def label(params: jaxtyping.PyTree) -> jaxtyping.PyTree:

@@ -1,4 +1,4 @@
-"""Declarations of options: default, meaning, bounds or choices, and whether a run may go on under another value.
+"""Declarations of options: default, meaning, bounds or choices, and whether a run may resume with another value.
 
 Everything that is chosen by a config stands once, in the class of its owner (a method, a data set, a network, a second
 stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs, and the
@@ -25,7 +25,7 @@ class Meta(NamedTuple):
   """Facts about an option beside its type, default and bounds.
 
   choices: names that it may have; empty if it is no choice.
-  resume: a run may go on under another value: it does not change what a step computes.
+  resume: a run may resume with another value, because it does not change a step's computation.
   identity: runs with other values are other treatments in a report, and not seeds of one.
   former: names that older configs and users have for it, in the same place.
   treatment: of a data set, how its images are trained on; runs with other values are still of the same data.

@@ -10,7 +10,7 @@ DEFAULT = 'ule_default'  # the row that the others are compared with
 
 
 class Row(NamedTuple):
-  """A method with what is fixed and what is tuned of it; the keys are explained in rows.toml."""
+  """A method with its fixed and its tuned options; the keys are explained in rows.toml."""
 
   id: str
   heading: str

@@ -3,7 +3,7 @@
   python -m benchmarks.robustness.run --out=NEW [--data=DIR] [--setting=digits] [--row=ule_default] [--raw=FILE]
 
 A line for each fresh seed goes to NEW/seeds.jsonl, one for the row to NEW/rows.jsonl, and with --raw the scores of
-everything that was tried to a file. Rows that NEW has are left out, so that a stopped run goes on. DIR has mnist/,
+everything that was tried to a file. Rows that NEW has are left out, so that a stopped run resumes. DIR has mnist/,
 fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only `digits` needs none of
 it. docs/results/methodology.md has the protocol.
 """
@@ -87,7 +87,7 @@ def label_free(setting: Setting, results: dict[str, Any]) -> str:
 def score(trained: Trained, rule: str, pick_at: str) -> float:
   """Return the mean validation score of a value, at the step that the rule selects or at the last one."""
   split, metric = selection.parts(rule)
-  steps = [one['last'] if pick_at == 'last' else one['selected'][rule] for one in trained.results]
+  steps = [r['last'] if pick_at == 'last' else r['selected'][rule] for r in trained.results]
   return float(np.mean([step[split][metric] for step in steps]))
 
 
@@ -96,18 +96,18 @@ def tune(config: Any, setting: Setting, grid: dict[str, list[Any]], folder: Path
   if all(len(values) == 1 for values in grid.values()):
     only = {field: values[0] for field, values in grid.items()}
     return {pick: dict(only) for pick in setting.picks}, []
-  whole = [one for one in train(config, setting, grid, setting.tuning_seeds, folder) if one.is_whole]
+  whole = [trained for trained in train(config, setting, grid, setting.tuning_seeds, folder) if trained.is_whole]
   rules = {'oracle': setting.oracle, 'label_free': label_free(setting, whole[0].results[0])}
   scores = [
-    {'value': one.value, **{pick: round(score(one, rules[pick], setting.pick_at), 4) for pick in setting.picks}}
-    for one in whole
+    {'value': t.value, **{pick: round(score(t, rules[pick], setting.pick_at), 4) for pick in setting.picks}}
+    for t in whole
   ]
-  picked = {p: max(whole, key=lambda one: score(one, rules[p], setting.pick_at)).value for p in setting.picks}
+  picked = {p: max(whole, key=lambda t: score(t, rules[p], setting.pick_at)).value for p in setting.picks}
   return picked, scores
 
 
 def confirm(config: Any, setting: Setting, picked: dict[str, Any], folder: Path) -> tuple[list[dict], dict[str, bool]]:
-  """Train what was picked with the fresh seeds: test accuracy and worst groups of each, and where groups were used."""
+  """Train the selected values with the fresh seeds: test accuracy and worst groups of each, and the use of groups."""
   fresh: dict[str, list[dict[str, Any]]] = {}
   for pick, value in picked.items():
     if pick == 'label_free' and value == picked['oracle']:
@@ -137,11 +137,11 @@ def measure(setting: Setting, row: Row, grid: dict[str, list[Any]], args: argpar
   if used != row.needs_groups:
     raise SystemExit(f'{row.id} used group labels in {used or "nothing"}: say so in rows.toml.')
   key = {'setting': setting.id, 'row': row.id}
-  harness.append_rows(args.raw, [key | one for one in scores])
-  harness.append_rows(args.out / 'seeds.jsonl', [key | one for one in seeds])
+  harness.append_rows(args.raw, [key | line for line in scores])
+  harness.append_rows(args.out / 'seeds.jsonl', [key | line for line in seeds])
   record = key | {'tried': len(scores), 'picked': picked['oracle']} | harness.provenance()
   harness.append_rows(args.out / 'rows.jsonl', [record])
-  mean = 100 * np.mean([one['last'] for one in seeds])
+  mean = 100 * np.mean([line['last'] for line in seeds])
   return f'{setting.id}, {row.id}: worst group {mean:.1f} in {time.monotonic() - began:.0f} s'
 
 

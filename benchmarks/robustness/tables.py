@@ -39,7 +39,7 @@ def measured() -> dict[tuple[str, str], Measured]:
   for line in harness.read_rows(RESULTS / 'rows.jsonl'):
     key = line['setting'], line['row']
     lines = seeds[key].values()
-    columns = [np.array([one[c] for one in lines]) for c in ('accuracy', 'last', 'label_free', 'oracle')]
+    columns = [np.array([row[c] for row in lines]) for c in ('accuracy', 'last', 'label_free', 'oracle')]
     results[key] = Measured(list(seeds[key]), *columns, line['tried'], line['picked'])
   return results
 
@@ -65,7 +65,7 @@ def summary(settings: list[str], rows: list[plan.Row]) -> str:
   lines = []
   for row in rows:
     results = [measured().get((setting, row.id)) for setting in settings]
-    cells = [f'{spread(one.last)} ({percent(one.accuracy, 0)})' if one else '' for one in results]
+    cells = [f'{spread(result.last)} ({percent(result.accuracy, 0)})' if result else '' for result in results]
     if any(cells):
       lines.append([first_cell(row), *cells])
   return harness.markdown(['worst group (accuracy), last step', *(f'`{name}`' for name in settings)], lines)
@@ -123,7 +123,7 @@ def changes() -> str:
 
 
 def details() -> str:
-  """Return a table of each setting: all rules, the number of values tried, and what the oracle rule picked."""
+  """Return a table of each setting: all rules, the number of values tried, and the oracle rule's pick."""
   headers = [
     '',
     'accuracy',

@@ -1,9 +1,6 @@
-"""What `model.fast_variance` saves and loses: the time of a step, and the worst error of a variance in float32.
+"""Effect of `model.fast_variance`: the time of a step, and the worst error of a variance in float32.
 
-  python -m benchmarks.speed.fast_variance --out=NEW.jsonl
-
-An ERM step with BatchNorm on batch statistics, which takes the variance in one pass (fast) or in two; both are compiled
-once and take turns.
+python -m benchmarks.speed.fast_variance --out=NEW.jsonl
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How many images a second the input pipeline makes, beside PIL + torch DataLoader and tf.data, in one run.
+"""Images a second of the input pipeline, beside PIL + torch DataLoader and tf.data, in one run.
 
   pip install '.[bench]'
   python -m benchmarks.speed.input_pipeline [--threads=2] [--turns=5] [--out=NEW.jsonl]
@@ -54,8 +54,7 @@ class TorchImages:
   """The images for PyTorch's loader, decoded by PIL and transformed by torchvision."""
 
   def __init__(self, folder: Path):
-    from torchvision import transforms
-
+    transforms = harness.import_torchvision().transforms
     self.paths = [str(folder / f'{i}.jpg') for i in range(IMAGES)]
     crop, flip = transforms.RandomResizedCrop(SIZE, SCALE, RATIO), transforms.RandomHorizontalFlip()
     self.transform = transforms.Compose([crop, flip, transforms.PILToTensor()])

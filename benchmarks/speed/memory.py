@@ -1,8 +1,6 @@
-"""How much memory a fused ULE step needs, with and without remat, in float32 and bfloat16.
+"""Memory of a fused ULE step, with and without remat, in float32 and bfloat16.
 
-  python -m benchmarks.speed.memory [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
-
-A row is one process; docs/results/methodology.md has the protocol.
+python -m benchmarks.speed.memory [--out=NEW.jsonl] [--run]    compile every row; --run also makes steps of small ones
 """
 
 import json

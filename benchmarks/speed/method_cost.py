@@ -1,8 +1,6 @@
-"""What a step of each method costs on the network of `digits`, relative to ERM: time, and FLOPs of the compiled graph.
+"""Cost of a step of each method on the network of `digits`, relative to ERM: time, and FLOPs of the compiled graph.
 
-  python -m benchmarks.speed.method_cost --out=NEW.jsonl
-
-All steps are compiled in one process and take turns; the rows' keys are those of benchmarks/robustness/rows.toml.
+python -m benchmarks.speed.method_cost --out=NEW.jsonl
 """
 
 import functools
@@ -24,7 +22,7 @@ BATCH, TURNS, LEAST = 128, 30, 0.01  # LEAST: seconds of a turn
 
 
 def measure(methods: dict[str, str], turns: int) -> list[dict[str, object]]:
-  """Return the rows of methods (key -> name); the first one is what the others are compared with."""
+  """Return the rows of methods (key -> name); the others are compared with the first one."""
   steps, flops, rng = {}, {}, np.random.default_rng(0)
   mesh = make_mesh()
   for key, method in methods.items():

@@ -2,8 +2,7 @@
 
   python -m benchmarks.speed.population --data=DIR --weights=FILE [--out=NEW.jsonl]   CelebA's folder, a CIFAR ResNet-20
 
-Each trains the same members (four seeds, eight weights of the term) on the same batches of frozen features. Only the
-loops are timed, from the first batch to the last parameter; docs/results/methodology.md has the protocol.
+Each trains the same members (four seeds, eight weights) on the same batches; docs/results/methodology.md has the protocol.
 """
 
 import itertools
@@ -28,8 +27,7 @@ from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.sweep import loop, population
 from ule_jax.sweep.axes import expand, overrides_of
 from ule_jax.train.assemble import initialise
-from ule_jax.train.features import encode_dataset
-from ule_jax.train.weights import load_weights
+from ule_jax.train.weights import start_from_weights
 
 CASES = {
   'linear': {'model.head_depth': 0},
@@ -50,8 +48,8 @@ def load(data: str, weights: str, case: str) -> tuple[Any, Any]:
   config = validate_config(harness.load_config('celeba:ule,frozen', fields | CASES[case]))
   dataset = harness.load_dataset(config)
   with tempfile.TemporaryDirectory() as folder:
-    weights, _ = load_weights(config, dataset, Path(folder), force=False)
-    return config, encode_dataset(config, Fingerprint(dataset), weights)
+    features, _, _ = start_from_weights(config, Path(folder), Fingerprint(dataset), force=False)
+  return config, features
 
 
 def of_population(config: Any, dataset: Any) -> Callable[[], float]:
@@ -81,7 +79,7 @@ def batches_of(config: Any, dataset: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def of_singles(config: Any, dataset: Any) -> Callable[[], float]:
-  """Return a function that trains the members one after the other, as `ule_jax.main` does, and returns seconds."""
+  """Return a function that trains the members sequentially, as `ule_jax.main` does, and returns seconds."""
   mesh = make_mesh()
   trainer = initialise(config, dataset, mesh)
   places = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
@@ -134,7 +132,7 @@ class TorchRuns:
     return ((1 - torch.softmax(z_s, 1)[rows, y] ** q) / q).mean(), learned
 
   def run(self, threads: int, steps: int = STEPS) -> float:
-    """Train all members, one after the other; return seconds."""
+    """Train all members sequentially; return seconds."""
     torch.set_num_threads(threads)
     options, seconds = self.config.train, 0.0
     for member in expand(self.config, AXES):

@@ -60,7 +60,7 @@ class Contestant(NamedTuple):
   wait: returns when everything that was begun is done.
   columns: of its row; one that cannot be run has a `note` with the reason.
   first: the losses of a first step, if the contestant is past it.
-  close: gives back what it holds.
+  close: releases its resources.
   """
 
   step: Callable[[], dict]
@@ -89,7 +89,7 @@ def make_problem(network: str, precision: str, method: str, **changes: Any) -> P
   fields |= {f'method.{k}': v for k, v in ULE.items() if method == 'ule'}
   config = harness.load_config(f'celeba:{method}', fields)
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
-  loss = METHODS[method](config.method, sizes)
+  loss = METHODS[method].make(config.method, sizes)
   model, tx = make_model(config.model, 2), make_optimizer(config.optim, loss.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.5,) * 3), jax.random.key(0)
   rng, ids = np.random.default_rng(0), jnp.arange(case.batch, dtype=jnp.int32)
@@ -105,7 +105,7 @@ def make_step(problem: Problem) -> Callable:
 
 
 def compile_ahead(function: Callable, *arguments: Any, **settings: Any) -> tuple[Callable, dict[str, float]]:
-  """Return the compiled function, and what the compiler reports of it: seconds, GFLOP and temporary GiB."""
+  """Return the compiled function, and the compiler's report: seconds, GFLOP and temporary GiB."""
   began = time.perf_counter()
   jitted = jax.jit(function, compiler_options=runtime.compiler_options(), **settings)
   compiled = jitted.lower(*arguments).compile()

@@ -1,4 +1,4 @@
-"""How long a fused ULE step takes, beside ERM, the same mathematics in separate calls, and PyTorch.
+"""Time of a fused ULE step, beside ERM, the same mathematics in separate calls, and PyTorch.
 
   python -m benchmarks.speed.step --out=NEW.jsonl                     every network, each in a process of its own
   python -m benchmarks.speed.step --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
@@ -23,8 +23,7 @@ from benchmarks.speed.problem import CASES, Contestant, Problem, absent, compile
 from ule_jax import Output, losses
 from ule_jax.devices.mesh import make_mesh, replicated_sharding, shard_batch
 
-# ule_devices: over virtual devices (JAX_NUM_CPU_DEVICES); torch_eager: autograd with create_graph; torch_compiled:
-# torch.func under torch.compile
+# ule_devices: over virtual devices; torch_eager: autograd with create_graph; torch_compiled: torch.func, compiled
 CONTESTANTS = ('erm', 'ule', 'ule_devices', 'separate', 'torch_eager', 'torch_compiled')
 LEAST = 0.5  # seconds of a turn
 COPIED = 1 << 30  # bytes of a state that virtual devices may each have a copy of
@@ -261,7 +260,7 @@ def main() -> None:
   changes = {'batch_norm': args.batch_norm} if args.batch_norm else {}
   environment = {
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # PyTorch needs some of a GPU, too
-    'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile anew
+    'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',  # both compile again
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
   }
   for network in args.network.split(','):

@@ -16,7 +16,7 @@ PIPELINES = {
 
 
 def last_cases(rows: Sequence[Row]) -> dict[tuple, dict[str, Row]]:
-  """Return the contestants of each case, those of the last run that has it: only what took turns can be compared."""
+  """Return the contestants of each case, from the last run that has it: only rows of one run are comparable."""
   cases: dict[tuple, dict[str, Row]] = {}
   for row in rows:
     key = tuple(row[column] for column in ('network', 'batch_norm', 'batch', 'size', 'precision', 'device'))

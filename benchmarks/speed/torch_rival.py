@@ -66,8 +66,8 @@ def make_network(name: str, size: int) -> nn.Module:
     return make_cnn() if name == 'cnn' else CifarResNet()
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
+    torchvision = harness.import_torchvision()
     import timm
-    import torchvision
   if name == 'resnet50':
     return torchvision.models.resnet50(num_classes=2)
   timm.layers.set_fused_attn(False)  # the fused one has no second derivative

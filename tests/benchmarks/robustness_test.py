@@ -37,7 +37,7 @@ def test_what_benchmarks_call_the_default_is_the_default():
   defaults = base.METHODS['ule']
   fields = ROWS[plan.DEFAULT].fields
   assert fields == {field: defaults[field.removeprefix('method.')] for field in fields}
-  assert defaults | problem.ULE == defaults | {'hold_back': 0.0}
+  assert defaults | problem.ULE == defaults | {'trust_exponent': 0.0}
 
 
 def test_every_setting_names_rows_and_grids_that_are_there():

@@ -129,7 +129,7 @@ def _file(argv: list[str], rng: random.Random, place: Path) -> list[str]:
 
 
 def _config(argv: list[str], rng: random.Random, place: Path) -> list[str]:
-  """A config file of one's own, with a field set, deleted or added in Python, past what a flag could."""
+  """A custom config file, with a field set, deleted or added in Python, past what a flag could."""
   name, value = rng.choice(fields()), rng.choice(OBJECTS)
   parent, _, last = name.rpartition('.')
   owner = f'c.{parent}' if parent else 'c'
@@ -294,7 +294,7 @@ def _encode(path: Path, rng: random.Random) -> bool:
 
 
 def _litter(path: Path, rng: random.Random) -> bool:
-  """Put what other systems write beside a file, and a link that leads back."""
+  """Write the companion files of other systems beside a file, and a link that forms a loop."""
   for name in (f'._{path.name}', f'.{path.stem}.png', '__MACOSX', '@eaDir', '.ipynb_checkpoints', 'Thumbs.db'):
     there = path.parent / name
     if '.' in name[1:]:

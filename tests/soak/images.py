@@ -144,7 +144,7 @@ def _append(data: bytearray, rng: random.Random) -> bytearray:
 
 
 def _exif(data: bytearray, rng: random.Random) -> bytearray:
-  """Put an EXIF block where the format has one."""
+  """Insert an EXIF block where the format has one."""
   block = exif(rng)
   if data[:2] == b'\xff\xd8':
     return data[:2] + b'\xff\xe1' + struct.pack('>H', len(block) + 2) + block + data[2:]
@@ -160,7 +160,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _mend(data: bytearray) -> bytearray:
-  """Make the check sums of a PNG right, so that its damage is seen by who reads the chunks."""
+  """Correct the check sums of a PNG, so that its damage reaches the reader of the chunks."""
   at = 8
   while at + 12 <= len(data):
     length = int.from_bytes(data[at : at + 4], 'big')

@@ -39,7 +39,7 @@ TINY = (
 
 
 class Wrong(AssertionError):
-  """What a case must never come to."""
+  """A forbidden outcome of a case."""
 
 
 class Row(NamedTuple):
@@ -350,15 +350,17 @@ def prepared_case(rng: random.Random, place: Path) -> None:
   expect(kind not in ('no_val', 'far'), f'{kind} is taken')
   for part, content in dataset.splits.items():
     # TFDS shuffles: which example it is, its level of grey says.
-    made = [int(content.load(i)[0, 0, 0]) // 20 for i in range(content.count)]
+    examples = [int(content.load(i)[0, 0, 0]) // 20 for i in range(content.count)]
     bare = kind == 'bare' and part.startswith(split[:3])
-    expect(sorted(made) == list(range(3 if bare else 0, 8)), f'{kind}: the examples of {part} are {made}')
-    expect([int(v) for v in content.label] == [i % 2 for i in made], f'{kind}: labels of {part} are {content.label}')
+    expect(sorted(examples) == list(range(3 if bare else 0, 8)), f'{kind}: the examples of {part} are {examples}')
+    expect(
+      [int(v) for v in content.label] == [i % 2 for i in examples], f'{kind}: labels of {part} are {content.label}'
+    )
     if kind == 'group_text':
       names = [dataset.groups[g] for g in content.group]
-      expect(names == ['xy'[i % 2] for i in made], f'groups of {part} are {names}')
+      expect(names == ['xy'[i % 2] for i in examples], f'groups of {part} are {names}')
     if kind == 'group_bare':
-      due = [-1 if i < 3 else i % 2 for i in made]
+      due = [-1 if i < 3 else i % 2 for i in examples]
       expect([int(v) for v in content.group] == due, f'groups of {part} are {content.group}')
 
 
@@ -488,8 +490,8 @@ def alpha_case(rng: random.Random, place: Path) -> None:
       image.info['transparency'] = 0
     _save(image, root / f'{name}{ending}', **({'lossless': True, 'exact': True} if ending == '.webp' else {}))
   list_images(root, [f'one{ending}', f'two{ending}'])
-  one, two = load_images(root)
-  expect(np.array_equal(one, two), f'what lies under alpha 0 is seen in {ending}')
+  first, second = load_images(root)
+  expect(np.array_equal(first, second), f'what lies under alpha 0 is seen in {ending}')
 
 
 def damaged_image_case(rng: random.Random, place: Path) -> None:
@@ -641,10 +643,10 @@ def _other_image(rng, data):
 
 
 def _two_images_swapped(rng, data):
-  one, two = rng.sample(sorted(data.glob('*.png')), 2)
-  first, second = one.read_bytes(), two.read_bytes()
-  one.write_bytes(second)
-  two.write_bytes(first)
+  first, second = rng.sample(sorted(data.glob('*.png')), 2)
+  contents = first.read_bytes(), second.read_bytes()
+  second.write_bytes(contents[0])
+  first.write_bytes(contents[1])
   return True
 
 
@@ -742,9 +744,9 @@ def path_case(rng: random.Random, place: Path) -> None:
   try:
     common = ['--config=folder:erm', f'--config.data.dir={origin}/data', *TINY]
     code, text = verb('main', *common, f'--workdir={given}')
-    made = [p for p in home.rglob('*') if p.name in ('done', 'config.json')]
+    written = [p for p in home.rglob('*') if p.name in ('done', 'config.json')]
     if code:
-      expect(not made, f'{given!r} is refused ({text[-300:]}) and {made} are there')
+      expect(not written, f'{given!r} is refused ({text[-300:]}) and {written} are there')
       return
     expect(not url, f'{given} is taken')
     expect((Path(given) / 'done').exists() or given.startswith('~'), f'{given!r}: nothing is where it was asked for')

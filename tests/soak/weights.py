@@ -105,7 +105,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def _edited(content: bytes, rng: random.Random) -> bytes:
-  """Put a call, or opcodes, into the pickle of a torch.save file and keep the archive whole."""
+  """Insert a call, or opcodes, into the pickle of a torch.save file and keep the archive whole."""
   attack = rng.choice(CALLS) + rng.choice((b'(U\x01xtR', b'(U\x01xtR0', b')\x81', b')\x81}b', b')R.'))
   if not zipfile.is_zipfile(io.BytesIO(content)):
     i = rng.randrange(len(content) + 1)

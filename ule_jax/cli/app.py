@@ -62,9 +62,9 @@ _peers: Peers | None = None
 
 
 def join(peers: Peers) -> None:
-  """Let the end of this process respect the other hosts of a run: whoever connects to them calls this.
+  """Register the other hosts of a run, which the exit of this process has to respect.
 
-  They are not looked up from here, as that would import jax.
+  To be called after connecting to them: a look-up from here would import jax.
   """
   global _peers
   _peers = peers

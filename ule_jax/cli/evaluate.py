@@ -35,7 +35,7 @@ def evaluate(
   compilation_cache: Cache = 'default',
   force: bool = False,
 ) -> None:
-  """Evaluate a finished run again, and write what its networks look at.
+  """Evaluate a finished run again, and write the input gradients of its networks.
 
   For example:
 
@@ -96,9 +96,9 @@ def compare(run: Restored, split: str, metrics: dict[str, dict[str, Any]]) -> st
 
 
 def _differences(role: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-  there, here = flatten(old), flatten(new)
-  for name in here:
-    a, b = there.get(name), here[name]
+  recorded, present = flatten(old), flatten(new)
+  for name, b in present.items():
+    a = recorded.get(name)
     if isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, abs_tol=1e-9):
       continue
     if not isinstance(b, (list, tuple)) and a != b:  # intervals follow from the counts

@@ -35,14 +35,14 @@ def sweep(
 
   Each member is the run that ule_jax.main would make of its config, but for rounding, in the folder
   <workdir>/FIELD=VALUE,... Images or features stay on the device. A member whose loss is not finite
-  is named, and the others go on. It prints the accuracies of every setting over seeds, and the
-  setting that each selection rule picks. The same command on the same folder goes on where it stopped.
+  is named, and the others continue. It prints the accuracies of every setting over seeds, and the
+  setting that each selection rule picks. The same command on the same folder resumes where it stopped.
 
   Args:
     axis: a field and its values; several make all combinations. The field is seed, optim.lr,
       optim.weight_decay, optim.clip or a number among the options of the method.
     workdir: folder of the sweep (default runs/<config>-<method>-sweep).
-    force: go on in a folder whose config, axes, data or weights differ.
+    force: resume in a folder whose config, axes, data or weights differ.
   """
   settings: Any
   settings, name = load.load_text(config, overrides)

@@ -18,7 +18,7 @@ NARROW = 46  # columns to which names are wrapped, before other columns have to 
 
 
 def _layout(headers: Sequence[str], rows: Sequence[Any], names: int = 1) -> str:
-  """Lay out a table with rules above, below the headers and at the end.
+  """Format a table with rules above, below the headers and at the end.
 
   What is too wide has its first column wrapped, and then its last columns in another table, behind the same names.
 
@@ -70,7 +70,7 @@ def results_table(results: dict[str, Any], split: str = 'test') -> str:
 
 
 def rules_table(results: dict[str, Any]) -> str:
-  """Return the table of what each selection rule would have given for the deployed role."""
+  """Return the table of the deployed role at the checkpoint of each selection rule."""
   rows = []
   for rule, entry in {'last step': results['last'], **results['selected']}.items():
     test = entry['test']
@@ -132,7 +132,7 @@ def counts_table(dataset: Dataset) -> str:
 
 
 def clusters_table(diagnosis: dict[str, Any]) -> str:
-  """Return the table of the clusters of a diagnosis, what misleads the first network most first, and their groups.
+  """Return the table of the clusters of a diagnosis; those that mislead the first network most come first.
 
   Args:
     diagnosis: as `explain.diagnosis.look` returns it.
@@ -150,7 +150,7 @@ def clusters_table(diagnosis: dict[str, Any]) -> str:
 
 
 def weights_table(tensors: Sequence[Row]) -> str:
-  """Return the table of what each tensor of a file of weights becomes; those that are left out come last."""
+  """Return the parameters that each tensor of a file of weights becomes; unused tensors come last."""
   rows = []
   for row in sorted(tensors, key=lambda row: (not row.ours, row.theirs)):
     ours = ' '.join(row.ours).replace('params/', '') or '-'

@@ -41,11 +41,11 @@ def train(
     python -m ule_jax.main --config=digits --config.method.weight=100
 
   It prints the accuracies of all groups, and the test accuracy at the checkpoint of each selection
-  rule. The same command on the same folder goes on where it stopped.
+  rule. The same command on the same folder resumes where it stopped.
 
   Args:
     workdir: folder of the run (default runs/<config>-<method>-s<seed>).
-    force: go on in a folder whose config, data or weights differ.
+    force: resume in a folder whose config, data or weights differ.
     coordinator: of several hosts, the first one's. Each is given this command with its own --host;
       none of the three flags is needed under SLURM, Open MPI and on TPU slices.
     hosts: number of hosts.

@@ -28,7 +28,7 @@ def weights(
   classes: Count = 0,
   size: Annotated[Count, Parameter(metavar='PIXELS')] = 224,
 ) -> None:
-  """Show what the tensors of a file of weights become in a network.
+  """Show the parameters of a network that the tensors of a file of weights become.
 
   For example:
 

@@ -22,7 +22,7 @@ SLOT = re.compile(r'(<!-- options: ([\w.]+) -->\n)(.*?)(<!-- end -->)', re.DOTAL
 
 
 def splice(text: str) -> str:
-  """Return a page with the tables between its marks made anew.
+  """Return a page with the tables between its marks replaced.
 
   A mark names a part of a config, as `<!-- options: method.ule -->`, `<!-- options: optim -->` or, for the options
   outside of all parts, `<!-- options: config -->`; `<!-- options: all -->` is the whole reference.

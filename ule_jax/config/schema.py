@@ -37,7 +37,7 @@ class Train(Options):
   steps: int = option(0, 'length in optimiser steps; 0: from epochs', ge=0)
   epochs: float = option(0.0, 'length in epochs, where steps is 0', ge=0)
   batch_size: int = option(128, 'examples of a step, over all devices', ge=1)
-  accumulate: int = option(1, 'parts of a batch that are computed one after the other, for memory', ge=1)
+  accumulate: int = option(1, 'parts of a batch that are computed sequentially, for memory', ge=1)
   eval_batch_size: int = option(512, 'examples of a batch in evaluation, over all devices', ge=1)
   eval_every: int = option(100, 'steps between evaluations, each of which saves a checkpoint', ge=1, resume=True)
   log_every: int = option(50, 'steps between reports of the training loss', ge=1, resume=True, identity=False)
@@ -76,7 +76,7 @@ class Checkpoint(Options):
 
 
 class TwoStage(Options):
-  """A first run and what the second takes from it: `config.two_stage`.
+  """A first run and the rule that gives the second its data or head: `config.two_stage`.
 
   The first run has this config with other values of a few options. The options of each rule stand below its name.
   """

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ule_jax.methods.contract import LABEL_FREE, SEPARABLE, Aux, Batch, Forward, Method, Output, Sizes, Step, labelled
-from ule_jax.options import Options
+from ule_jax.options import Options, meta
 from ule_jax.two_stage import TWO_STAGE
 
 
@@ -30,6 +30,14 @@ class Entry(NamedTuple):
   options: type[Options]
   fields: Mapping[str, Any] = MappingProxyType({})
   correction: str = ''
+
+  def __call__(self, options: Any, sizes: Sizes) -> Method:
+    """Return the method of some options, or of any object that has them as attributes, also under former names."""
+    if isinstance(options, self.options):
+      return self.make(options, sizes)
+    names = {name: (name, *meta(field).former) for name, field in self.options.model_fields.items()}
+    given = {name: getattr(options, old) for name, olds in names.items() for old in olds if hasattr(options, old)}
+    return self.make(self.options(**given), sizes)
 
 
 def row(module: str, fields: Mapping[str, Any] = MappingProxyType({}), correction: str = '') -> Entry:

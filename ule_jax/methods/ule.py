@@ -46,7 +46,7 @@ STUDENT, TEACHER = 'student', 'teacher'
 class Student(Options):
   """Options of a student and of the use that is made of its mistakes.
 
-  These and the defaults of the term were chosen on the validation of benchmarks/robustness.py's settings
+  These and the defaults of the term were chosen on the validation of the settings of benchmarks/robustness
   (docs/results/robustness.md).
   """
 

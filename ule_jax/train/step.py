@@ -91,7 +91,7 @@ def make_train_step(
       'set train.accumulate=1, or, for ule, method.mistakes=none or weight and method.trust_exponent=0.'
     )
 
-  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     step_key = jax.random.fold_in(key, state.step)
 
     def loss(params, batch: Batch, dropout_key: Array) -> tuple[Array, Aux]:
@@ -103,11 +103,8 @@ def make_train_step(
         return Output(logits, features, updated.get('batch_stats', {}))
 
       batch = batch._replace(image=preprocess(batch.image))
-      step = Step(
-        params, state.method_state, batch, state.step, step_key, forward,
-        per_example=collectives.gather_examples, per_image=collectives.local_examples,
-      )  # fmt: skip
-      return method.loss(step)
+      whole_batch, own_rows = collectives.gather_examples, collectives.local_examples
+      return method.loss(Step(params, state.method_state, batch, state.step, step_key, forward, whole_batch, own_rows))
 
     whole = labelled(collectives.gather_examples(batch._replace(image=None)))
     batch = whole._replace(image=batch.image)
@@ -135,7 +132,7 @@ def make_train_step(
       bad_step=bad_step,
     ), metrics
 
-  return train_step
+  return step
 
 
 def is_finite(loss: Array, gradient: PyTree, update: PyTree, batch_stats: PyTree) -> Bool[Array, '']:
