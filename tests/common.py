@@ -1,5 +1,10 @@
-"""Small networks, batches and options that several tests share."""
+"""Small networks, batches and options that several tests share.
 
+Methods, networks, optimisers and first states are made once for the same arguments, so that jax finds the step of the
+same ones again and neither traces nor compiles it anew.
+"""
+
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -42,10 +47,12 @@ def from_flags(spec: str, *flags: str):
   return load_text(spec.removeprefix('--config='), [(name, text) for name, _, text in overrides])[0]
 
 
+@functools.cache
 def method_of(name: str, k: int = 2, couples_examples: bool = True, **changes):
   return METHODS[name].make(options(name, **changes), SIZES._replace(k=k, couples_examples=couples_examples))
 
 
+@functools.cache
 def network(name: str = 'cnn', k: int = 2, **changes):
   settings = base.make('digits', 'erm').model.to_dict()
   settings |= {'name': name, 'width': 8, 'depth': 2, 'heads': 2, 'patch': 4, 'batch_norm': 'none'} | changes
@@ -73,27 +80,40 @@ def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.flo
   return Batch(*map(jnp.asarray, arrays))
 
 
-def setup(method, model, batch: Batch, tx=None, key=KEY, **settings):
+sgd, adam = functools.cache(optax.sgd), functools.cache(optax.adam)
+
+
+def setup(method, model, batch: Batch, tx=None, **settings):
   """A fresh state, of the images' precision, and the (not jitted) step."""
-  tx = tx or optax.adam(1e-2)
-  state = create_state(method, model, tx, batch.image[:1], key)
-  state = jax.tree.map(lambda x: x.astype(batch.image.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
-  return state, make_train_step(method, model, tx, key, **settings)
+  tx = tx or adam(1e-2)
+  dtype, x64 = batch.image.dtype, jax.config.jax_enable_x64
+  return _state(method, model, tx, batch.image.shape[1:], dtype, x64), _step(method, model, tx, **settings)
 
 
-def train(method, model, batches, tx=None, key=KEY):
+@functools.cache
+def _state(method, model, tx, shape, dtype, x64: bool):
+  state = create_state(method, model, tx, jnp.zeros((1, *shape), dtype), KEY)
+  return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+
+@functools.cache
+def _step(method, model, tx, **settings):
+  return make_train_step(method, model, tx, KEY, **settings)
+
+
+def train(method, model, batches, tx=None):
   """The state after one jitted step on each batch, and the last metrics."""
-  state, step = setup(method, model, batches[0], tx, key)
-  step = jax.jit(step, donate_argnums=0)
+  state, step = setup(method, model, batches[0], tx)
   for batch in batches:
-    state, metrics = step(state, batch)
+    state, metrics = jax.jit(step)(state, batch)
   return state, metrics
 
 
 def train_on(mesh, parallel: str, method, model, batches, tx=None, fsdp: bool = False, **settings):
   """The same as `train`, on the devices of a mesh, of which this host has a share."""
   state, step = setup(method, model, batches[0], tx, **settings)
-  state = jax.device_put(state, places := placement(state, mesh, fsdp))
+  places = placement(state, mesh, fsdp)
+  state = jax.device_put(jax.tree.map(jnp.copy, state), places)  # the step donates what it is given
   step = compile_step(step, mesh, parallel, places)
   for batch in batches:
     size = len(batch.label) // jax.process_count()

@@ -14,7 +14,7 @@ from sources import SOURCES
 from ule_jax import load_config
 from ule_jax.cli import app
 from ule_jax.config.fields import flatten
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import parse_config, validate_config
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import make_model, make_network
@@ -26,6 +26,9 @@ from ule_jax.two_stage import TWO_STAGE
 
 SOMEWHERE = ('--config.data.dir=somewhere',)
 CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', 'urbancars', 'folder'), SOMEWHERE)
+
+
+SMALL = ('--config.model.name=cnn', '--config.model.width=8', '--config.model.depth=1', '--config.data.size=16')
 
 
 def load(name, method='ule', *changes):
@@ -47,14 +50,23 @@ def test_the_tables_of_options_and_of_methods_name_the_same(name):
 @pytest.mark.parametrize('name', CONFIGS)
 @pytest.mark.parametrize('method', METHODS)
 def test_every_config_and_method_makes_a_step(name, method):
-  """Traced: shapes and types only; at full size for ULE, with a small network for the others."""
-  small = () if method == 'ule' or name == 'digits' else ('--config.model.name=cnn', '--config.data.size=16')
-  config = load(name, method, *small)
+  """Traced: shapes and types only, with a small network."""
+  traced(name, load(name, method, *(() if name == 'digits' else SMALL)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name != 'digits'])
+def test_every_config_makes_a_step_of_ule_at_full_size(name):
+  traced(name, load(name, 'ule'))
+
+
+def traced(name, config):
   size = 16 if name == 'digits' else config.data.size
   k, g = {'spawrious': (4, 24), 'urbancars': (2, 8)}.get(name, (2, 4))
+  config = parse_config(config)
   made = make_method(config, Sizes(1000, k, g, np.full(g, 1000 // g)))
-  model = make_model(SimpleNamespace(**config.model), k)
-  tx = make_optimizer(SimpleNamespace(**config.optim), made.roles, 100)
+  model = make_model(config.model, k)
+  tx = make_optimizer(config.optim, made.roles, 100)
   preprocess, key = make_preprocess((0.5,) * 3, (0.2,) * 3), jax.random.key(0)
   image = jnp.zeros((8, size, size, 3), jnp.uint8)
   ids = jnp.zeros(8, jnp.int32)

@@ -1,22 +1,84 @@
-"""Eight virtual CPU devices, strict ranks, and checked shapes for every test."""
+"""Eight virtual CPU devices, strict ranks, checked shapes, and one compilation cache for every test."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # the user's is not for tests; theirs are in the tests of it
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
+from quick_compiles import compile_quickly
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# The tests compile for far longer than they compute. What runs in a process of its own is compiled in full, and so is
-# what asks for the fixture `optimized`.
-jax.config.update('jax_disable_most_optimizations', True)
-install_import_hook(['ule_jax.losses', 'ule_jax.models', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype')
+install_import_hook(
+  ['ule_jax.losses', 'ule_jax.models', 'ule_jax.kernels', 'ule_jax.methods', 'ule_jax.metrics'], 'beartype.beartype'
+)
+
+
+# Files by their time, those of more than ten seconds; a worker that began with a long one last would be alone with it.
+LONGEST = (
+  'hosts_test.py', 'docs_test.py', 'methods_test.py', 'train_test.py', 'stages_test.py', 'misfortunes_test.py',
+  'stale_test.py', 'missing_test.py', 'models_test.py', 'sweep_test.py', 'paths_test.py', 'step_time_test.py',
+  'convolution_test.py', 'ule_test.py', 'family_test.py', 'guards_test.py', 'sharding_test.py', 'pretrained_test.py',
+  'encoder_test.py', 'torch_test.py', 'configs_test.py', 'losses_test.py', 'export_test.py', 'report_test.py',
+)  # fmt: skip
+
+
+def pytest_configure(config):
+  """Let the tests, and all processes that they start, share what they compile; never with the user's own runs.
+
+  What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`.
+  """
+  if not hasattr(config, 'workerinput'):  # the workers of pytest-xdist inherit the environment
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ule-tests-')
+    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'true'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  share_compiled()
+  before = os.environ.get('XLA_FLAGS', '')
+  compile_quickly()
+  jax.devices()  # reads the flags
+  os.environ['XLA_FLAGS'] = before
+
+
+def pytest_unconfigure(config):
+  if not hasattr(config, 'workerinput'):
+    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_make_scheduler(config, log):
+  """Give whole files to the workers, so that what a file makes is made once, and the longest files first."""
+  from xdist.scheduler import LoadFileScheduling
+
+  config.option.loadscopereorder = False  # by the number of tests
+  return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def share_compiled():
+  jax.config.update('jax_enable_compilation_cache', True)
+  jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
+  compilation_cache.reset_cache()  # jax looks at the folder once, when it first compiles
+
+
+@pytest.fixture(autouse=True)
+def keep_sharing_compiled():
+  """Undo what a run has set in jax."""
+  yield
+  before = os.environ['JAX_COMPILATION_CACHE_DIR']
+  if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir != before:
+    share_compiled()
+
 
 from ule_jax.runs.progress import to_terminal  # noqa: E402
 
@@ -97,10 +159,13 @@ def torchvision():
 
 @pytest.fixture
 def optimized():
-  """Compile as users do, for what is asked of the compiled program: memory and FLOPs."""
+  """Compile as users do, for what is asked of the compiled program: memory and FLOPs, which one that is read lacks."""
   jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
   yield
   jax.config.update('jax_disable_most_optimizations', True)
+  share_compiled()
 
 
 @pytest.fixture

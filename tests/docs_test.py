@@ -98,6 +98,7 @@ def test_links_lead_somewhere(root):
       assert '://' in target or (page.parent / target).exists(), f'{page.name}: {target}'
 
 
+@pytest.mark.full
 def test_the_site_builds(root, tmp_path):
   pytest.importorskip('sphinx_external_toc')
   command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', 'docs', str(tmp_path / 'site')]
@@ -156,7 +157,11 @@ def smaller(verb, argv):
   return [f'--config.{change}' for change in changes]
 
 
-@pytest.mark.parametrize('page', PAGES)
+# The README, and one page of each kind in the quick suite: data that are drawn, and data that are read.
+QUICK = ('README', 'docs/guides/data/digits', 'docs/guides/data/folder')
+
+
+@pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
 def test_every_command_runs(page, root, place, photos, monkeypatch, capsys):
   monkeypatch.chdir(place)
   for made in ('runs', 'report', 'shards'):
@@ -183,6 +188,7 @@ def test_every_command_runs(page, root, place, photos, monkeypatch, capsys):
     assert "['serious', 'smiling'] (2, 2)" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_every_key_of_the_results_is_explained(root, place, monkeypatch):
   monkeypatch.chdir(place)
   argv = ['--config=digits:ule', '--workdir=runs/keys']
@@ -193,6 +199,7 @@ def test_every_key_of_the_results_is_explained(root, place, monkeypatch):
     assert f'`{key}`' in page or key.startswith('val_'), key
 
 
+@pytest.mark.full
 def test_the_notebook_runs(root, tmp_path):
   nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
   notebook = nbformat.read(root / 'docs' / 'start' / 'digits.ipynb', as_version=4)

@@ -135,6 +135,7 @@ def test_a_frozen_run_goes_on_bitwise(celeba, weights, tmp_path):
     np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.full
 def test_fine_tuning_starts_from_the_weights(celeba, weights, tmp_path):
   """With a learning rate of 0 and frozen statistics, the features are those of the file in both roles."""
   flags = ('--config.optim.lr=0', '--config.optim.weight_decay=0', '--config.model.batch_norm=frozen')

@@ -97,7 +97,9 @@ def test_our_own_names_start_another_run(ule_run, tmp_path):
   assert found.flavour == 'ule_jax'
 
 
-@pytest.mark.parametrize('name', SHAPES)
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=pytest.mark.full) if name == 'resnet18' else name for name in SHAPES]
+)
 def test_weights_go_to_pytorch_and_back(name, untrained, torchvision, tmp_path):
   torch = pytest.importorskip('torch')
   run = restore(untrained(name))

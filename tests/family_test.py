@@ -8,7 +8,7 @@ from common import KEY, SIZES, assert_close, batch_of, method_of, network, optio
 
 from configs import base
 from ule_jax import losses
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import UserError
 from ule_jax.methods import LABEL_FREE, METHODS, Batch, Output, Sizes, Step
 

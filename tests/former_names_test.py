@@ -6,7 +6,7 @@ import pytest
 from common import from_flags
 
 import ule_jax
-from ule_jax.config import former, schema
+from ule_jax.config import former, validate
 from ule_jax.config.fields import flatten
 from ule_jax.errors import UserError
 from ule_jax.runs import workdir
@@ -69,7 +69,7 @@ def test_former_names_in_a_users_file(old, tmp_path, capsys):
   )
   config = ule_jax.load_config(path)
   assert flatten(config.to_dict())[new] == value
-  assert schema.parse_config(config).flat()[new] == value
+  assert validate.parse_config(config).flat()[new] == value
   first, *others = said(capsys)
   below = ['note: two_stage.prepare is called two_stage.rule now; the former name still works.']
   assert others == (below if old == 'first.prepare' else [])
@@ -113,7 +113,7 @@ def test_recorded_configs_with_former_names_are_the_same_configs(method, tmp_pat
   recorded = in_former_names(config.to_dict())
   assert 'first' in recorded
   assert 'two_stage' not in recorded
-  assert schema.complete_config(recorded, {}) == schema.parse_config(config)
+  assert validate.complete_config(recorded, {}) == validate.parse_config(config)
   (tmp_path / 'config.json').write_text(json.dumps(recorded))
   (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
   assert workdir.compare(tmp_path, config.to_dict(), force=False)

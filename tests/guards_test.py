@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from common import KEY, SIZES, batch_of, from_flags, method_of, network, setup
+from common import KEY, SIZES, adam, batch_of, from_flags, method_of, network, setup
 from PIL import Image
 
 from configs import base
@@ -64,7 +63,7 @@ def scaled(factor):
     (optimizer(lr=1e-3, warmup_steps=5), 1e25, True),
     (optimizer(lr=1e-3), float('inf'), True),
     (optimizer(lr=1e-3), float('nan'), True),
-    (optax.adam(1e-3), 1e25, True),
+    (adam(1e-3), 1e25, True),
     (optimizer(lr=1e-3, clip=1.0), 1e15, False),
   ],
 )
@@ -91,6 +90,7 @@ def test_each_part_of_a_step_is_looked_at(place, value):
   assert is_finite(jnp.zeros(()), {}, {}, {})
 
 
+@pytest.mark.full
 def test_what_is_not_trained_costs_no_backward_pass(optimized):
   """With the head alone, a third is left: the forward pass."""
   del optimized

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
-from common import assert_close, batch_of, from_flags, method_of, network, train
+from common import assert_close, batch_of, from_flags, method_of, network, sgd, train
 from sharding_test import KINDS, config_of, stop_after
 from writers import write_folder
 
@@ -62,6 +61,7 @@ def work(number, out, workdir, stop):
   assert [code for code, _ in ends] == [0] * number, ends
 
 
+@pytest.mark.full
 def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(tmp_path, monkeypatch):
   expected = run(config_of(), tmp_path / 'one')
   workdir = tmp_path / 'turns'
@@ -84,7 +84,7 @@ def test_four_and_two_processes_have_the_numbers_of_one_and_go_on_with_its_run(t
   with jax.enable_x64(True):
     for name in KINDS:
       batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
-      state, _ = train(method_of(name), network(batch_norm='batch', depth=1), batches, optax.sgd(1e-2))
+      state, _ = train(method_of(name), network(batch_norm='batch', depth=1), batches, sgd(1e-2))
       leaves = jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state))
       for parallel in PARALLEL:
         for number in (2, 4):
@@ -139,6 +139,7 @@ def stopped_at(workdir, processes, number=signal.SIGTERM) -> int:
   return step
 
 
+@pytest.mark.full
 def test_a_signal_at_one_host_stops_all_at_one_step_again_and_again(tmp_path):
   with two(tmp_path, training_in(tmp_path)) as processes:
     first = stopped_at(tmp_path, processes, signal.SIGUSR1)  # passed on as a SIGTERM
@@ -146,6 +147,7 @@ def test_a_signal_at_one_host_stops_all_at_one_step_again_and_again(tmp_path):
     assert first <= stopped_at(tmp_path, processes) < 20_000
 
 
+@pytest.mark.full
 def test_two_stages_on_hosts_with_one_device(tmp_path):
   """A fit is saved without a step; what both hosts say of it is what one would have."""
   flags = ['--config=digits:dfr', '--config.train.steps=20', '--config.data.crops=1']
@@ -157,6 +159,7 @@ def test_two_stages_on_hosts_with_one_device(tmp_path):
   assert json.loads((tmp_path / 'results.json').read_text())['test'] == json.loads(json.dumps(expected['test']))
 
 
+@pytest.mark.full
 def test_hosts_with_other_data_leave_together_and_equal_copies_are_the_same(tmp_path):
   rows = [(f'{i}.png', i % 2, ('train', 'val', 'test')[i // 2 % 3]) for i in range(48)]
   write_folder(tmp_path / '0', rows, size=(8, 8))
@@ -186,6 +189,7 @@ def test_hosts_with_other_data_leave_together_and_equal_copies_are_the_same(tmp_
   assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(('killed', 'codes'), [(1, {75}), (0, {75, -signal.SIGABRT})])
 def test_a_host_that_dies_ends_the_other(killed, codes, tmp_path):
   """In one sentence; only if the first one dies, jax may be faster than we are."""

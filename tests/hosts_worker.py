@@ -7,13 +7,14 @@ is not 0.
 import sys
 
 import jax
+from quick_compiles import compile_quickly
 
 
 def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -> None:
   from ule_jax.devices import processes
 
   jax.config.update('jax_num_cpu_devices', 4 // number)
-  jax.config.update('jax_disable_most_optimizations', True)  # as the process that it is compared with
+  compile_quickly()  # as the process that it is compared with
   processes.connect(f'127.0.0.1:{port}', number, host)  # before anything is computed, as importing common does
   assert (jax.process_count(), jax.device_count()) == (number, 4)
 
@@ -39,8 +40,7 @@ def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -
 def trained() -> dict:
   """The parameters and statistics of small networks after five steps."""
   import numpy as np
-  import optax
-  from common import batch_of, method_of, network, train_on
+  from common import batch_of, method_of, network, sgd, train_on
   from sharding_test import KINDS
 
   from ule_jax.devices.mesh import PARALLEL, make_mesh
@@ -50,7 +50,7 @@ def trained() -> dict:
     method, model = method_of(name), network(batch_norm='batch', depth=1)
     batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
     for parallel in PARALLEL:
-      state, _ = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+      state, _ = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
       for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats, state.method_state)):
         found[f'{name} {parallel} {jax.tree_util.keystr(path)}'] = np.asarray(leaf)
   return found

@@ -15,7 +15,7 @@ from common import from_flags, leaves_equal
 from writers import write_folder
 
 from ule_jax import data
-from ule_jax.config.schema import complete_config
+from ule_jax.config.validate import complete_config
 from ule_jax.data import pipeline
 from ule_jax.devices import runtime
 from ule_jax.errors import Interrupted, UserError, is_out_of_memory
@@ -140,6 +140,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+@pytest.mark.full
 def test_a_terminal_that_closes_leaves_a_saved_run(tmp_path):
   command = [sys.executable, '-c', TERMINAL, *MAIN, f'--workdir={tmp_path}']
   ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
@@ -168,6 +169,7 @@ def test_a_sweep_stops_at_a_warning(tmp_path, monkeypatch):
   assert checkpoints_in(tmp_path / 'w') == [4]
 
 
+@pytest.mark.full
 def test_features_that_are_computed_stop_at_a_warning(frozen_run, tmp_path, monkeypatch):
   config = json.loads((frozen_run / 'config.json').read_text())
   config = complete_config(config, {'model.feature_cache': str(tmp_path / 'cache')})
@@ -200,7 +202,7 @@ def of_folder(folder, *changes):
   return config_of(*small, '--config.train.steps=60', '--config.loader.threads=1', *changes, name='folder')
 
 
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize('number', [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.full)])
 def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_path, monkeypatch):
   whole = train_run(of_folder(folder), tmp_path / 'whole')
   original, calls = loop.Batch, []
@@ -258,8 +260,10 @@ def test_how_a_worker_ended_is_said(code, text):
 # --- Devices -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('verb', ['main', 'sweep'])
-@pytest.mark.parametrize('platforms', ['cuda', 'tpu', 'cuda,cpu', 'gqu'])
+@pytest.mark.parametrize('verb', ['main', pytest.param('sweep', marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+  'platforms', ['cuda', *(pytest.param(p, marks=pytest.mark.full) for p in ('tpu', 'cuda,cpu', 'gqu'))]
+)
 def test_a_device_that_is_not_there_is_refused_before_the_data(verb, platforms, tmp_path):
   if any(os.path.exists(path) for path in runtime.GPUS) and platforms != 'gqu':
     pytest.skip('it is there')
@@ -371,6 +375,7 @@ def test_what_is_a_lack_of_memory(error, expected):
   assert is_out_of_memory(error) == expected
 
 
+@pytest.mark.full
 def test_an_allocation_that_is_too_large_ends_with_code_2(tmp_path):
   """In a process that may have 16 GiB."""
   command = [*MAIN[:-1], '--config.train.steps=2', '--config.train.eval_batch_size=2000000000', f'--workdir={tmp_path}']

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from common import assert_close, batch_of, leaves_equal, method_of, network, setup
+from common import assert_close, batch_of, leaves_equal, method_of, network, setup, sgd
 from methods_test import DISTINCT, VARIANTS
 
 from ule_jax import losses
@@ -35,7 +34,7 @@ def with_holes(k: int = 2) -> tuple[Batch, Batch]:
 
 
 def one_step(method, model, batch):
-  state, step = setup(method, model, batch, optax.sgd(1.0))
+  state, step = setup(method, model, batch, sgd(1.0))
   after, metrics = jax.jit(step)(state, batch)
   return after.params, after.method_state, metrics
 

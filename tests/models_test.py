@@ -181,7 +181,7 @@ def test_tiny_images_reach_the_last_layer(name, size):
   """Every pixel has a slope: none is dropped on the way; a 2 x 2 mean leaves out an odd last row, as it says."""
   model, x = network(name, patch=1, depth=2), jax.random.normal(KEY, (2, size, size, 3))
   variables = jax.jit(lambda: model.init(KEY, x, train=False))()
-  g = jax.grad(lambda x: model.apply(variables, x, train=False)[1].std())(x)
+  g = jax.jit(jax.grad(lambda x: model.apply(variables, x, train=False)[1].std()))(x)
   seen = (jnp.abs(g).max(axis=(0, 3)) > 0).sum()
   assert seen == size**2
 

@@ -16,7 +16,7 @@ from ule_jax.models import MODELS
 from ule_jax.runs.restore import restore
 from ule_jax.train.run import run as train_run
 
-QUICK = ('cnn', 'mlp', 'vit', 'resnet20')
+QUICK, FULLER = ('cnn', 'mlp'), ('vit', 'resnet20')
 LARGE_PATCH = ('vit_ti16', 'vit_s16', 'vit_b16')
 # of options that change what is exported; frozen: the network is the encoder, from weights that another run exported
 VARIANTS = {
@@ -30,8 +30,8 @@ VARIANTS = {
 def cases():
   for name in MODELS:
     for changes in VARIANTS.get(name, [()]):
-      quick = name in QUICK and not changes
-      marks = () if quick else pytest.mark.slow
+      suite = pytest.mark.full if name in FULLER and not changes else pytest.mark.slow
+      marks = () if name in QUICK and not changes else suite
       yield pytest.param(name, changes, id='-'.join([name, *changes]), marks=marks)
 
 
@@ -100,7 +100,7 @@ def test_every_verb_after_training(name, changes, photos, tmp_path, capsys):
 
 
 def test_the_table_of_this_file_is_that_of_the_networks():
-  assert set(QUICK) <= set(MODELS)
+  assert {*QUICK, *FULLER} <= set(MODELS)
   assert set(VARIANTS) <= set(MODELS)
   ids = {param.values[0] for param in cases()}
   assert ids == set(MODELS)

@@ -4,12 +4,11 @@ import itertools
 
 import jax
 import numpy as np
-import optax
 import pytest
-from common import assert_close, batch_of, from_flags, method_of, network, train, train_on
+from common import adam, assert_close, batch_of, from_flags, method_of, network, sgd, train, train_on
 from jax.sharding import PartitionSpec
 
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices import mesh as device_mesh
 from ule_jax.devices.mesh import PARALLEL, make_mesh, placement
 from ule_jax.errors import UserError
@@ -29,18 +28,18 @@ def stop_after(steps):
 def test_any_number_of_devices_gives_the_numbers_of_one_in_double_precision(name, x64):
   method, model = method_of(name), network(batch_norm='batch', depth=1)
   batches = [batch_of(seed=s, dtype=np.float64) for s in range(5)]
-  one, expected = train(method, model, batches, optax.sgd(1e-2))
+  one, expected = train(method, model, batches, sgd(1e-2))
   for count in (2, 8):
     for parallel in PARALLEL:
       mesh = make_mesh(jax.devices()[:count])
-      state, metrics = train_on(mesh, parallel, method, model, batches, optax.sgd(1e-2))
+      state, metrics = train_on(mesh, parallel, method, model, batches, sgd(1e-2))
       assert_close(state, one, rtol=0, atol=1e-10)
       assert_close(metrics, expected, rtol=0, atol=1e-10)
       assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
 
 
 def test_parts_of_a_batch_on_every_device():
-  method, model, tx = method_of('ule', mistakes='weight'), network(), optax.sgd(1e-2)
+  method, model, tx = method_of('ule', mistakes='weight'), network(), sgd(1e-2)
   batch = batch_of()
   batch = batch._replace(weight=batch.weight.at[3:7].set(0))
   one, expected = train(method, model, [batch], tx)
@@ -53,10 +52,10 @@ def test_parts_of_a_batch_on_every_device():
 @pytest.mark.parametrize('name', ['ule', 'lff'])
 def test_divided_parameters_change_no_number(name, monkeypatch):
   monkeypatch.setattr(device_mesh, 'LEAST_SHARDED', 64)
-  method, model, tx = method_of(name), network(batch_norm='batch'), optax.adam(1e-2)
+  method, model, tx = method_of(name), network(batch_norm='batch'), adam(1e-2)
   batches, mesh = [batch_of(seed=s) for s in range(5)], make_mesh()
-  one, _ = train(method, model, batches, optax.sgd(1e-2))
-  state, _ = train_on(mesh, 'jit', method, model, batches, optax.sgd(1e-2), fsdp=True)
+  one, _ = train(method, model, batches, sgd(1e-2))
+  state, _ = train_on(mesh, 'jit', method, model, batches, sgd(1e-2), fsdp=True)
   assert_close(state, one, rtol=1e-4, atol=1e-5)
   state, _ = train_on(mesh, 'jit', method, model, batches, tx, fsdp=True)
   kernel = state.params[method.roles[-1]]['conv1']['kernel']  # 3 3 8 16

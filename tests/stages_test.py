@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from common import from_flags
 
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import METHODS, cnc
 from ule_jax.runs.files import read_json

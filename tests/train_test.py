@@ -244,6 +244,7 @@ def test_a_run_in_use_is_refused(finished):
       run(workdir, '--config.train.steps=16', force=True)
 
 
+@pytest.mark.full
 def test_a_killed_run_ends_bitwise_as_the_other(tmp_path):
   """kill -9 at a random moment, twice, then the same command to its end."""
   command = [

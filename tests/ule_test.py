@@ -4,12 +4,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from common import KEY, SIZES, assert_close, batch_of, leaves_equal, method_of, network, options, setup, train
+from common import (
+  KEY,
+  SIZES,
+  adam,
+  assert_close,
+  batch_of,
+  leaves_equal,
+  method_of,
+  network,
+  options,
+  setup,
+  sgd,
+  train,
+)
 
 from ule_jax import losses
-from ule_jax.methods import erm
+from ule_jax.methods import METHODS, erm
 from ule_jax.methods.contract import SEPARABLE
 
 BATCHES = [batch_of(seed=s) for s in range(6)]
@@ -34,7 +46,7 @@ def erm_as(role, loss, **changes):
 def test_the_student_is_erm(name, loss):
   bitwise = name in ('mlp', 'cnn')
   # Differently compiled programs may fuse, and so round, differently; Adam would blow that up.
-  batches, tx = (BATCHES, optax.adam(1e-2)) if bitwise else (BATCHES[:3], optax.sgd(1e-2))
+  batches, tx = (BATCHES, adam(1e-2)) if bitwise else (BATCHES[:3], sgd(1e-2))
   ule, _ = train(method_of('ule', student_loss=loss, q=0.7, student_noise=0.5), NETWORKS[name], batches, tx)
   alone, _ = train(erm_as('student', loss, q=0.7, noise=0.5), NETWORKS[name], batches, tx)
   if bitwise:
@@ -45,7 +57,7 @@ def test_the_student_is_erm(name, loss):
 
 @pytest.mark.parametrize('name', ['mlp', 'cnn', 'vit'])
 def test_the_teacher_without_weight_and_mistakes_is_erm(name):
-  batches, tx = (BATCHES, optax.adam(1e-2)) if name != 'vit' else (BATCHES[:3], optax.sgd(1e-2))
+  batches, tx = (BATCHES, adam(1e-2)) if name != 'vit' else (BATCHES[:3], sgd(1e-2))
   ule, _ = train(method_of('ule', weight=0.0, mistakes='none'), NETWORKS[name], batches, tx)
   alone, _ = train(erm_as('teacher', 'cross_entropy'), NETWORKS[name], batches, tx)
   if name != 'vit':
@@ -58,7 +70,7 @@ def test_the_teacher_without_weight_and_mistakes_is_erm(name):
 def test_the_teachers_loss_sends_no_gradient_to_the_student(term):
   def step(weight):
     method = method_of('ule', term=term, weight=weight)
-    return train(method, NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))[0].params
+    return train(method, NETWORKS['cnn'], BATCHES[:1], sgd(1.0))[0].params
 
   light, heavy = step(0.1), step(1000.0)
   assert leaves_equal(light['student'], heavy['student'])
@@ -68,11 +80,11 @@ def test_the_teachers_loss_sends_no_gradient_to_the_student(term):
 @pytest.mark.parametrize('name', ['ule', 'shuffled_student', 'gradient_penalty'])
 def test_holding_back_is_a_smaller_weight_and_a_share_nearer_to_a_half(name):
   asked = {'mistakes': 'balanced', 'weight': 0.5, 'mistake_share': 0.9}
-  held, metrics = train(method_of(name, trust_exponent=0.5, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
+  held, metrics = train(method_of(name, trust_exponent=0.5, **asked), NETWORKS['cnn'], BATCHES[:1], sgd(1.0))
   trust = float(metrics['trust'])
   assert 0 < trust < 1
   asked |= {'weight': 0.5 * trust, 'mistake_share': 0.5 + 0.4 * trust}
-  same, metrics = train(method_of(name, **asked), NETWORKS['cnn'], BATCHES[:1], optax.sgd(1.0))
+  same, metrics = train(method_of(name, **asked), NETWORKS['cnn'], BATCHES[:1], sgd(1.0))
   assert metrics['trust'] == 1
   assert_close(held.params, same.params, rtol=1e-5, atol=1e-6)
 
@@ -89,9 +101,9 @@ def test_what_looks_at_the_whole_batch_cannot_be_accumulated(mistakes, trust_exp
 
 def test_a_student_that_only_guesses_leaves_the_term_out():
   batch = BATCHES[0]._replace(image=jnp.zeros_like(BATCHES[0].image))  # which it cannot tell apart
-  held, metrics = train(method_of('ule', trust_exponent=2.0, weight=100.0), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+  held, metrics = train(method_of('ule', trust_exponent=2.0, weight=100.0), NETWORKS['cnn'], [batch], sgd(1.0))
   assert metrics['trust'] == 0
-  same, _ = train(method_of('ule', weight=0.0, mistake_share=0.5), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+  same, _ = train(method_of('ule', weight=0.0, mistake_share=0.5), NETWORKS['cnn'], [batch], sgd(1.0))
   assert_close(held.params, same.params, rtol=1e-6, atol=1e-7)
 
 
@@ -100,7 +112,7 @@ def test_the_student_sends_its_direction_to_the_teacher():
   method = method_of('ule', mistakes='none')
 
   def teacher_after(method, shift):
-    state, step = setup(method, NETWORKS['cnn'], BATCHES[0], optax.sgd(1.0))
+    state, step = setup(method, NETWORKS['cnn'], BATCHES[0], sgd(1.0))
     student = jax.tree.map(lambda p: p + shift * jnp.sin(jnp.arange(p.size).reshape(p.shape)), state.params['student'])
     state = state.replace(params={**state.params, 'student': student})
     return jax.jit(step)(state, BATCHES[0])[0].params['teacher']
@@ -115,8 +127,8 @@ def test_the_shuffled_student_differs_from_ule_by_the_pairing_alone():
   same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), BATCHES[0])
   chosen = {'term': 'project', 'weight': 1.0}
   for batch, equal in ((same, True), (BATCHES[0], False)):
-    ule, _ = train(method_of('ule', **chosen), NETWORKS['cnn'], [batch], optax.sgd(1.0))
-    shuffled, _ = train(method_of('shuffled_student', **chosen), NETWORKS['cnn'], [batch], optax.sgd(1.0))
+    ule, _ = train(method_of('ule', **chosen), NETWORKS['cnn'], [batch], sgd(1.0))
+    shuffled, _ = train(method_of('shuffled_student', **chosen), NETWORKS['cnn'], [batch], sgd(1.0))
     assert leaves_equal(ule.params['student'], shuffled.params['student'])
     assert leaves_equal(ule.params['teacher'], shuffled.params['teacher']) == equal
 
@@ -136,13 +148,14 @@ def test_the_weight_warms_up():
 
 def test_a_traced_weight_is_close_to_a_static_one():
   def after(weight):
-    return train(method_of('ule', weight=weight), NETWORKS['mlp'], BATCHES[:1], optax.sgd(1e-2))[0].params
+    method = METHODS['ule'].make(options('ule').model_copy(update={'weight': weight}), SIZES)  # as a population does
+    return train(method, NETWORKS['mlp'], BATCHES[:1], sgd(1e-2))[0].params
 
   assert_close(jax.jit(after)(3.0), after(3.0), rtol=1e-4, atol=1e-6)
 
 
 def flops(method, model, batch):
-  state, step = setup(method, model, batch, optax.sgd(1e-2))
+  state, step = setup(method, model, batch, sgd(1e-2))
   return jax.jit(step).lower(state, batch).compile().cost_analysis()['flops']
 
 
@@ -205,7 +218,7 @@ def test_saliency_equals_finite_differences(scalar, x64):
 
 def test_noise_belongs_to_the_step_and_to_the_example():
   method = method_of('ule', student_noise=1.0, weight=0.0)
-  state, step = setup(method, NETWORKS['mlp'], BATCHES[0], optax.sgd(0.0))
+  state, step = setup(method, NETWORKS['mlp'], BATCHES[0], sgd(0.0))
   step = jax.jit(step)
 
   def loss(state, batch):
@@ -233,7 +246,7 @@ class Smooth(nn.Module):
 def test_the_steps_gradients_equal_finite_differences(term, scalar, x64):
   batch = batch_of(5, k=3, size=4, dtype=np.float64)
   method = method_of('ule', k=3, term=term, scalar=scalar, weight=0.5, a=2.0, student_noise=0.1)
-  state, step = setup(method, Smooth(), batch, optax.sgd(1.0))
+  state, step = setup(method, Smooth(), batch, sgd(1.0))
   step, rng = jax.jit(step), np.random.default_rng(0)
   after, _ = step(state, batch)
   for role in method.roles:
@@ -257,7 +270,7 @@ def test_one_backward_pass_for_loss_and_saliency_changes_no_number(name, method,
   found = []
   for couples_examples in (True, False):  # with couples_examples there are two passes
     made = method_of(method, couples_examples=couples_examples, mistakes='balanced', weight=0.5, student_noise=0.0)
-    state, step = setup(made, model, batch, optax.sgd(1.0))
+    state, step = setup(made, model, batch, sgd(1.0))
     state, metrics = jax.jit(step)(state, batch)
     found.append((state.params, metrics))
   assert all(np.isfinite(v).all() for v in jax.tree.leaves(found))

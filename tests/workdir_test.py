@@ -10,7 +10,7 @@ import time
 import pytest
 from common import from_flags
 
-from ule_jax.config import schema
+from ule_jax.config import validate
 from ule_jax.devices import runtime
 from ule_jax.errors import UserError
 from ule_jax.runs import environment, files, workdir
@@ -64,7 +64,7 @@ def test_a_run_recorded_before_a_field_existed_had_its_value_of_then(tmp_path):
   (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
   assert workdir.compare(tmp_path, now, False)
   first = {'first': {'prepare': 'none', 'steps': 0}}  # a first run has no first run of its own
-  assert schema.recorded_fields(first) == {'two_stage.rule': 'none'}
+  assert validate.recorded_fields(first) == {'two_stage.rule': 'none'}
   now['first']['spare']['clusters'] = 4
   with pytest.raises(UserError, match=r'two_stage.spare.clusters \(0 there, 4 here\)'):
     workdir.compare(tmp_path, now, False)
@@ -153,7 +153,7 @@ def test_a_run_that_was_recorded_before_a_field_existed_goes_on_with_what_it_did
   files.write_json(tmp_path / 'config.json', recorded)
   (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
   assert workdir.compare(tmp_path, config, force=False)
-  completed = schema.complete_config(recorded, {}).model
+  completed = validate.complete_config(recorded, {}).model
   assert (completed.head_init, completed.fast_variance) == ('lecun', True)
   for field, value in (('head_init', 'torch'), ('fast_variance', False)):
     other = json.loads(json.dumps(config))

@@ -202,4 +202,4 @@ def _of_groups(
   yield 'adjusted_accuracy', (accuracy * share).sum() / max(share.sum(), 1), no_share
   for name, weights in combinations.items():
     lacking = [group for group, n, w in zip(groups, seen, weights, strict=True) if w and not n]
-    yield name, accuracy @ weights, no_group or (f'the split has no {lacking[0]!r}' if lacking else '')
+    yield name, float(accuracy @ weights), no_group or (f'the split has no {lacking[0]!r}' if lacking else '')

@@ -14,7 +14,7 @@ from benchmarks import harness
 from benchmarks.robustness import plan
 from benchmarks.speed.problem import compile_ahead, make_step
 from ule_jax import Batch
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.train.assemble import initialise
 

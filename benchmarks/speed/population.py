@@ -20,7 +20,7 @@ import torch
 from benchmarks import harness
 from benchmarks.speed.problem import make_step
 from ule_jax import Batch
-from ule_jax.config.schema import validate_config
+from ule_jax.config.validate import validate_config
 from ule_jax.data import pipeline
 from ule_jax.devices.mesh import compile_step, make_mesh
 from ule_jax.runs.fingerprint import Fingerprint

@@ -29,7 +29,7 @@ def diagnose(
   compilation_cache: Cache = 'default',
   force: bool = False,
 ) -> None:
-  """Show whether a network takes a shortcut: clusters of the features of its student.
+  """Show whether a network takes a shortcut: clusters of student features.
 
   For example:
 

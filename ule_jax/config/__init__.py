@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from ule_jax.config.build import VARIANTS, make, split_spec, vary
   from ule_jax.config.load import load_config, load_text
-  from ule_jax.config.schema import Config, validate_config
+  from ule_jax.config.schema import Config
+  from ule_jax.config.validate import validate_config
 
 _PUBLIC = {
   'make': 'build',
@@ -18,7 +19,7 @@ _PUBLIC = {
   'load_config': 'load',
   'load_text': 'load',
   'Config': 'schema',
-  'validate_config': 'schema',
+  'validate_config': 'validate',
 }
 __all__ = ['VARIANTS', 'Config', 'load_config', 'load_text', 'make', 'split_spec', 'validate_config', 'vary']
 

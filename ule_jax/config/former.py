@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ule_jax.config import schema
 from ule_jax.errors import UserError
+from ule_jax.options import meta
 
 # A part that is gone: its name -> what each of its fields had to be.
 REMOVED = {'two_stage.method': {'name': 'erm', 'loss': 'cross_entropy', 'q': 0.7, 'noise': 0.0}}
@@ -21,9 +23,6 @@ def former_names() -> dict[str, str]:
 
   `two_stage.prepare` -> `two_stage.rule`, and `first` -> `two_stage`.
   """
-  from ule_jax.config import schema
-  from ule_jax.options import meta
-
   names = {old: name for name, field in schema.Config.model_fields.items() for old in meta(field).former}
   for dotted, field in schema.every_option().items():
     part = dotted.rpartition('.')[0]

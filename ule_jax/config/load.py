@@ -126,7 +126,7 @@ def _make(path: Path, file: str, arguments: Sequence[str]) -> ConfigDict:
   Raises:
     UserError: any error in the file, with its line.
   """
-  from ule_jax.config import build, schema
+  from ule_jax.config import build, validate
 
   try:
     get_config = getattr(_import(path), 'get_config', None)
@@ -141,7 +141,7 @@ def _make(path: Path, file: str, arguments: Sequence[str]) -> ConfigDict:
   if not hasattr(config, 'to_dict'):
     raise UserError(f'{file}: get_config returns {type(config).__name__} {config!r:.50}: return what base.make made.')
   try:
-    return build.editable(schema.parse_config(config).to_dict()).lock()
+    return build.editable(validate.parse_config(config).to_dict()).lock()
   except UserError as error:
     raise UserError(f'{file}: {error}') from None
 

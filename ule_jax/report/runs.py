@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ule_jax import data
-from ule_jax.config.schema import complete_config, recorded_fields
+from ule_jax.config.validate import complete_config, recorded_fields
 from ule_jax.errors import UserError
 from ule_jax.runs.files import read_json
 from ule_jax.runs.fingerprint import Fingerprint

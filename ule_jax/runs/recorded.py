@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ule_jax.config import schema
+from ule_jax.config import schema, validate
 from ule_jax.config.schema import Config
 from ule_jax.errors import UserError
 from ule_jax.runs import fingerprint
@@ -139,6 +139,6 @@ def read_run(directory: Path, threads: int = 2, compilation_cache: str = 'defaul
   values = {name: defaults[name] for name in HOST_BOUND}
   values |= {'loader.threads': threads, 'compilation_cache': compilation_cache}
   try:
-    return schema.complete_config(recorded, values), results
+    return validate.complete_config(recorded, values), results
   except UserError as error:
     raise UserError(f'{directory} is a run of another version of ule_jax ({error}).') from None

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ule_jax import data
-from ule_jax.config.schema import Config, validate_config
+from ule_jax.config.schema import Config
+from ule_jax.config.validate import validate_config
 from ule_jax.data import Dataset, InputSpec
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate

@@ -15,7 +15,8 @@ from typing import Any
 
 from ule_jax.config.fields import flatten, total_steps
 from ule_jax.config.former import present_names
-from ule_jax.config.schema import options_where, recorded_fields
+from ule_jax.config.schema import options_where
+from ule_jax.config.validate import recorded_fields
 from ule_jax.errors import UserError
 from ule_jax.runs import lock
 from ule_jax.runs.files import is_partial, read_json, write_json

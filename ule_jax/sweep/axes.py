@@ -10,7 +10,8 @@ import numpy as np
 from etils import epy
 
 from ule_jax.config.former import announce, present_name
-from ule_jax.config.schema import Config, validate_config
+from ule_jax.config.schema import Config
+from ule_jax.config.validate import validate_config
 from ule_jax.errors import UserError, unknown
 
 with epy.lazy_imports():  # jax takes seconds to import: --help and errors of the command line come before it

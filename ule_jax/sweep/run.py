@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ule_jax.config.schema import NO_RULE, Config, validate_config
+from ule_jax.config.schema import NO_RULE, Config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices import runtime
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path

@@ -11,7 +11,8 @@ from typing import Any
 
 from ule_jax import data
 from ule_jax.config.check import check_devices
-from ule_jax.config.schema import Config, validate_config
+from ule_jax.config.schema import Config
+from ule_jax.config.validate import validate_config
 from ule_jax.devices import processes, runtime
 from ule_jax.errors import UserError, is_out_of_memory, out_of_memory
 from ule_jax.models import make_model

@@ -9,7 +9,8 @@ import numpy as np
 
 from ule_jax import selection
 from ule_jax.config import schema
-from ule_jax.config.schema import Config, validate_config
+from ule_jax.config.schema import Config
+from ule_jax.config.validate import validate_config
 from ule_jax.data import Dataset
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
