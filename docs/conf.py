@@ -44,5 +44,5 @@ def setup(app):
 def _render(*event):
   """Take the bars of |g| as they are, and make the fields of a class (`name: meaning`) a list."""
   _, what, *_, lines = event
-  fields = re.compile(r'^(\w+(?:, \w+)*): ') if what == 'class' else re.compile(r'(?!)')
+  fields = re.compile(r'^(\w+(?:, \w+)*): ') if what == 'class' else re.compile(r'(?!)()')
   lines[:] = [fields.sub(r'- ``\1``: ', line).replace('|', '\\|') for line in lines]
