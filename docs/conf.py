@@ -30,6 +30,7 @@ autodoc_typehints = 'signature'
 autodoc_member_order = 'bysource'
 napoleon_google_docstring = True
 
+smartquotes = False  # --flags stay
 default_role = 'code'  # `name` in docstrings
 
 linkcheck_anchors = False

@@ -159,7 +159,8 @@ def draw(folder: Path, path: Path, count: int = 2) -> None:
   picture = io.BytesIO()
   figure.savefig(picture)
   plt.close(figure)
-  Image.open(picture).convert('RGB').quantize(256).save(path, optimize=True)
+  colors = Image.open(picture).convert('RGB')
+  colors.quantize(palette=colors.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
