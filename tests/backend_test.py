@@ -21,7 +21,7 @@ def cache(monkeypatch):
 def used(capsys):
   def use(choice):
     runtime.use_cache(choice)
-    return jax.config.jax_compilation_cache_dir, capsys.readouterr().err.splitlines()
+    return jax.config.values['jax_compilation_cache_dir'], capsys.readouterr().err.splitlines()
 
   return use
 
@@ -115,7 +115,7 @@ def test_memory_is_left_alone_where_jax_may_run_elsewhere(monkeypatch):
   monkeypatch.setattr(runtime.sys, 'platform', 'darwin')
   assert not runtime.keep_memory()
   monkeypatch.undo()
-  before = jax.config.jax_platforms
+  before = jax.config.values['jax_platforms']
   try:
     jax.config.update('jax_platforms', 'cuda,cpu')
     monkeypatch.setattr(runtime.ctypes, 'CDLL', lambda name: type('Libc', (), {'mallopt': pytest.fail}))

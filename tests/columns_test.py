@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets_test import META, ROWS, load, rewrite
 from PIL import Image
-from writers import write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
+from writers import table_of, write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
 
 from configs import base
 from ule_jax import data
@@ -395,7 +395,7 @@ def test_prepared_data_are_read_as_a_list_is(features, example, classes, groups,
 def test_codes_of_prepared_data_have_a_meaning(name, write, key, value, message, tmp_path):
   from ule_jax.data.pack import pack
 
-  pack(name, load(name, write(tmp_path / 'tree')).table, tmp_path / 'out', skip=False)
+  pack(name, table_of(load(name, write(tmp_path / 'tree'))), tmp_path / 'out', skip=False)
   arrays = dict(np.load(tmp_path / 'out' / tables.COLUMNS))
   arrays[key][1] = value
   np.savez(tmp_path / 'out' / tables.COLUMNS, **arrays)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from configs import base
 from ule_jax.config import load_text
@@ -36,7 +37,7 @@ def options(method: str, **changes) -> Options:
   return kind(**trusting | changes)
 
 
-def from_flags(spec: str, *flags: str):
+def from_flags(spec: str, *flags: str) -> ConfigDict:
   """The config of a command line.
 
   Args:
@@ -70,7 +71,7 @@ def save_network(name: str, path) -> None:
   save_file(mapping.export_tensors(variables['params'], variables['batch_stats'], 'CIFAR ResNet'), path)
 
 
-def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype=np.float32) -> Batch:
+def batch_of(n: int = 16, k: int = 2, size: int = 8, seed: int = 0, dtype: type[np.floating] = np.float32) -> Batch:
   """A batch of prepared images whose mean level follows the label."""
   rng = np.random.default_rng(seed)
   label = rng.integers(0, k, n).astype(np.int32)
@@ -86,7 +87,7 @@ sgd, adam = functools.cache(optax.sgd), functools.cache(optax.adam)
 def setup(method, model, batch: Batch, tx=None, **settings):
   """A fresh state, of the images' precision, and the (not jitted) step."""
   tx = tx or adam(1e-2)
-  dtype, x64 = batch.image.dtype, jax.config.jax_enable_x64
+  dtype, x64 = batch.image.dtype, jax.config.values['jax_enable_x64']
   return _state(method, model, tx, batch.image.shape[1:], dtype, x64), _step(method, model, tx, **settings)
 
 

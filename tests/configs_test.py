@@ -146,7 +146,7 @@ def test_every_default_that_names_a_source_is_in_the_table():
     ]
     for row, _ in rows.values()
     for option, field in row.options.model_fields.items()
-    if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description)
+    if re.search(rf'\b(?:{named})(?:, \w+)?$', field.description or '')
   }
   assert len(claims) > 20
   for (option, meaning), sources in claims.items():

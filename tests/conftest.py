@@ -76,7 +76,7 @@ def keep_sharing_compiled():
   """Undo what a run has set in jax."""
   yield
   before = os.environ['JAX_COMPILATION_CACHE_DIR']
-  if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir != before:
+  if not jax.config.values['jax_enable_compilation_cache'] or jax.config.values['jax_compilation_cache_dir'] != before:
     share_compiled()
 
 

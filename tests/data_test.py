@@ -98,7 +98,7 @@ def test_the_order_depends_on_the_seed_alone(source, changes, request):
 def numbered(label, group):
   from ule_jax.data.dataset import Split
 
-  return Split(np.asarray(label, np.int32), np.asarray(group, np.int32), None, str)
+  return Split(np.asarray(label, np.int32), np.asarray(group, np.int32), lambda i: pytest.fail(f'{i} is read'), str)
 
 
 @pytest.mark.parametrize('sampling', pipeline.SAMPLINGS)
@@ -197,4 +197,5 @@ def test_the_input_spec_is_the_same_without_the_data():
     spec = input_spec(name, options)
     assert spec.description
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    assert spec.eval_transform is not None
     assert spec.eval_transform(image, np.random.default_rng(0)).shape == spec.image_shape

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ def values(array: np.ndarray, form: str) -> bytes:
 
 
 def tiff(
-  array: np.ndarray, order: str = '<', data: bytes | None = None, **tags: tuple[int, ...] | bytes | int
+  array: np.ndarray, order: Literal['<', '>'] = '<', data: bytes | None = None, **tags: tuple[int, ...] | bytes | int
 ) -> bytes:
   """A TIFF of one strip with custom tags, `t<number>`: short numbers, text, or a signed one."""
   data = array.astype(array.dtype.newbyteorder(order)).tobytes() if data is None else data
@@ -98,7 +99,7 @@ def test_the_scale_does_not_follow_from_the_brightest_pixel(form, brightest):
 @pytest.mark.parametrize('order', '<>')
 def test_floats_are_from_0_to_1(order):
   eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
-  found = decode(tiff(np.float32(eight / 255), order), 'x')
+  found = decode(tiff((eight / 255).astype(np.float32), order), 'x')
   np.testing.assert_array_equal(found, np.repeat(eight[..., None], 3, -1))
   assert decode(tiff(np.full((4, 4), 1.0005, np.float32), order), 'x').min() == 255  # rounding of who wrote it
   half = np.full((4, 4), 0.5, np.float32)
@@ -111,7 +112,7 @@ TWELVE = {
   'png with alpha': values(np.dstack([COLORS // 16, np.full_like(RAMP, 65535)]), 'png'),
   'tiff': tiff(RAMP // 16, '>'),
   'tiff in color': tiff(COLORS // 16, '>'),
-  'floats': tiff(np.float32(RAMP / 65535 * 4095)),
+  'floats': tiff((RAMP / 65535 * 4095).astype(np.float32)),
   '32 bits': tiff((RAMP // 16).astype(np.uint32)),
   'signed': tiff((RAMP // 16).astype(np.int16)),
   'signed 32 bits': tiff((RAMP // 16).astype(np.int32), '>'),
@@ -164,7 +165,7 @@ def test_what_the_type_does_not_cover_is_refused_and_not_clipped(array):
 
 def test_kinds_that_are_not_read_say_so():
   with pytest.raises(UserError, match='a kind that is not read, as floats in several channels'):
-    decode(tiff(np.float32(COLORS / 65535)), 'x')
+    decode(tiff((COLORS / 65535).astype(np.float32)), 'x')
   with pytest.raises(UserError, match='16 bits of CMYK are read by their type alone'):
     decode(tiff(np.dstack([COLORS, RAMP]), t262=(5,)), 'x', decoding=Decoding(4095.0))
 

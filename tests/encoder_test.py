@@ -58,8 +58,10 @@ def test_features_are_those_of_prepared_images_and_are_computed_once(celeba, tmp
   dataset = load('celeba', SMALL | {'dir': str(celeba)})
   found, said = encode(dataset, tmp_path)
   assert len(said) == 3
+  transform = dataset.eval_transform
+  assert transform is not None
   for name, split in dataset.splits.items():
-    images = np.stack([dataset.eval_transform(split.load(i), None) for i in range(split.count)])
+    images = np.stack([transform(split.load(i), np.random.default_rng(0)) for i in range(split.count)])
     np.testing.assert_array_equal(np.stack([found.splits[name].load(i) for i in range(split.count)]), features(images))
     np.testing.assert_array_equal(found.splits[name].label, split.label)
   train_features = np.stack([found.splits['train'].load(i) for i in range(found.splits['train'].count)])

@@ -106,7 +106,7 @@ def test_the_digit_is_where_its_mask_is(written):
 def test_masks_are_cropped_and_resized_as_images_are(tmp_path):
   options = {'dir': str(write_urbancars(tmp_path)), 'size': 24, 'resize': 'antialias', 'augment': False}
   dataset = data.load('urbancars', {**options, 'official': False})
-  image, masks = saliency._shown(dataset, dataset.splits['test'], 0)
+  image, masks = saliency._transformed(dataset, dataset.splits['test'], 0)
   assert image.shape == (24, 24, 3)
   inside = np.zeros((24, 24), bool)
   inside[6:18, 4:20] = True  # the box of the writer, halved
@@ -151,7 +151,9 @@ def test_heads_are_put_back_on_their_encoder(frozen_run, capsys):
     logits = {role: file[f'probability_{role}'] for role in ('student', 'teacher')}
     index = file['index']
   run, data_set = restore(frozen_run), load_data(restore(frozen_run))
-  images = np.stack([data_set.eval_transform(data_set.splits['test'].load(int(i)), None) for i in index])
+  transform, split = data_set.eval_transform, data_set.splits['test']
+  assert transform is not None
+  images = np.stack([transform(split.load(int(i)), np.random.default_rng(0)) for i in index])
   for role in run.roles:
     variables = {part: value[role] for part, value in run.networks._asdict().items()}
     found, _ = run.model.apply(variables, run.preprocess(jnp.asarray(images)), train=False)

@@ -81,10 +81,10 @@ def test_the_artifact_says_what_the_run_says_at_any_batch_size(ule_run, tmp_path
   assert (about['mean'], about['std']) == ([0.5] * 3, [0.25] * 3)
   run = restore(ule_run)
   images = images_of(run, 5)
-  expected = run.forward()(run.variables('teacher'), images)
+  expected = run.forward()(run.variables('teacher'), jnp.asarray(images))
   for n in (1, 5):
     np.testing.assert_allclose(exported.call(images[:n]), expected[:n], atol=1e-5)
-  student = run.forward()(run.variables('student'), images)
+  student = run.forward()(run.variables('student'), jnp.asarray(images))
   assert np.abs(student - expected).max() > 0.1
 
 

@@ -40,7 +40,8 @@ def evaluate(method, batch, outputs, state=None, step=0):
 
   def loss(outputs):
     def forward(role, x, train=True):
-      return Output(*outputs[role], {})
+      logits, features = outputs[role]
+      return Output(logits, features, {})
 
     return method.loss(Step({}, state, batch, jnp.asarray(step, jnp.int32), KEY, forward))
 

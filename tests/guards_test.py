@@ -1,5 +1,6 @@
 """Guards of a step and an evaluation: a network that is no longer finite is never scored, saved or done."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from common import KEY, SIZES, adam, batch_of, from_flags, method_of, network, s
 from PIL import Image
 
 from configs import base
-from ule_jax.deploy.predict import predict
+from ule_jax.deploy.predict import predict, reader
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
@@ -100,7 +101,9 @@ def test_what_is_not_trained_costs_no_backward_pass(optimized):
     tx = optimizer(name='adamw', trainable=pattern)
     state, step = setup(method_of('erm'), network('resnet20', batch_norm='frozen'), batch, tx, **settings)
     compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
-    return compiled.cost_analysis()['flops']
+    cost = compiled.cost_analysis()
+    assert cost is not None
+    return cost['flops']
 
   whole, head = flops('.*'), flops('^head', trainable='^head')
   assert head < 0.35 * whole
@@ -118,9 +121,11 @@ def test_the_step_of_a_run_is_told_what_is_trained(place, tmp_path, monkeypatch)
 
   monkeypatch.setattr(place, 'make_train_step', make_train_step)
   config = config_of('erm', '--config.optim.trainable=^head', '--config.train.steps=1')
-  axes = () if place is train_loop else (parse_axes(config, ['seed=0,1']),)
+  start = (
+    train_run if place is train_loop else lambda config, path: sweep_run(config, parse_axes(config, ['seed=0,1']), path)
+  )
   with pytest.raises(Stop, match=r'^\^head'):
-    (sweep_run if axes else train_run)(config, *axes, tmp_path / 'w')
+    start(config, tmp_path / 'w')
 
 
 @pytest.mark.parametrize('steps', [1, 3])
@@ -199,10 +204,10 @@ def test_a_member_that_breaks_on_a_split_that_selects_nothing_is_named(tmp_path,
 def test_a_prediction_that_is_no_number_is_none(ule_run, tmp_path):
   run = restore(ule_run)
   Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / 'a.png')
-  look = predict.reader(tmp_path, run.input_spec.decoding, older=False)
+  look = reader(tmp_path, run.input_spec.decoding, older=False)
   assert len(list(predict(run, look, ['a.png']))) == 1
   params = jax.tree.map(lambda leaf: leaf * 1e30, run.networks.params)
-  broken = run._replace(networks=run.networks._replace(params=params))
+  broken = dataclasses.replace(run, networks=run.networks._replace(params=params))
   with pytest.raises(UserError, match=r'the logits of teacher are not finite for a\.png'):
     list(predict(broken, look, ['a.png']))
 

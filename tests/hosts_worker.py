@@ -5,12 +5,13 @@ is not 0.
 """
 
 import sys
+from pathlib import Path
 
 import jax
 from quick_compiles import compile_quickly
 
 
-def main(host: int, number: int, port: int, out: str, workdir: str, stop: int) -> None:
+def main(host: int, number: int, port: int, out: str, workdir: Path, stop: int) -> None:
   from ule_jax.devices import processes
 
   jax.config.update('jax_num_cpu_devices', 4 // number)
@@ -57,4 +58,5 @@ def trained() -> dict:
 
 
 if __name__ == '__main__':
-  main(*map(int, sys.argv[1:4]), *sys.argv[4:6], int(sys.argv[6]))
+  host, number, port, out, workdir, stop = sys.argv[1:]
+  main(int(host), int(number), int(port), out, Path(workdir), int(stop))

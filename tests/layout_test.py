@@ -20,6 +20,7 @@ def imported(path):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, 'imports are absolute'
+      assert node.module
       yield node.module
       yield from (f'{node.module}.{alias.name}' for alias in node.names if node.module == 'ule_jax')
 

@@ -40,6 +40,7 @@ def elsewhere(folder):
   command = [sys.executable, '-c', ELSEWHERE, folder, '2']
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
     try:
+      assert holder.stdout is not None
       assert holder.stdout.readline() == 'mine\n'
       yield holder
     finally:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from common import from_flags, leaves_equal
+from numpy._core._exceptions import _ArrayMemoryError
 from writers import write_folder
 
 from ule_jax import data
@@ -112,6 +113,8 @@ def test_a_signal_is_acknowledged_while_the_main_thread_is_outside_python(block,
     f'with Signals() as signals, {block}:\n  print("ready", flush=True)\n  np.linalg.eig(a)\n'
   )
   with subprocess.Popen([sys.executable, '-c', code], stdout=-1, stderr=-1, text=True) as process:
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -211,6 +214,7 @@ def test_a_killed_worker_stops_the_run_with_its_state_saved(number, folder, tmp_
     calls.append(1)
     if len(calls) == 3:
       for worker in multiprocessing.active_children():
+        assert worker.pid is not None
         os.kill(worker.pid, number)
     return original(**arrays)
 
@@ -237,6 +241,7 @@ def test_the_batches_after_a_lost_worker_are_the_same(folder):
   for step in range(8):
     if step == 2:
       (worker,) = multiprocessing.active_children()
+      assert worker.pid is not None
       for number in signals.CAUGHT:  # as a terminal or a scheduler sends them to all
         os.kill(worker.pid, number)
       time.sleep(0.2)
@@ -360,7 +365,7 @@ def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_is_not_damaged(tmp_
   ('error', 'expected'),
   [
     (MemoryError(), True),
-    (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype('float32')), True),
+    (_ArrayMemoryError((1 << 40,), np.dtype('float32')), True),
     (OSError(12, 'Cannot allocate memory'), True),
     (RuntimeError('INTERNAL: Error dispatching computation: Out of memory allocating 59033602180 bytes.'), True),
     (RuntimeError('INTERNAL: CUBLAS_STATUS_ALLOC_FAILED'), True),

@@ -1,6 +1,7 @@
 """A label or a group of -1 is one that is not known: it never means the last class or group, and counts nowhere."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -170,11 +171,11 @@ def test_a_report_counts_what_has_a_label():
   arrays |= {f'logits_{role}': rng.normal(size=(20, 2)) for role in ('student', 'teacher')}
 
   def changes(rows):
-    run = SimpleNamespace(
+    stand_in: Any = SimpleNamespace(
       roles=('student', 'teacher'), results={'groups': ['w', 'x', 'y', 'z']},
       arrays=lambda *_: {name: values[rows] for name, values in arrays.items()},
     )  # fmt: skip
-    return numbers.changes(run)
+    return numbers.changes(stand_in)
 
   assert changes(np.arange(20)) == changes(np.setdiff1d(np.arange(20), HOLES))
   assert changes(np.arange(20))[-1].count == 16

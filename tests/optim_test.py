@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import PyTree
 
 from configs import base
 from ule_jax.optim import OPTIMIZERS, make_optimizer
 
-DEFAULTS = base.make('digits', 'erm').optim.to_dict()
+DEFAULTS = base.make('digits', 'erm').to_dict()['optim']
 PARAMS = {role: {'head': {'kernel': jnp.array([1.0, -2.0])}, 'conv': {'kernel': jnp.array([3.0])}} for role in 'ab'}
 
 
-def after(gradients, steps=1, length=10, **changes):
+def after(gradients, steps=1, length=10, **changes) -> PyTree:
   tx = make_optimizer(SimpleNamespace(**DEFAULTS | changes), ('a', 'b'), length)
   params, state = PARAMS, tx.init(PARAMS)
   for _ in range(steps):

@@ -207,7 +207,7 @@ def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, 
     assert not trap.exists()
     found = restore(shared, 3, 'off').config
     assert (found.loader.threads, found.loader.workers, chosen[-1]) == (3, 0, 'off')
-    assert found.model.feature_cache == found.first.workdir == ''
+    assert found.model.feature_cache == found.two_stage.workdir == ''
 
 
 @pytest.mark.parametrize('function', [verb, read_run, restore])

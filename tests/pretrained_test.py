@@ -14,8 +14,7 @@ from common import KEY, network
 from ule_jax import losses
 from ule_jax.cli import app
 from ule_jax.errors import UserError
-from ule_jax.models import pretrained
-from ule_jax.models.pretrained import layouts, mapping, sources
+from ule_jax.models.pretrained import layouts, mapping, sources, weight_files
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional
@@ -254,7 +253,7 @@ def test_timm_reads_the_original_format_as_we_write_it(timm, tmp_path):
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), template['params'])
   path = tmp_path / 'vit.npz'
-  np.savez(path, **mapping.export_tensors(params, {}, 'original ViT'))
+  np.savez(path, allow_pickle=False, **mapping.export_tensors(params, {}, 'original ViT'))
   net = small_timm_vit(timm, 8).eval()
   net.load_pretrained(str(path))
   x = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -308,7 +307,7 @@ def test_a_payload_is_refused_and_not_run(zipped, tmp_path):
   state = {'conv1.weight': torch.zeros(3), 'extra': Payload(made)}
   torch.save(state, path, _use_new_zipfile_serialization=zipped)
   with pytest.raises(UserError, match=r'evil.pth is refused, as it holds more than tensors'):
-    pretrained.read(path)
+    weight_files.read(path)
   assert not made.exists()
   torch.load(path, weights_only=False)  # the payload is one
   assert made.exists()
@@ -316,9 +315,9 @@ def test_a_payload_is_refused_and_not_run(zipped, tmp_path):
 
 def test_a_payload_in_an_npz_is_refused(tmp_path):
   path, made = tmp_path / 'evil.npz', tmp_path / 'made'
-  np.savez(path, **{'embedding/kernel': np.array([Payload(made)], object)})
+  np.savez(path, allow_pickle=True, **{'embedding/kernel': np.array([Payload(made)], object)})
   with pytest.raises(UserError, match=r'evil.npz cannot be read'):
-    pretrained.read(path)
+    weight_files.read(path)
   assert not made.exists()
 
 
@@ -358,7 +357,7 @@ def test_damaged_and_unknown_files_are_named(suffix, tmp_path):
   path = tmp_path / f'x{suffix}'
   path.write_bytes(pickle.dumps({'a': 1}, protocol=4)[:-4] + os.urandom(64))
   with pytest.raises(UserError, match=rf'x{suffix} is refused: a plain pickle'):
-    pretrained.read(path)
+    weight_files.read(path)
 
 
 @pytest.mark.parametrize('name', sources.DEFAULTS)

@@ -275,6 +275,7 @@ def test_pictures_and_numbers_of_saliency(real, page):
     arrays = dict(file)
   drawn = arrays['category'] == 'group'
   look = panels.look(one, 'test')
+  assert look is not None
   assert look.examples == drawn.sum() == 12
   assert look.cosine.mean == pytest.approx(np.abs(arrays['cosine'][drawn]).mean())
   size, mask = arrays['saliency_student'][drawn].astype(float), arrays['mask_digit'][drawn] / 255
@@ -286,7 +287,7 @@ def test_pictures_and_numbers_of_saliency(real, page):
   assert made[0].pixels.shape == (48, 5 * 48 + 4 * pictures.GAP, 3)
   np.testing.assert_array_equal(made[0].pixels[::3, :48:3], arrays['image'][0])  # small images keep their pixels
   assert 'rank correlation' in made[0].text
-  assert max(look.colour.values()).mean <= 1
+  assert all(cell.mean is not None and cell.mean <= 1 for cell in look.colour.values())
 
 
 def test_rank_correlation_with_ties_is_scipys():
@@ -356,7 +357,7 @@ def test_it_never_imports_jax(real, tmp_path):
     (['short'], r'saliency/test.npz cannot be read'),
     (['ule', '--out=thesis'], r'thesis exists and is no page of ule_jax.report'),
     (['ule', '--figures'], r'unknown flag --figures'),
-    (['ule', '-x'], r"unexpected argument '-x'"),
+    (['ule', '-x'], r'unknown flag -x'),
   ],
 )
 def test_bad_input_is_one_sentence(flags, message, real, tmp_path, monkeypatch):
@@ -371,7 +372,9 @@ def test_bad_input_is_one_sentence(flags, message, real, tmp_path, monkeypatch):
     'bare': lambda path: (path / 'results.json').write_text(
       json.dumps({k: v for k, v in json.loads((path / 'results.json').read_text()).items() if k != 'roles'})
     ),
-    'old': lambda path: np.savez(path / 'saliency' / 'test.npz', **saliency(path) | {'step': np.int32(3)}),
+    'old': lambda path: np.savez(
+      path / 'saliency' / 'test.npz', allow_pickle=False, **saliency(path) | {'step': np.int32(3)}
+    ),
     'short': lambda path: (path / 'saliency' / 'test.npz').write_bytes(b'PK'),
   }
   if flags[0] in spoil:

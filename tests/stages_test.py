@@ -6,6 +6,7 @@ import shutil
 import signal
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import from_flags
@@ -65,7 +66,7 @@ def test_jtt_draws_mistakes_more_often():
 def test_a_first_run_without_mistakes_is_refused_with_advice(name, message):
   first = first_of()
   data = first.splits['train']
-  perfect = data | {'logits': np.eye(2, dtype=np.float32)[data['label']]}
+  perfect = {**data, 'logits': np.eye(2, dtype=np.float32)[data['label']]}
   with pytest.raises(UserError, match=message):
     TWO_STAGE[name].prepare(options(name), first._replace(splits={'train': perfect}))
 
@@ -75,6 +76,7 @@ def test_eiil_finds_the_environments_that_violate_invariance_most():
   first = first_of()
   data = first.splits['train']
   found = TWO_STAGE['eiil'].prepare(options('eiil', steps=3000, lr=1e-2), first)
+  assert found.group is not None
   environment, z, y = found.group % 2, data['logits'].astype(float), data['label']
   step = 1e-5
 
@@ -103,6 +105,10 @@ def test_spare_clusters_and_weighs_as_its_code():
   first = first_of(strength=6.0)
   data = first.splits['train']
   found = TWO_STAGE['spare'].prepare(options('spare', max_clusters=2), first)
+  assert found.group is not None
+  assert found.sampling_weight is not None
+  silhouettes = found.notes['silhouettes']
+  assert isinstance(silhouettes, list)
   attribute = data['group'] % 2
   for k in (0, 1):
     members = data['label'] == k
@@ -111,11 +117,11 @@ def test_spare_clusters_and_weighs_as_its_code():
     assert max(agree, 1 - agree) > 0.9
     assert found.sampling_weight[members].sum() == pytest.approx(1)
     sizes = {c: (clusters == c).sum() for c in np.unique(clusters)}
-    score = found.notes['silhouettes'][k]
+    score = silhouettes[k]
     power = 1 if score >= 0.9 else 2
     weight = np.array([1 / sizes[c] ** power for c in clusters])
     np.testing.assert_allclose(found.sampling_weight[members], weight / weight.sum())
-  same = data | {'logits': np.zeros_like(data['logits'])}
+  same = {**data, 'logits': np.zeros_like(data['logits'])}
   with pytest.raises(UserError, match='finds no clusters'):
     TWO_STAGE['spare'].prepare(options('spare'), first._replace(splits={'train': same}))
 
@@ -124,16 +130,21 @@ def test_spare_clusters_and_weighs_as_its_code():
 def test_spare_makes_as_many_clusters_as_it_is_told(clusters):
   first = first_of(strength=6.0)
   made = TWO_STAGE['spare'].prepare(options('spare', clusters=clusters), first)
+  assert made.group is not None
+  assert made.sampling_weight is not None
+  silhouettes = made.notes['silhouettes']
+  assert isinstance(silhouettes, list)
   assert len(made.groups) == 2 * clusters
   assert made.groups[:clusters] == tuple(f'a, cluster {c}' for c in range(clusters))
   for k in (0, 1):
     members = first.splits['train']['label'] == k
     assert len(np.unique(made.group[members])) == clusters
     sizes = np.bincount(made.group)[made.group[members]]
-    weight = sizes ** -(1.0 if made.notes['silhouettes'][k] >= 0.9 else 2.0)
+    weight = sizes ** -(1.0 if silhouettes[k] >= 0.9 else 2.0)
     np.testing.assert_allclose(made.sampling_weight[members], weight / weight.sum())
   data = first.splits['train']
-  coarse = data | {'logits': np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])}  # two outputs
+  two_outputs = np.where(data['features'][:, :1] > 0.5, [[1.0, 0.0]], [[0.0, 1.0]])
+  coarse = {**data, 'logits': two_outputs}
   with pytest.raises(UserError, match=f"class 'a': the first run has 2 different outputs .* too few for {clusters}"):
     TWO_STAGE['spare'].prepare(options('spare', clusters=clusters), first._replace(splits={'train': coarse}))
 
@@ -171,15 +182,16 @@ def test_cnc_is_the_two_sided_loss_of_its_code(k, temperature, x64):
   weight = np.ones(40)
   weight[[3, 30, 39]] = 0
   expected = two_sided(f, y, p, np.flatnonzero(weight), temperature)
-  assert float(cnc.contrastive(f, y, p, weight, temperature)) == pytest.approx(expected, rel=1e-9)
-  one_sided = cnc.contrastive(f[:2], np.array([0, 0]), np.array([0, 1]), np.ones(2), temperature)
+  features, label, prediction, weight = (jnp.asarray(values) for values in (f, y, p, weight))
+  value = cnc.contrastive(features, label, prediction, weight, temperature)
+  assert float(value) == pytest.approx(expected, rel=1e-9)
+  one_sided = cnc.contrastive(features[:2], jnp.array([0, 0]), jnp.array([0, 1]), jnp.ones(2), temperature)
   assert float(one_sided) == 0  # a positive on either side, nothing to push away
-  assert float(cnc.contrastive(f, y, y, weight, temperature)) == 0  # nobody has a positive
+  assert float(cnc.contrastive(features, label, label, weight, temperature)) == 0  # nobody has a positive
 
 
 def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
   import jax
-  import jax.numpy as jnp
 
   from ule_jax.methods import Batch, Output, Sizes, Step
 
@@ -189,10 +201,10 @@ def test_cnc_groups_and_the_weight_of_its_two_losses(x64):
   p = data['logits'].argmax(1)
   np.testing.assert_array_equal(made.group, data['label'] * 3 + p)
   z, f, y = RNG.normal(size=(90, 3)), RNG.normal(size=(90, 4)), data['label']
-  batch = Batch(jnp.zeros((90, 1, 1, 1)), *(jnp.asarray(v) for v in (y, made.group, np.arange(90), np.ones(90))))
+  batch = Batch(jnp.zeros((90, 1, 1, 1)), jnp.asarray(y), jnp.asarray(made.group), jnp.arange(90), jnp.ones(90))
   method = METHODS['cnc'].make(METHODS['cnc'].options(), Sizes(90, 3, 9, np.full(9, 10)))
   output = Output(jnp.asarray(z), jnp.asarray(f), {})
-  value, _ = method.loss(Step({}, {}, batch, jnp.asarray(0), jax.random.key(0), lambda role, x: output))
+  value, _ = method.loss(Step({}, {}, batch, jnp.asarray(0), jax.random.key(0), lambda role, x, train=True: output))
   entropy = -np.log(softmax(z)[np.arange(90), y]).mean()
   assert float(value) == pytest.approx(0.25 * entropy + 0.75 * two_sided(f, y, p, range(90), 0.1), rel=1e-9)
 
@@ -205,7 +217,9 @@ def test_dfr_is_the_fit_of_its_code():
 
   first = first_of(n=2000)
   data = first.splits['val']
-  kernel, bias = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(0.3,), fits=20), first).head
+  head = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(0.3,), fits=20), first).head
+  assert head is not None
+  kernel, bias = head
   x, y, group = data['features'].astype(float), data['label'], data['group']
   least, rng, weights = np.bincount(group).min(), np.random.default_rng(7), []
   for _ in range(20):
@@ -321,10 +335,10 @@ def test_a_scikit_learn_that_would_fit_l2_is_refused_before_the_first_run(versio
   monkeypatch.setattr(sklearn, '__version__', version)
   splits = {name: (data['label'], data['group']) for name, data in first_of().splits.items()}
   if not old:
-    dfr.check(options('dfr'), splits, ('a', 'b'))
+    dfr.check(dfr.Dfr(), splits, ('a', 'b'))
     return
   with pytest.raises(UserError, match=f'DFR needs scikit-learn 1.8 or later.*{version} is installed'):
-    dfr.check(options('dfr'), splits, ('a', 'b'))
+    dfr.check(dfr.Dfr(), splits, ('a', 'b'))
 
 
 def test_scikit_learn_is_required_as_dfr_needs_it(root):
@@ -352,6 +366,7 @@ def test_dfr_chooses_on_the_smaller_half(n, monkeypatch):
 def test_dfr_of_three_classes_and_what_it_needs():
   first = first_of(n=1500, k=3, d=8)
   found = TWO_STAGE['dfr'].prepare(options('dfr', strengths=(1.0, 0.1), fits=2), first)
+  assert found.head is not None
   assert found.head[0].shape == (8, 3)
   assert found.notes['strength'] in (1.0, 0.1)
   with pytest.raises(UserError, match=r"two_stage\.dfr\.split is 'vall'"):
@@ -363,10 +378,10 @@ def test_dfr_of_three_classes_and_what_it_needs():
   data = first.splits['val']
   for name, gone, message in (('group', 4, 'no example of group 4'), ('label', 2, "no example of the class 'c'")):
     kept = {key: values[data[name] != gone] for key, values in data.items()}
-    splits = {'train': data if name == 'group' else data | {'group': kept['group'][:1].repeat(1500)}, 'val': kept}
+    splits = {'train': data if name == 'group' else {**data, 'group': kept['group'][:1].repeat(1500)}, 'val': kept}
     with pytest.raises(UserError, match=message):
       TWO_STAGE['dfr'].prepare(options('dfr'), first._replace(splits=splits))
-  blind = data | {'group': np.where(data['index'] < 5, -1, data['group'])}
+  blind = {**data, 'group': np.where(data['index'] < 5, -1, data['group'])}
   with pytest.raises(UserError, match='5 have none'):
     TWO_STAGE['dfr'].prepare(options('dfr'), first._replace(splits={'val': blind}))
 
@@ -395,11 +410,12 @@ def afr_descent(first, gamma, strength, steps, lr, max_norm=1.0):
 def test_afr_is_the_descent_of_its_code(k, scale, clipped, strength, x64):
   first = first_of(k=k)
   data = first.splits['train']
-  data = data | {'features': scale * data['features']}
+  data = {**data, 'features': scale * data['features']}
   first = first._replace(splits={'train': data}, kernel=first.kernel / scale)
   made = TWO_STAGE['afr'].prepare(options('afr', gamma=3.0, strength=strength, steps=60, lr=0.05), first)
   kernel, bias, norms = afr_descent(first, 3.0, strength, 60, 0.05)
   assert (max(norms) > 1) == clipped
+  assert made.head is not None
   np.testing.assert_allclose(made.head[0], kernel, rtol=1e-9, atol=1e-12)
   np.testing.assert_allclose(made.head[1], bias, rtol=1e-9, atol=1e-12)
 
@@ -408,6 +424,7 @@ def test_afr_in_float32_and_what_it_needs():
   first = first_of()
   made = TWO_STAGE['afr'].prepare(options('afr', gamma=3.0, strength=0.1, steps=50, lr=0.05), first)
   kernel, bias, _ = afr_descent(first, 3.0, 0.1, 50, 0.05)
+  assert made.head is not None
   assert made.head[0].dtype == np.float32
   np.testing.assert_allclose(made.head[0], kernel, atol=2e-6)
   np.testing.assert_allclose(made.head[1], bias, atol=2e-6)
@@ -565,16 +582,15 @@ def test_damaged_predictions_of_the_first_run_are_named(tmp_path):
 
 
 def test_held_out_examples_are_not_trained_on():
-  config = config_of('afr')
   from ule_jax.data import load
   from ule_jax.two_stage.contract import SecondStage
 
-  data = dict(config.data)
-  dataset = load(data.pop('name'), data)
+  config = validate_config(config_of('afr'))
+  dataset = load('digits', config.data)
   mask = training_data.held_out(config, dataset)
   assert mask.mean() == pytest.approx(0.2, abs=0.01)
   kept = training_data.of_stage(config, dataset, SecondStage()).splits['train']
-  names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask)]
+  names = [dataset.splits['train'].name(i) for i in np.flatnonzero(~mask).tolist()]
   assert [kept.name(i) for i in range(kept.count)] == names
 
 
@@ -582,7 +598,7 @@ def test_held_out_examples_are_not_trained_on():
 def test_subsampling_leaves_as_many_of_each(sampling):
   from ule_jax.data import digits, pipeline
 
-  split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
+  split = digits.load(digits.Options(rate=0.9, crops=1)).splits['train']
   codes = split.label if sampling.startswith('class') else split.group
   least = np.bincount(codes).min()
   kinds = len(np.unique(codes))
@@ -594,7 +610,7 @@ def test_subsampling_leaves_as_many_of_each(sampling):
 def test_draws_follow_the_chance():
   from ule_jax.data import digits, pipeline
 
-  split = digits.load(shortcut='tint', rate=0.9, crops=1, brightness=0.5, seed=0).splits['train']
+  split = digits.load(digits.Options(rate=0.9, crops=1)).splits['train']
   sampling_weight = np.where(split.group == 1, 20.0, 1.0)
   block = pipeline.order(split._replace(sampling_weight=sampling_weight), seed=0, sampling='uniform', batch_size=20_000)
   share = (split.group[block(3)] == 1).mean()
@@ -621,7 +637,7 @@ def test_a_first_run_on_other_data_and_a_lost_checkpoint_are_named(tmp_path):
   ('method', 'changes', 'message'),
   [
     ('jtt', ['--config.two_stage.rule=none'], 'made by two_stage.rule=jtt'),
-    ('jtt', ['--config.train.sampling=class_balanced'], 'would undo what jtt says'),
+    ('jtt', ['--config.train.sampling=class_balanced'], 'would undo the sampling weights of jtt'),
     ('jtt', ['--config.two_stage.steps=0', '--config.two_stage.epochs=0'], 'say how long the first run'),
     ('ule', ['--config.two_stage.rule=afr', '--config.train.holdout=0.2'], 'leaves nothing to train'),
     ('afr', ['--config.train.holdout=0'], 'set train.holdout'),

@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from common import from_flags, leaves_equal, save_network
 from PIL import Image
-from writers import write_celeba, write_folder, write_urbancars
+from writers import table_of, write_celeba, write_folder, write_urbancars
 
 from ule_jax import two_stage
 from ule_jax.cli import app
@@ -84,7 +85,7 @@ def one_label(data):
   edit(data, lambda row: row | ({'label': 'b'} if row['filename'] == 'val/a3.bmp' else {}))
 
 
-def other_image(data, name='train/a0.bmp'):
+def other_image(data: Path, name: Path | str = 'train/a0.bmp'):
   """Another image of the same size in bytes."""
   before = (data / name).stat().st_size
   Image.fromarray(np.full((8, 10, 3), 7, np.uint8)).save(data / name)
@@ -180,7 +181,7 @@ def test_what_is_there_again_is_the_same(place, tmp_path, capsys, monkeypatch):
   assert run(place / 'run', tmp_path / 'copy') == expected
   assert (place / 'run' / fingerprint.NAME).read_text() != state
   options = config_of(place / 'data').data.to_dict()
-  pack('folder', load_dataset(options.pop('name'), options).table, tmp_path / 'records', skip=False)
+  pack('folder', table_of(load_dataset(options.pop('name'), options)), tmp_path / 'records', skip=False)
   assert run(place / 'run', tmp_path / 'records') == expected
   one_label(tmp_path / 'copy')
   with pytest.raises(UserError, match='labels and the groups of val'):
@@ -189,7 +190,7 @@ def test_what_is_there_again_is_the_same(place, tmp_path, capsys, monkeypatch):
 
 def test_records_that_are_written_again_are_compared_by_their_images(place, tmp_path):
   options = config_of(place / 'data').data.to_dict()
-  table = load_dataset(options.pop('name'), options).table
+  table = table_of(load_dataset(options.pop('name'), options))
   pack('folder', table, tmp_path / 'records', skip=False)
   expected = run(tmp_path / 'w', tmp_path / 'records')
   shutil.rmtree(tmp_path / 'records')
@@ -303,6 +304,7 @@ def test_a_second_run_does_not_go_on_with_another_first_one(tmp_path, monkeypatc
 
   def other(options, first):
     prepared = original.prepare(options, first)
+    assert prepared.sampling_weight is not None
     return prepared._replace(sampling_weight=prepared.sampling_weight + 1)
 
   monkeypatch.setitem(two_stage.TWO_STAGE, 'jtt', original._replace(prepare=other))

@@ -149,8 +149,9 @@ def test_gradient_penalty_with_a_student(tmp_path):
 
 def test_heads_on_frozen_features(frozen_run, tmp_path):
   config = read_run(frozen_run)[0].replace({'model.feature_cache': str(frozen_run.parent / 'cache')})
-  go(config, tmp_path / 's', f'method.weight={config.method.weight},100', 'seed=0,1')
-  same_run(tmp_path / 's' / f'{describe({"method.weight": config.method.weight, "seed": 0})}', frozen_run)
+  weight = config.to_dict()['method']['weight']
+  go(config, tmp_path / 's', f'method.weight={weight},100', 'seed=0,1')
+  same_run(tmp_path / 's' / f'{describe({"method.weight": weight, "seed": 0})}', frozen_run)
 
 
 def test_an_interrupted_sweep_ends_with_the_same_bits_and_compiles_once(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ The networks, the losses, the scalars and the terms are written again here with 
 only the parameter values are taken over.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +147,7 @@ def test_gradients_equal_torchs_double_backward(name, changes, x64):
   rng = np.random.default_rng(0)  # away from zero biases and a zero class token, where a slip would not show
   params = jax.tree.map(lambda p: jnp.asarray(np.asarray(p, np.float64) + rng.normal(0, 0.3, p.shape)), state.params)
   params = {role: dict(sorted(params[role].items())) for role in params}
-  state = state.replace(params=params, opt_state=tx.init(params))
+  state = dataclasses.replace(state, params=params, opt_state=tx.init(params))
   after, _ = jax.jit(make_train_step(method, model, tx, KEY))(state, batch)
   expected = reference(NETWORKS[name], params, batch.image, batch.label, options('ule', **changes))
   for role in ('student', 'teacher'):

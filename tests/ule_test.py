@@ -1,5 +1,7 @@
 """Promises of ULE: who learns from whom, and that the fused graph is what the formulas say."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ NETWORKS = {'mlp': network('mlp'), 'cnn': network('cnn'), 'resnet20': network('r
 
 
 def erm_as(role, loss, **changes):
-  return erm.make_method(options('erm', loss=loss, **changes), SIZES, role=role)
+  return erm.make_method(erm.Erm(loss=loss, **changes), SIZES, role=role)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,9 @@ def test_a_traced_weight_is_close_to_a_static_one():
 
 def flops(method, model, batch):
   state, step = setup(method, model, batch, sgd(1e-2))
-  return jax.jit(step).lower(state, batch).compile().cost_analysis()['flops']
+  cost = jax.jit(step).lower(state, batch).compile().cost_analysis()
+  assert cost is not None
+  return cost['flops']
 
 
 @pytest.mark.parametrize(
@@ -291,6 +295,6 @@ def test_batch_statistics_couple_examples(kind, couples_examples):
 
   from ule_jax.train.assemble import sizes_of
 
-  config = Some(model=Some(batch_norm=kind))
-  dataset = Some(splits={'train': Some(count=1)}, classes='ab', groups='ab', group_counts=lambda: np.ones(2))
+  config: Any = Some(model=Some(batch_norm=kind))  # stand-ins with the fields that are read
+  dataset: Any = Some(splits={'train': Some(count=1)}, classes='ab', groups='ab', group_counts=lambda: np.ones(2))
   assert sizes_of(config, dataset).couples_examples is couples_examples

@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -350,7 +351,7 @@ def test_what_would_be_called_is_refused_and_not_run(depth, legacy, tmp_path):
 
 
 def test_deep_and_endless_structures_end(tmp_path):
-  loop = {'model': state()}
+  loop: dict[str, Any] = {'model': state()}
   loop['again'] = loop
   deep = []
   for _ in range(300):

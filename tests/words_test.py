@@ -132,8 +132,10 @@ def offences(path: str, source: str) -> list[Offence]:
 def _docstrings(tree):
   """Yield each docstring as (its node, line, text)."""
   for node in ast.walk(tree):
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
-      yield node.body[0].value, node.body[0].lineno, ast.get_docstring(node)
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+      text, first = ast.get_docstring(node), next(iter(node.body), None)
+      if text and isinstance(first, ast.Expr):
+        yield first.value, first.lineno, text
 
 
 def _comments(source):
@@ -165,7 +167,7 @@ def _paraphrases(path, texts):
   replacements = list(PARAPHRASES.values())
   for line, text in texts:
     for match in _PARAPHRASE.finditer(' '.join(text.split())):
-      yield Offence(path, line, 'phrase', match.group(), replacements[int(match.lastgroup[1:])])
+      yield Offence(path, line, 'phrase', match.group(), replacements[int(str(match.lastgroup)[1:])])
 
 
 def all_offences() -> list[Offence]:

@@ -31,6 +31,7 @@ def test_a_folder_has_one_owner_and_a_dead_one_is_none(tmp_path):
   folder = tmp_path / 'run'
   with subprocess.Popen([sys.executable, '-c', HOLD, folder], stdout=subprocess.PIPE, text=True) as holder:
     try:
+      assert holder.stdout is not None
       assert holder.stdout.readline() == 'mine\n'
       message = rf'in use by process {holder.pid} on {platform.node()} since .* \(0:00:\d\d\)'
       with pytest.raises(UserError, match=message):
@@ -107,7 +108,7 @@ def test_a_damaged_log_loses_only_what_is_damaged(tmp_path):
 
 
 def test_tensorboard_events_can_be_read(tmp_path):
-  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] made by protobuf at run time
 
   log = MetricsLog(tmp_path, 7)
   log.write(8, {'train/loss': 0.5})

@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from ule_jax.data.dataset import Dataset
+from ule_jax.data.tables import Table
+
 ATTRIBUTES = ('Bald', 'Blond_Hair', 'Male', 'Smiling')
 LOCATIONS = ('desert', 'jungle', 'dirt', 'mountain', 'snow', 'beach')
 BREEDS = ('bulldog', 'corgi', 'dachshund', 'labrador')
@@ -20,6 +23,12 @@ def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image
   source = load_sample_image(('china.jpg', 'flower.jpg')[rng.integers(2)])
   top, left = rng.integers(0, source.shape[0] - height), rng.integers(0, source.shape[1] - width)
   return Image.fromarray(source[top : top + height, left : left + width])
+
+
+def table_of(dataset: Dataset) -> Table:
+  """The table of a data set that was read from files."""
+  assert dataset.table is not None
+  return dataset.table
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable]) -> None:

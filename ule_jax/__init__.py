@@ -19,7 +19,7 @@ _PUBLIC = {
   'load_config': 'config',
   'Config': 'config',
 }
-__all__ = [*_PUBLIC]
+__all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll] the table has them once
 
 
 def __getattr__(name: str) -> Any:

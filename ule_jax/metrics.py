@@ -6,22 +6,23 @@ smaller batch included, and merging is a sum. A mean of batch means would be nei
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Counts(clu_metrics.Metric):
   """Correct predictions and examples per class and group; the last column is for unknown groups.
 
@@ -69,7 +70,8 @@ class Counts(clu_metrics.Metric):
     correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.int32) * counted
     column = jnp.where(group < 0, groups, group)
     empty = cls.empty(logits.shape[-1], groups)
-    counts = empty.replace(
+    counts = dataclasses.replace(
+      empty,
       correct=_add(empty.correct, label, column, correct),
       total=_add(empty.total, label, column, counted),
       broken=((~jnp.isfinite(logits)).any(-1) * counted).sum(),
@@ -77,7 +79,8 @@ class Counts(clu_metrics.Metric):
     if student is None:
       return counts
     column = (jnp.argmax(student, axis=-1) == label).astype(jnp.int32)
-    return counts.replace(
+    return dataclasses.replace(
+      counts,
       correct_by_student=_add(empty.correct_by_student, label, column, correct),
       total_by_student=_add(empty.total_by_student, label, column, counted),
     )
@@ -92,10 +95,10 @@ class Counts(clu_metrics.Metric):
 
 
 def _add(
-  counts: Int[Array, 'k g'], label: Int[Array, 'b'], column: Int[Array, 'b'], values: Int[Array, 'b']
+  counts: Int[Array | np.ndarray, 'k g'], label: Int[Array, 'b'], column: Int[Array, 'b'], values: Int[Array, 'b']
 ) -> Int[Array, 'k g']:
   """Add each example's value to its cell; a label of -1, which would index the last class, is dropped."""
-  return counts.at[label, column].add(values, mode='drop', wrap_negative_indices=False)
+  return jnp.asarray(counts).at[label, column].add(values, mode='drop', wrap_negative_indices=False)
 
 
 def wilson(correct: int, count: int) -> tuple[float, float] | None:

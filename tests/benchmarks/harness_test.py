@@ -50,7 +50,7 @@ def test_statistics():
   assert harness.quartiles(values) == (1.5, 3.0, 4.5)
   assert harness.mean_sd(values) == '3.0 ± 1.6'
   assert harness.median_range(values, 0) == '3 (1-5)'
-  low, high = harness.bootstrap(np.random.default_rng(0).normal(10, 1, 400))
+  low, high = harness.bootstrap(np.random.default_rng(0).normal(10, 1, 400).tolist())
   assert low == pytest.approx(10 - 1.96 / 20, abs=0.1)
   assert high == pytest.approx(10 + 1.96 / 20, abs=0.1)
   with pytest.raises(ValueError, match='zip'):

@@ -88,7 +88,7 @@ def test_the_command_names_pages_that_are_not_of_the_results(tmp_path, monkeypat
     monkeypatch.setattr(sys, 'argv', ['tables', *argv])
     with pytest.raises(SystemExit) as end:
       tables.main()
-    assert (int(end.value.code), capsys.readouterr().out.strip()) == (code, words)
+    assert (int(end.value.code or 0), capsys.readouterr().out.strip()) == (code, words)
   assert '`vit_s16`' in page.read_text()
 
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ def write_images(root: Path, names: list[str], seed: int = 0) -> None:
     Image.fromarray(pixels).save(root / name)
 
 
-def csv_text(rows: list[tuple], header=('filename', 'label', 'split', 'attribute')) -> str:
+def csv_text(rows: Sequence[tuple], header=('filename', 'label', 'split', 'attribute')) -> str:
   out = io.StringIO()
   csv.writer(out).writerows([header, *rows])
   return out.getvalue()
@@ -297,6 +297,7 @@ def words_case(rng: random.Random, place: Path) -> None:
   (place / 'data' / 'metadata.csv').write_text(csv_text(written), encoding='utf-8')
   result = read(place / 'data')
   expect(due is not None, f'{edit.__name__} is taken: {sorted(result)[:2]}')
+  assert due is not None
   # Attributes that are numbers or names come back as they are written.
   compare(result, due)
 
@@ -304,6 +305,7 @@ def words_case(rng: random.Random, place: Path) -> None:
 def prepared_case(rng: random.Random, place: Path) -> None:
   """A TFDS data set whose labels lack, are out of range, or are of another type."""
   import tensorflow_datasets as tfds
+  from etils import epath
 
   kinds = ('whole', 'bare', 'bare', 'plain', 'group_text', 'group_bare', 'no_val', 'far')
   kind, split = rng.choice(kinds), rng.choice(('train', 'validation', 'test'))
@@ -318,7 +320,7 @@ def prepared_case(rng: random.Random, place: Path) -> None:
   place.joinpath('tfds').mkdir()
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    name, VERSION, pkg_dir_path = f'fuzz_{kind}', tfds.core.Version('1.0.0'), place / 'tfds'
+    name, VERSION, pkg_dir_path = f'fuzz_{kind}', tfds.core.Version('1.0.0'), epath.Path(place / 'tfds')
 
     def _info(self):
       return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -466,6 +468,7 @@ def image_case(rng: random.Random, place: Path) -> None:
   expect(due is not None, f'{make.__name__} is taken as {pixels.min()}..{pixels.max()} with white={white}')
   if white and make in (_colours, _palette, _bits):
     return  # what the option means for 8 bits is for the package to say; that it ends is enough
+  assert due is not None
   due = due if due.ndim == 3 else due[..., None].repeat(3, -1)
   gap = np.abs(pixels.astype(float) - due).max()
   expect(gap <= 1.01, f'{make.__name__} differs by {gap:.1f} levels with white={white}')
@@ -592,12 +595,12 @@ def verb(name: str, *argv: str) -> tuple[int, str]:
     with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
       app.run_verb(name)
   except SystemExit as end:
-    code = end.code
+    code = end.code or 0
   finally:
     sys.argv = before
   expect(code in (0, 2, 75), f'{name} ends with {code}: {out.getvalue()[-1500:]}')
   expect('Traceback' not in out.getvalue(), f'{name} prints a traceback: {out.getvalue()[-1500:]}')
-  return code, out.getvalue()
+  return int(code), out.getvalue()
 
 
 _RUN: list[Path] = []

@@ -6,7 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
@@ -26,7 +26,10 @@ def open_array_record(root: epath.Path) -> Table:
 
   try:
     builder = tfds.builder_from_directory(root)
-    splits = {name: builder.as_data_source(split=name).data_source for name in builder.info.splits}
+    splits = {
+      name: builder.as_data_source(split=name).data_source  # pyright: ignore[reportCallIssue] a decorator hides it
+      for name in builder.info.splits
+    }
     for info in builder.info.splits.values():
       if missing := [path for path in info.filepaths if not epath.Path(path).exists()]:
         raise FileNotFoundError(f'{missing[0]} is missing')
@@ -76,7 +79,7 @@ def open_array_record(root: epath.Path) -> Table:
 class _Record(NamedTuple):
   """A function that reads one bytes feature of record `i`; TFDS parses all features, in seven times the time."""
 
-  source: Any
+  source: Records
   feature: str
 
   def __call__(self, i: int) -> bytes:
@@ -86,10 +89,21 @@ class _Record(NamedTuple):
       raise UserError(f'record {i} of the prepared data cannot be read ({error}): prepare them again.') from None
 
 
+class Records(Protocol):
+  """The records of a split, as array_record reads them: one by one, or many at once."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int) -> bytes: ...
+
+  def __getitems__(self, ids: Sequence[int]) -> Sequence[bytes]: ...
+
+
 def _example(record: bytes):
   from tensorflow_datasets.proto import tf_example_pb2
 
-  return tf_example_pb2.Example.FromString(record).features.feature
+  message = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] made by protobuf at run time
+  return message.FromString(record).features.feature
 
 
 def _flat(features: Any, prefix: str = '') -> dict[str, Any]:
@@ -161,7 +175,7 @@ def _load_columns(root: epath.Path, counts: Mapping[str, int]) -> dict[str, dict
   return parts
 
 
-def _read_columns(source: Sequence[bytes], wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
+def _read_columns(source: Records, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
   """Read the columns from every record, at 0.1 ms a record.
 
   Args:

@@ -54,13 +54,13 @@ class Split(NamedTuple):
     return Split(
       label=self.label[ids],
       group=self.group[ids],
-      load=lambda i: self.load(ids[i]),
-      name=lambda i: self.name(ids[i]),
-      masks=masks and (lambda i: masks(ids[i])),
+      load=lambda i: self.load(int(ids[i])),
+      name=lambda i: self.name(int(ids[i])),
+      masks=masks and (lambda i: masks(int(ids[i]))),
       sampling_weight=None if self.sampling_weight is None else self.sampling_weight[ids],
-      version=version and (lambda i: version(ids[i])),
-      look=look and (lambda i: look(ids[i])),
-      files=files and (lambda i: files(ids[i])),
+      version=version and (lambda i: version(int(ids[i]))),
+      look=look and (lambda i: look(int(ids[i]))),
+      files=files and (lambda i: files(int(ids[i]))),
     )
 
 

@@ -22,7 +22,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from ule_jax.data.levels import BITS, CHANNELS, ORIENTATION, deep_values, scaled, to_levels
+from ule_jax.data.levels import BITS, CHANNELS, ORIENTATION, deep_values, scaled, tags_of, to_levels
 from ule_jax.errors import UserError
 
 Pixels = UInt8[np.ndarray, 'h w 3']
@@ -153,7 +153,8 @@ def _formats() -> list[str]:
 
 def _jpeg_header(encoded: bytes) -> tuple[int, int, str]:
   try:
-    return simplejpeg.decode_jpeg_header(encoded)[:3]
+    height, width, color, _ = simplejpeg.decode_jpeg_header(encoded)
+    return int(height), int(width), color
   except ValueError:
     return 0, 0, 'unknown'
 
@@ -209,8 +210,8 @@ def _convert(image: Image.Image, encoded: bytes, decoding: Decoding) -> Decoded:
   refuse_large(*image.size, max(3, len(image.getbands()) * -(-depth // 8)))
   several = _several(image)
   if image.format == 'TIFF':  # PIL rotates these itself, but parses all EXIF tags first and fails at odd ones
-    turned = {ORIENTATION: image.tag_v2.get(ORIENTATION, 1)}
-    image.getexif = lambda: turned
+    turned = {ORIENTATION: tags_of(image).get(ORIENTATION, 1)}
+    image.getexif = lambda: turned  # pyright: ignore[reportAttributeAccessIssue] PIL looks for this one tag only
   image.load()
   deep = deep_values(image, encoded, depth)
   if deep is not None:
@@ -222,8 +223,9 @@ def _convert(image: Image.Image, encoded: bytes, decoding: Decoding) -> Decoded:
     color, alpha = full.convert('RGB'), full.getchannel('A') if full is not image else None
     if 0 < decoding.white < 255 and image.mode in CHANNELS:
       color = Image.fromarray(scaled(np.asarray(color), decoding.white))
-  transparent = alpha is not None and alpha.getextrema()[0] < 255
-  if transparent:
+  transparent = False
+  if alpha is not None and alpha.getextrema() != (255, 255):
+    transparent = True
     color = Image.composite(color, Image.new('RGB', color.size, decoding.background), alpha)
   turn = TURNS.get(_orientation(image))
   return Decoded(np.asarray(color if turn is None else color.transpose(turn)), transparent, several)
@@ -234,14 +236,14 @@ def depth_of(image: Image.Image, encoded: bytes) -> int:
   if image.format == 'PNG':
     return 16 if encoded[12:16] == b'IHDR' and encoded[24] == 16 else 8
   if image.format == 'TIFF':
-    return max(8, *image.tag_v2.get(BITS, (1,)))
+    return max(8, *tags_of(image).get(BITS, (1,)))
   return 32 if image.mode in 'IF' else 16 if image.mode.startswith('I;16') else 8
 
 
 def _several(image: Image.Image) -> bool:
   """Return whether there are further frames or pages; a camera's previews in a JPEG do not count."""
   try:
-    return image.format in ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF') and bool(image.is_animated)
+    return image.format in ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF') and bool(getattr(image, 'is_animated', False))
   except Exception:  # decoders raise any type for a damaged second frame
     return False
 

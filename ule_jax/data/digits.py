@@ -105,8 +105,10 @@ def load(options: Options) -> Dataset:
 def _strokes() -> tuple[Float[np.ndarray, 'm h w'], Int[np.ndarray, 'm']]:
   """Load the digits as opacities in [0, 1], enlarged and centred, with their values 0 to 9."""
   from sklearn.datasets import load_digits
+  from sklearn.utils import Bunch
 
   digits = load_digits()
+  assert isinstance(digits, Bunch)  # a tuple where return_X_y is set
   canvas = np.zeros((len(digits.images), SIZE, SIZE))
   edge = (SIZE - DIGIT) // 2
   inner = slice(edge, edge + DIGIT)

@@ -213,12 +213,13 @@ def _encode(
   label = number(listing, 'label', classes or listing.declared.get('label', ()))
   _refuse_unlabelled(listing, parts, label)
   if len(label.names) < 2:
-    raise UserError(f"{path} has only the label '{brief(label.names[0])}': a classifier needs two.")
+    raise UserError(f"{path} has only the label '{brief(', '.join(label.names))}': a classifier needs two.")
   of_train = {int(code) for code, part in zip(label.codes, parts, strict=True) if part == 'train'}
   if absent := sorted(set(range(len(label.names))) - of_train):
     raise UserError(f"{path} gives no image of the class '{brief(label.names[absent[0]])}' to train.")
   refuse_same_look(path, 'classes', label.names)
-  codes, names, remarks = {'label': label.codes}, {'label': label.names}, []
+  codes, remarks = {'label': label.codes}, []
+  names: dict[str, tuple[str, ...]] = {'label': label.names}
   remarks += [] if classes else _suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:

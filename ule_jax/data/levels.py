@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 ORIENTATION, BITS, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 258, 262, 338, 339  # tags of TIFF
 CHANNELS = ('L', 'LA', 'RGB', 'RGBA', 'RGBX')  # modes whose values are brightness
@@ -29,6 +30,11 @@ class DeepValues(NamedTuple):
   most: float
 
 
+def tags_of(image: Image.Image) -> Mapping[int, Any]:
+  """Return the tags of an opened TIFF; {} for an image of another format."""
+  return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
 def deep_values(image: Image.Image, encoded: bytes, depth: int) -> DeepValues | None:
   """Return values of more than 8 bits; None for an image of 8 bits or fewer.
 
@@ -45,7 +51,7 @@ def deep_values(image: Image.Image, encoded: bytes, depth: int) -> DeepValues | 
     values = np.asarray(image)
     if image.format != 'TIFF':  # PNG and PGM have at most 16 bits; PIL scales PGM's to these
       return DeepValues(values, 65535.0, np.inf)
-    unsigned = tuple(image.tag_v2.get(SAMPLE_FORMAT, (1,))) == (1,) and depth == 32
+    unsigned = tuple(tags_of(image).get(SAMPLE_FORMAT, (1,))) == (1,) and depth == 32
     return DeepValues(values.view(np.uint32) if unsigned else values, 0.0, np.inf)
   if image.mode == 'F':
     return DeepValues(np.asarray(image), 1.0, np.inf)
@@ -70,7 +76,7 @@ def _agree(values: Num[np.ndarray, 'h w *c'], upper: UInt8[np.ndarray, 'h w c'],
 
 def _premultiplied(image: Image.Image) -> bool:
   """Return whether the colours in the file are premultiplied by alpha."""
-  return image.format == 'TIFF' and tuple(image.tag_v2.get(EXTRA_SAMPLES, ())) == (1,)
+  return image.format == 'TIFF' and tuple(tags_of(image).get(EXTRA_SAMPLES, ())) == (1,)
 
 
 def to_levels(image: Image.Image, deep: DeepValues, given: float) -> tuple[Image.Image, Image.Image | None]:
@@ -98,7 +104,7 @@ def to_levels(image: Image.Image, deep: DeepValues, given: float) -> tuple[Image
   elif 'transparency' in image.info:  # the value that is transparent
     alpha = np.where(np.atleast_3d(values == image.info['transparency']).all(-1), 0, 65535).astype(np.uint16)
   levels = scaled(values, white)
-  if image.format == 'TIFF' and image.tag_v2.get(PHOTOMETRIC) == 0:  # 0 is white, which PIL handles for 8 bits only
+  if image.format == 'TIFF' and tags_of(image).get(PHOTOMETRIC) == 0:  # 0 is white, which PIL handles for 8 bits only
     levels = 255 - levels
   return Image.fromarray(levels).convert('RGB'), None if alpha is None else Image.fromarray(scaled(alpha, 65535.0))
 

@@ -44,6 +44,7 @@ def pack(name: str, table: Table, out: Path, skip: bool, decoding: Decoding = BY
     written = _write(name, parts, table.names, partial)
     np.savez_compressed(
       written / COLUMNS,
+      allow_pickle=False,
       **{f'{part}/name': np.array(rows.names) for part, rows in parts.items()},
       **{f'{part}/{c}': values for part, rows in parts.items() for c, values in rows.columns.items()},
     )
@@ -75,6 +76,7 @@ def _decodable(part: str, rows: Rows, skip: bool, decoding: Decoding) -> Rows:
 def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[str, ...]], folder: Path) -> Path:
   """Write the records with TFDS; return the folder of the version."""
   import tensorflow_datasets as tfds
+  from etils import epath
 
   some = next(iter(parts.values()))
   features: dict[str, Any] = {'image': tfds.features.Image(), 'name': tfds.features.Text()}
@@ -87,7 +89,7 @@ def _write(dataset: str, parts: Mapping[str, Rows], names: Mapping[str, tuple[st
 
     name = dataset
     VERSION = tfds.core.Version('1.0.0')
-    pkg_dir_path = folder
+    pkg_dir_path = epath.Path(folder)
 
     def _info(self):
       # In the order of the table, as the pipeline shuffles by the seed of a run.

@@ -14,8 +14,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -29,6 +29,12 @@ from ule_jax.streams import Stream, generator
 SAMPLINGS = ('uniform', 'class_balanced', 'group_balanced', 'class_subsampled', 'group_subsampled')
 
 Arrays = dict[str, Any]  # image, label, group, index, weight -> the array of one batch
+
+
+class Batches(Iterator[Arrays], Protocol):
+  """An iterator over batches; `close` ends its threads and worker processes."""
+
+  def close(self) -> None: ...
 
 
 def order(split: Split, *, seed: int, sampling: str, batch_size: int) -> Callable[[int], Int[np.ndarray, 'b']]:
@@ -123,7 +129,7 @@ def train_batches(
   lost: Callable[[str], None] = _refuse_lost,
   host: int = 0,
   hosts: int = 1,
-) -> Iterator[Arrays]:
+) -> Batches:
   """Iterate over this host's blocks of the training batches from step `start` on, without end.
 
   Args:
@@ -146,7 +152,7 @@ def train_batches(
     keys = [(seed, step, position) for position in range(mine.start, mine.stop)]
     return _read(dataset, 'train', dataset.train_transform, block(step)[mine], keys)
 
-  def batches(start: int, workers: int) -> Iterator[Arrays]:
+  def batches(start: int, workers: int) -> Batches:
     # The start is part of the data and not an iterator state, as every worker process has its own state.
     return iter(_threaded(grain.MapDataset.range(start, sys.maxsize).map(read), threads, workers))
 
@@ -175,7 +181,7 @@ def eval_batches(
     return _read(dataset, split, dataset.eval_transform, block, keys)
 
   # Not by worker processes, which take longer to start than most validation splits take to read.
-  return iter(_threaded(grain.MapDataset.source(blocks).map(read), threads))
+  return iter(_threaded(grain.MapDataset.source(list(blocks)).map(read), threads))
 
 
 def _read(
@@ -220,15 +226,17 @@ def _begin_worker(index: int, count: int) -> None:
     signal.signal(number, signal.SIG_IGN)
 
   def follow() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, 'this is a worker process'
+    parent.join()
     os._exit(0)
 
   threading.Thread(target=follow, daemon=True).start()
 
 
 def _from_workers(
-  batches: Callable[[int, int], Iterator[Arrays]], start: int, workers: int, lost: Callable[[str], None]
-) -> Iterator[Arrays]:
+  batches: Callable[[int, int], Batches], start: int, workers: int, lost: Callable[[str], None]
+) -> Generator[Arrays, None, None]:
   """Iterate over `batches(start, workers)`, and from the step at which a worker dies over `batches(step, 0)`."""
   reading = batches(start, workers)
   try:

@@ -107,10 +107,12 @@ def load(options: Options) -> Dataset:
     options.dir, 'Spawrious', scan, ('images',), {'directory': 2, 'location': len(LOCATIONS), 'class': len(CLASSES)}
   )
   spec = input_spec(options)
+  evaluate = spec.eval_transform
+  assert evaluate is not None, 'images of any size are resized'
 
   def train(image, rng):
     # facebookresearch/DomainBed, domainbed/datasets.py: flip, ColorJitter(.3, .3, .3, .3), RandomGrayscale(0.1)
-    jittered = color_jitter(random_flip(spec.eval_transform(image, rng), rng), rng, 0.3, 0.3)
+    jittered = color_jitter(random_flip(evaluate(image, rng), rng), rng, 0.3, 0.3)
     return random_grayscale(jittered, rng, 0.1)
 
   rows = table.parts['images']

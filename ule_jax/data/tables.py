@@ -41,10 +41,10 @@ class Rows(NamedTuple):
     """Return the given rows, in their order."""
 
     def reindexed(read: Callable[[int], Any]) -> Callable[[int], Any]:
-      return lambda i: read(ids[i])
+      return lambda i: read(int(ids[i]))
 
     return Rows(
-      names=[self.names[i] for i in ids],
+      names=[self.names[int(i)] for i in ids],
       columns={name: values[ids] for name, values in self.columns.items()},
       read=reindexed(self.read),
       version=reindexed(self.version),
@@ -118,6 +118,6 @@ def parted(
     ids = np.flatnonzero(part == code)
     if not len(ids):
       raise UserError(f'{path} gives no image to {name}: it needs {", ".join(parts)}.')
-    chosen = [names[i] for i in ids]
+    chosen = [names[int(i)] for i in ids]
     table[name] = files_rows(root, chosen, {column: codes[ids] for column, codes in columns.items()})
   return Table(table, values)

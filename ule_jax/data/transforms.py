@@ -26,7 +26,7 @@ def antialias(image: Pixels, size: tuple[int, int]) -> Pixels:
   """Resize to (height, width) pixels, bilinear with antialiasing: torchvision's default."""
   if image.shape[:2] == size:
     return image
-  return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def linear(image: Pixels, size: tuple[int, int]) -> Pixels:

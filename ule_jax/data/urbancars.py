@@ -76,6 +76,7 @@ def load(options: Options) -> Dataset:
   table = open_table(options.dir, 'UrbanCars', scan, FOLDERS, dict.fromkeys(COLUMNS, len(VALUES)))
   spec = input_spec(options)
   evaluate = spec.eval_transform
+  assert evaluate is not None, 'images of any size are resized'
 
   def split(rows: Rows):
     obj, bg, co = (rows.columns[name] for name in COLUMNS)

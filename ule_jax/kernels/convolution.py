@@ -56,7 +56,8 @@ def conv_general_dilated(
     raise NotImplementedError('only plain convolutions of images.')
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-  return convolve(lhs, rhs, tuple(window_strides), tuple((int(low), int(high)) for low, high in padding))
+  (rows, columns), ((top, bottom), (left, right)) = window_strides, padding
+  return convolve(lhs, rhs, (rows, columns), ((int(top), int(bottom)), (int(left), int(right))))
 
 
 def convolve(x: Image, kernel: Kernel, stride: Pair, padding: tuple[Pair, Pair]) -> Result:

@@ -17,7 +17,8 @@ def halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
   """
   h, w = (n // 2 * 2 for n in x.shape[1:3])
   x = x[:, :h, :w].reshape(x.shape[0], h // 2, 2, w // 2, 2, x.shape[3])  # len(x) fails on a symbolic batch
-  return sum(x[:, :, i, :, j] for i in (0, 1) for j in (0, 1)) / 4
+  first, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
+  return sum(others, start=first) / 4
 
 
 class CNN(nn.Module):

@@ -21,11 +21,12 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
   return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-_ZERO = nn.initializers.zeros
+_ZERO = nn.initializers.zeros_init()
 # name -> (number of features -> initializers of the last layer's weights and biases)
 HEAD_INITS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]] = {
   'lecun': lambda _: (nn.initializers.lecun_normal(), _ZERO),  # deviation 1 / sqrt(features), sqrt(3) times torch's
-  'torch': lambda features: (_uniform(features**-0.5),) * 2,  # torch.nn.Linear: torchvision, and timm's ResNets
+  # torch.nn.Linear: torchvision, and timm's ResNets
+  'torch': lambda features: (_uniform(features**-0.5), _uniform(features**-0.5)),
   'timm': lambda _: (nn.initializers.normal(0.02), _ZERO),  # timm's vision transformers
   'zero': lambda _: (_ZERO, _ZERO),  # fine-tuning in arXiv 2010.11929: all logits start at 0
 }

@@ -113,7 +113,8 @@ class ResNet(nn.Module):
       x = jax.nn.relu(norm('norm')(_conv(self.width, 3, 1, self.precision, 'stem')(x)))
     else:
       x = jax.nn.relu(norm('norm')(_conv(self.width, 7, 2, self.precision, 'stem')(x)))
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      pad = ((1, 1), (1, 1))
+      x = nn.max_pool(x, (3, 3), (2, 2), pad)  # pyright: ignore[reportArgumentType] flax takes pairs, declared as str
     for i, count in enumerate(self.stages):
       for j in range(count):
         block = partial(

@@ -6,7 +6,7 @@ import io
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ from ule_jax.report.series import Series
 POINTS = 150  # at most in a curve
 BARS = 96  # at most in a chart
 WIDTH = 4.2  # inches: legible on a telephone, two next to each other on a desktop
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {  # keys: matplotlib lists its names as a type from 3.11 on
   'font.size': 9,
   'font.family': 'sans-serif',
   'font.sans-serif': ['DejaVu Sans'],
@@ -124,7 +124,7 @@ def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | N
 
 def _curve(lines: list[dict[str, float]], key: str) -> dict[int, float]:
   """Return step -> value of a metric, thinned to about POINTS steps; the last step is kept."""
-  values = {line['step']: line[key] for line in lines if key in line}
+  values = {int(line['step']): line[key] for line in lines if key in line}
   every = -(-len(values) // POINTS) or 1
   return {step: values[step] for i, step in enumerate(sorted(values)) if i % every == 0 or i == len(values) - 1}
 

@@ -137,13 +137,15 @@ def look(series: Series, split: str) -> Look | None:
 
 
 def panels(run: FinishedRun, split: str, side: int, count: int) -> Iterator[Panel]:
-  """Draw the panels of a run.
+  """Draw the panels of a run; none without saliency of the split.
 
   Args:
     side: approximate side of each picture in pixels.
     count: examples of a category, and of each group.
   """
   arrays = read(run, split)
+  if arrays is None:
+    return
   classes, groups, counts = run.results.classes, run.results.groups, {}
   for i, category in enumerate(arrays['category'].tolist()):
     label, group = int(arrays['label'][i]), int(arrays['group'][i])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jaxtyping
 import numpy as np
@@ -96,7 +96,8 @@ def fit(
     UserError: the layout is not known, or a tensor is missing, left over or of another shape.
   """
   flavour, _ = find_flavour(tensors, title)
-  shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(dict(template), sep='/').items()}
+  leaves: dict[str, Any] = traverse_util.flatten_dict(dict(template), sep='/')
+  shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
   wanted = {p: s for p, s in shapes.items() if keep_head or not p.startswith('params/head/')}
   places = match_names(shapes, FLAVOURS[flavour][1], title)
   filled, rows, used = {}, [], set()

@@ -154,7 +154,7 @@ def _read_torch(path: Path) -> Tensors:
   try:
     with path.open('rb') as file, warnings.catch_warnings():
       warnings.simplefilter('ignore')  # the error has the same information
-      stand_ins = [(_stand_in(name), name) for name in sorted(_names(file))]
+      stand_ins: list[Callable | tuple[Callable, str]] = [(_stand_in(name), name) for name in sorted(_names(file))]
       file.seek(0)
       with torch.serialization.safe_globals(stand_ins):
         # weights_only, because a pickle may run any code; an open file, because PyTorch reads a path by its ending.
@@ -192,7 +192,7 @@ def _names(file: BinaryIO) -> set[str]:
   for stream in pickles:
     for operation, argument, _ in pickletools.genops(stream):
       if operation.name == 'GLOBAL':
-        module, name = argument.split(' ', 1)
+        module, name = str(argument).split(' ', 1)
         module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
         names.add(f'{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}')
   return names
