@@ -12,7 +12,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
-from quick_compiles import compile_quickly
+from quick_compiles import compile_quickly, usual_generator
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -159,11 +159,16 @@ def torchvision():
 
 @pytest.fixture
 def optimized():
-  """Compile as users do, for what is asked of the compiled program: memory and FLOPs, which one that is read lacks."""
+  """The compiler's options of users, for what is asked of the compiled program: memory and FLOPs.
+
+  Compiled here and not read from the folder: a program that was read has lost them.
+  """
   jax.config.update('jax_disable_most_optimizations', False)
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()
-  yield
+  from ule_jax.devices import runtime
+
+  yield runtime.compiler_options() | usual_generator()
   jax.config.update('jax_disable_most_optimizations', True)
   share_compiled()
 

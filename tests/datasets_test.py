@@ -410,6 +410,7 @@ def test_other_counts_than_the_release_are_refused_by_cell(name, trees, capsys):
   assert said[0].startswith('warning: ')
 
 
+@pytest.mark.full
 def test_official_counts_of_the_real_labels(real_data, tmp_path):
   """The loaders on the real label files; empty files stand for the images, which are not read."""
   folder = tmp_path / 'celeba' / 'img_align_celeba'

@@ -13,7 +13,6 @@ from PIL import Image
 
 from configs import base
 from ule_jax.deploy.predict import predict, reader
-from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
@@ -94,13 +93,12 @@ def test_each_part_of_a_step_is_looked_at(place, value):
 @pytest.mark.full
 def test_what_is_not_trained_costs_no_backward_pass(optimized):
   """With the head alone, a third is left: the forward pass."""
-  del optimized
   batch = batch_of(8, size=32)
 
   def flops(pattern, **settings):
     tx = optimizer(name='adamw', trainable=pattern)
     state, step = setup(method_of('erm'), network('resnet20', batch_norm='frozen'), batch, tx, **settings)
-    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=optimized).lower(state, batch).compile()
     cost = compiled.cost_analysis()
     assert cost is not None
     return cost['flops']

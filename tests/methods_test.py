@@ -7,7 +7,6 @@ import pytest
 from common import KEY, adam, assert_close, batch_of, method_of, network, setup, sgd, train, train_on
 
 from ule_jax import losses
-from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
@@ -139,7 +138,7 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
   assert_close(metrics, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(('model', 'changes'), [('resnet20', {}), ('vit', {})])
+@pytest.mark.parametrize(('model', 'changes'), [pytest.param('resnet20', {}, marks=pytest.mark.full), ('vit', {})])
 def test_remat_changes_no_number(model, changes):
   """Double backward included, running statistics too."""
   method, batches = method_of('ule'), [batch_of(seed=s) for s in range(2)]
@@ -148,6 +147,7 @@ def test_remat_changes_no_number(model, changes):
   assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
 def test_remat_needs_less_memory_for_the_double_backward(optimized):
   """The compiler must not undo it: at most 0.6 of the temporary memory."""
   method, batch, tx = method_of('ule'), batch_of(size=32), sgd(1e-2)
@@ -156,7 +156,7 @@ def test_remat_needs_less_memory_for_the_double_backward(optimized):
     model = network('vit', remat=remat, width=32, depth=4)
     step = make_train_step(method, model, tx, KEY)
     state = jax.eval_shape(lambda model=model: create_state(method, model, tx, batch.image[:1], KEY))
-    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=optimized).lower(state, batch).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     needed[remat] = memory.temp_size_in_bytes
@@ -170,7 +170,7 @@ def test_a_batch_in_parts_needs_less_memory_and_on_a_cpu_no_loop(optimized):
   needed = {}
   for parts in (1, 4):
     step = make_train_step(method, model, tx, KEY, accumulate=parts)
-    compiled = jax.jit(step, compiler_options=runtime.compiler_options()).lower(state, batch).compile()
+    compiled = jax.jit(step, compiler_options=optimized).lower(state, batch).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     needed[parts] = memory.temp_size_in_bytes

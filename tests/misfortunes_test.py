@@ -25,6 +25,7 @@ from ule_jax.runs.checkpoints import Checkpoints
 from ule_jax.runs.progress import Progress
 from ule_jax.sweep import population
 from ule_jax.sweep.run import run as sweep_run
+from ule_jax.train import evaluate as evaluation
 from ule_jax.train import features, loop
 from ule_jax.train.run import run as train_run
 
@@ -320,7 +321,7 @@ def failing(*_, **__):
 
 @pytest.mark.parametrize(
   ('place', 'name'),
-  [(loop, 'initialise'), (loop, 'make_eval_step'), (loop, 'compile_step'), (pipeline, '_read')],
+  [(loop, 'initialise'), (evaluation, 'make_eval_step'), (loop, 'compile_step'), (pipeline, '_read')],
 )
 @pytest.mark.parametrize('error', [jax.errors.JaxRuntimeError(FULL), MemoryError('Unable to allocate 286. GiB')])
 def test_no_memory_is_one_sentence_with_the_fields_that_help(place, name, error, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from ule_jax.methods import METHODS, Batch, shuffled_student
 from ule_jax.methods.contract import LABEL_FREE
 from ule_jax.metrics import Counts, summarize
 from ule_jax.report import numbers
+from ule_jax.runs.results import Results
 from ule_jax.two_stage import REFITS, TWO_STAGE
 from ule_jax.two_stage.contract import FirstRun
 
@@ -172,7 +173,7 @@ def test_a_report_counts_what_has_a_label():
 
   def changes(rows):
     stand_in: Any = SimpleNamespace(
-      roles=('student', 'teacher'), results={'groups': ['w', 'x', 'y', 'z']},
+      roles=('student', 'teacher'), results=Results(groups=['w', 'x', 'y', 'z']),
       arrays=lambda *_: {name: values[rows] for name, values in arrays.items()},
     )  # fmt: skip
     return numbers.changes(stand_in)

@@ -173,7 +173,7 @@ PLACES = [
 ]  # fmt: skip
 NO_NAMES = {
   '~nobody-of-this-name/x': 'user who is not known', 'x' * 300: 'File name too long', 'y/' * 2200: 'File name too long',
-  '\udcff': 'is not UTF-8', 'dangling': 'a link to nowhere, which is not there',
+  '\udcff': 'is not UTF-8', 'dangling': 'a link to nowhere, which does not exist',
 }  # fmt: skip
 
 

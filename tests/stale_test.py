@@ -514,7 +514,11 @@ def test_every_other_field_is_refused_by_its_name(tmp_path):
       inner = changed
       for part in parts:
         inner = inner[part]
-      inner[last] = [inner[last]]
+      inner[last] = (
+        {'data': 'celeba', 'method': 'lff'}[parts[0]]
+        if last == 'name' and parts[0] in ('data', 'method')
+        else [inner[last]]
+      )
       if field in workdir.LENGTH:
         inner[last] = 7
       if field in free or (field == 'train.epochs' and changes):  # steps are set

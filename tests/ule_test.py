@@ -164,7 +164,11 @@ def flops(method, model, batch):
 
 
 @pytest.mark.parametrize(
-  ('name', 'changes'), [('cnn', {'width': 32, 'depth': 3}), ('vit', {'width': 192, 'depth': 6, 'heads': 3})]
+  ('name', 'changes'),
+  [
+    ('cnn', {'width': 32, 'depth': 3}),
+    pytest.param('vit', {'width': 192, 'depth': 6, 'heads': 3}, marks=pytest.mark.full),
+  ],
 )
 def test_flops_against_erm(name, changes, optimized):
   model, batch = network(name, **changes), batch_of(32, size=32)
@@ -281,6 +285,7 @@ def test_one_backward_pass_for_loss_and_saliency_changes_no_number(name, method,
   assert_close(found[1], found[0], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.full
 def test_one_backward_pass_saves_a_tenth_for_each_network(optimized):
   batch = batch_of(32, size=32)
   for name, changes, least in (('cnn', {'width': 32, 'depth': 3}, 0.15), ('vit', {'width': 64}, 0.08)):
