@@ -3,7 +3,7 @@
   python -m ule_jax.main --config=configs/celeba.py[:method] --config.data.dir=DIR
 
 The defaults are a full recipe for an accelerator (ResNet-50 at 224); it has not been run to its end
-by us yet. The README has a small run that takes a minute on a CPU, with what it gave.
+by us yet. docs/guides/data/celeba.md has a small run that takes a minute on a CPU.
 """
 
 from ule_jax.config import make, split_spec, vary

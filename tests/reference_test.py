@@ -13,7 +13,7 @@ from ule_jax.options import meta
 from ule_jax.two_stage import TWO_STAGE
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/reference/config.md'])
+@pytest.mark.parametrize('page', ['docs/reference/config.md'])
 def test_tables_are_those_of_the_declarations(page, root):
   text = (root / page).read_text()
   assert reference.SLOT.search(text)

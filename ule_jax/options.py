@@ -1,7 +1,7 @@
 """Declarations of options: default, meaning, bounds or choices, and whether a run may resume with another value.
 
 Everything that is chosen by a config stands once, in the class of its owner (a method, a data set, a network, a second
-stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs and README, and the
+stage, or one of the common parts in config/schema.py). Checks, messages, the tables in docs, and the
 completion of recorded configs are derived from these classes.
 
   class Focal(Options):

@@ -5,7 +5,7 @@
 A line for each fresh seed goes to NEW/seeds.jsonl, one for the row to NEW/rows.jsonl, and with --raw the scores of
 everything that was tried to a file. Rows that NEW has are left out, so that a stopped run resumes. DIR has mnist/,
 fashion_mnist/ and weights/ as their files are published, and celeba/ with a CelebA folder; only `digits` needs none of
-it. METHODOLOGY.md has the protocol.
+it. docs/results/methodology.md has the protocol.
 """
 
 import argparse

@@ -4,7 +4,7 @@
   python -m benchmarks.speed.input_pipeline [--threads=2] [--turns=5] [--out=NEW.jsonl]
 
 Work of every row: a JPEG of 256 x 256 (crops of scikit-learn's photographs, quality 90, about 20 kB) -> random crop of
-0.7 to 1 of the area -> 224 x 224 -> random flip -> uint8 batch of 64. METHODOLOGY.md has the protocol.
+0.7 to 1 of the area -> 224 x 224 -> random flip -> uint8 batch of 64. docs/results/methodology.md has the protocol.
 """
 
 import contextlib

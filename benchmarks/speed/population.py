@@ -2,7 +2,7 @@
 
   python -m benchmarks.speed.population --data=DIR --weights=FILE [--out=NEW.jsonl]   CelebA's folder, a CIFAR ResNet-20
 
-Each trains the same members (four seeds, eight weights) on the same batches; METHODOLOGY.md has the protocol.
+Each trains the same members (four seeds, eight weights) on the same batches (docs/results/methodology.md).
 """
 
 import itertools

@@ -4,8 +4,8 @@
   python -m benchmarks.speed.step --network=resnet20 --out=NEW.jsonl  one (several: --network=cnn,vit_s16)
   python -m benchmarks.speed.step --network=resnet20 --batch_norm=frozen --out=NEW.jsonl   running statistics that stay
 
-A row is a contestant; its `ms` are its milliseconds per step in each turn. METHODOLOGY.md has the protocol. On a GPU
-the same code runs there; without PyTorch its rows say why they are empty.
+A row is a contestant; its `ms` are its milliseconds per step in each turn. docs/results/methodology.md has the
+protocol. On a GPU the same code runs there; without PyTorch its rows say why they are empty.
 """
 
 import json

@@ -28,6 +28,7 @@ def test_no_mark_is_left_without_its_end():
   for page in PAGES:
     text = page.read_text()
     assert text.count('<!-- table: ') == len(harness.SLOT.findall(text)), page
+    assert text.count('<!-- table: ') + text.count('<!-- options: ') == text.count('<!-- end -->'), page
 
 
 def cells(name):

@@ -47,7 +47,7 @@ class Student(Options):
   """Options of a student and of the use that is made of its mistakes.
 
   These and the defaults of the term were chosen on the validation of the settings of benchmarks/robustness
-  (docs/robustness.md).
+  (docs/results/robustness.md).
   """
 
   student_loss: str = option(

@@ -1,0 +1,81 @@
+"""Write the pages of the reference that follow from declarations.
+
+`python docs/generate.py` writes docs/reference/command-line.md and methods.md. With `--check` it names those that
+differ from the declarations, with exit code 1.
+"""
+
+import inspect
+import io
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / 'reference'
+MADE = '*This page is made by `python docs/generate.py`.*'
+FIRST = ('erm', 'ule', 'gradient_penalty', 'shuffled_student')
+
+
+def command_line() -> str:
+  """Return the page of verbs: the help of each, as `--help` prints it."""
+  from ule_jax.cli import app
+
+  parts = [
+    '# Command line',
+    '`python -m ule_jax.VERB ...` and `ule-jax VERB ...` are the same. Every command takes `--help`. '
+    'Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax.',
+    MADE,
+  ]
+  for verb in app.VERBS:
+    text = io.StringIO()
+    with redirect_stdout(text):
+      app.call(verb, ['--help'])
+    parts += [f'## {verb}', f'```text\n{text.getvalue().strip()}\n```']
+  return '\n\n'.join(parts) + '\n'
+
+
+def methods() -> str:
+  """Return the page of methods: a table, and the docstring of each one's module."""
+  from ule_jax.methods import METHODS
+  from ule_jax.two_stage import TWO_STAGE
+
+  rows, parts, documented = [], [], set()
+  for name in sorted(METHODS, key=lambda name: (name not in FIRST, name)):
+    entry = METHODS[name]
+    module = inspect.getmodule(TWO_STAGE[name].prepare if name in TWO_STAGE else entry.make)
+    assert module is not None
+    first, _, rest = inspect.cleandoc(module.__doc__ or '').partition('\n\n')
+    first = ' '.join(first.split()).replace('|', '\\|')
+    sets = ', '.join(f'`{field}={value}`' for field, value in entry.fields.items())
+    heading = module.__name__.rpartition('.')[2]
+    rows.append(f'| [`{name}`](#{heading}) | {first} | {sets} |')
+    if module.__name__ not in documented:
+      documented.add(module.__name__)
+      path = module.__name__.replace('.', '/')
+      parts += [f'## {heading}', first, f'```text\n{rest.strip()}\n```', f'[{path}.py](../../{path}.py)']
+  table = '\n'.join(['| method | loss or rule | sets |', '|---|---|---|', *rows])
+  intro = (
+    '`--config=CONFIG:METHOD` takes any of them on any data set, and `--config.method.OPTION` sets its '
+    '[options](config.md#method). [Which method](../guides/which-method.md) helps to choose.'
+  )
+  return '\n\n'.join(['# Methods', intro, table, *parts, MADE]) + '\n'
+
+
+PAGES = {'command-line.md': command_line, 'methods.md': methods}
+
+
+def main(check: bool) -> int:
+  """Write the pages, or only compare them; return the exit code."""
+  stale = []
+  for name, page in PAGES.items():
+    path, text = FOLDER / name, page()
+    if not path.exists() or path.read_text() != text:
+      stale.append(name)
+      if not check:
+        path.write_text(text)
+  if stale:
+    print(f'{"differ" if check else "written"}: {", ".join(stale)}')
+  return int(check and bool(stale))
+
+
+if __name__ == '__main__':
+  sys.exit(main('--check' in sys.argv[1:]))
