@@ -1,7 +1,7 @@
 """Small networks, batches and options that several tests share.
 
 Methods, networks, optimisers and first states are made once for the same arguments, so that jax finds the step of the
-same ones again and neither traces nor compiles it anew.
+same ones again and neither traces nor compiles it again.
 """
 
 import functools

@@ -31,7 +31,7 @@ LONGEST = (
 
 
 def pytest_configure(config):
-  """Let the tests, and all processes that they start, share what they compile; never with the user's own runs.
+  """Share compiled programs among the tests and all processes that they start; never with the user's own runs.
 
   What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`.
   """
@@ -54,7 +54,7 @@ def pytest_unconfigure(config):
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
 def pytest_xdist_make_scheduler(config, log):
-  """Give whole files to the workers, so that what a file makes is made once, and the longest files first."""
+  """Assign whole files to the workers, the longest first, so that the fixtures of a file are made once."""
   from xdist.scheduler import LoadFileScheduling
 
   config.option.loadscopereorder = False  # by the number of tests

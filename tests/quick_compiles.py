@@ -1,4 +1,4 @@
-"""How the tests' own process compiles: they compile for far longer than they compute."""
+"""Compiler options of the tests' own process: tests compile for far longer than they compute."""
 
 import os
 
