@@ -44,11 +44,13 @@ ConfigFields = Annotated[Overrides, Parameter(parse=False)]
 def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
   """Return the overrides `--config.FIELD=VALUE` or `--config.FIELD VALUE` of a command line, and its other arguments.
 
+  Both are in order, repeats are kept, fields are not checked. The argument after a bare `--config.FIELD` is its value.
+
   >>> split(['--config=digits', '--config.seed=1', '--config.optim.lr', '0.1', '--force'])
   ([('seed', '1'), ('optim.lr', '0.1')], ['--config=digits', '--force'])
 
   Raises:
-    UserError: a flag has no value.
+    UserError: `--config.FIELD` without a value (`--config.FIELD=` is empty text), or another flag that ends at `=`.
   """
   overrides, others, rest = [], [], list(argv)
   while rest:

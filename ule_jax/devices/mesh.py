@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from ule_jax.devices.collectives import AXIS
 from ule_jax.devices.runtime import compiler_options
+from ule_jax.errors import unknown
 
 PARALLEL = ('jit', 'pmap')
 
@@ -85,17 +86,23 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -> Callable:
-  """Compile `(state, batch) -> (state, metrics)` for all devices; the state is donated.
+  """Return a train step, `(state, batch) -> (state, metrics)`, that is compiled at its first call; the state is donated.
 
   Args:
-    step: a pure function, the same for jit and pmap.
+    step: a pure function. Under pmap it runs on each device's rows and returns the same on every device.
     mesh: of all devices.
-    parallel: of PARALLEL. `pmap` takes no compiler options: the CPU's compiler then undoes `remat`, and is slower.
-    shardings: of the state, as `placement` returns them; replicated for `pmap`.
+    parallel: of PARALLEL. `pmap` takes no compiler options: on a CPU, `remat` is undone and steps are slower.
+    shardings: of the returned state, as `placement` returns them; not read under pmap, which replicates it.
 
   Returns:
-    A function of a state on the mesh and of this host's rows of a batch.
+    A function of a state on the mesh and of this host's rows of a batch, a multiple of its devices; metrics are
+    replicated.
+
+  Raises:
+    UserError: another name for `parallel`.
   """
+  if parallel not in PARALLEL:
+    raise unknown('parallel', parallel, PARALLEL)
   if parallel == 'jit':
     compiled = jax.jit(
       step, donate_argnums=0, out_shardings=(shardings, replicated_sharding(mesh)), compiler_options=compiler_options()

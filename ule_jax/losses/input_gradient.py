@@ -98,7 +98,7 @@ def is_proportional(scalar: str, classes: int, couples_examples: bool) -> bool:
 
 
 def label_logit(logits: Float[jax.Array, 'b k'], label: Int[jax.Array, 'b']) -> Float[jax.Array, 'b']:
-  """Return the logit of the label."""
+  """Return each example's logit at its label; 0 if the label is unknown (-1) or not in [0, k)."""
   return take(logits, label)
 
 

@@ -182,11 +182,11 @@ def _plain(text: str) -> str:
 
 
 def _draw(name: str, caption: str, alt: str, paint: Callable, height: float) -> Drawing:
-  """Draw a chart as SVG and PNG.
+  """Draw a chart, one pair of axes with a legend below, as SVG and PNG in memory.
 
   Args:
-    paint: draws into matplotlib axes.
-    height: of the axes in inches; the legend is added to it.
+    paint: draws into matplotlib axes, with a label on at least one artist, for the legend.
+    height: of the figure without its legend, in inches; the width is WIDTH.
   """
   with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph')  # names in scripts that the PNG's font lacks; an SVG uses the browser's

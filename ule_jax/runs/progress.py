@@ -57,7 +57,13 @@ class Progress:
     self._compiled = False
 
   def begin(self, step: int) -> None:
-    """Restart the clock at `step`, when the first steps are done; later calls have no effect."""
+    """Restart the clock at the first call, when `step` steps are done on the device; later calls have no effect.
+
+    Without this call the rates include compilation.
+
+    Args:
+      step: number of steps done, those before a resume included.
+    """
     if not self._compiled:
       self._compiled = True
       self._began = self._mark = time.monotonic()
