@@ -86,7 +86,7 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -> Callable:
-  """Return a train step, `(state, batch) -> (state, metrics)`, that is compiled at its first call; the state is donated.
+  """Return a train step, `(state, batch) -> (state, metrics)`, compiled at its first call; the state is donated.
 
   Args:
     step: a pure function. Under pmap it runs on each device's rows and returns the same on every device.
