@@ -163,7 +163,7 @@ def test_fine_tuning_starts_from_the_weights(celeba, weights, tmp_path):
     (('--config.model.weights=default',), 'resnet20 has no usual weights'),
     (('--config.model.batch_norm=none',), 'weights of resnet20 have BatchNorm'),
     (('--config.model.weights=nowhere.npz',), 'nowhere.npz is no file'),
-    (('--config.model.dropout=1',), 'model.dropout is 1.0: give a share'),
+    (('--config.model.dropout=1',), 'model.dropout is 1.0: give a number from 0 to below 1'),
     (('--config.model.name=cnn', '--config.model.weights=none', '--config.model.remat=True'), 'cnn has no such option'),
     (('--config.train.accumulate=2',), 'statistics of BatchNorm'),
     (('--config.train.accumulate=3', '--config.model.batch_norm=frozen'), 'does not divide into train.accumulate=3'),

@@ -193,7 +193,7 @@ def test_a_run_names_no_cache_and_no_threads_to_its_reader(ule_run, frozen_run, 
     shutil.copytree(run, shared, ignore=shutil.ignore_patterns('tensorboard', 'predictions'))
     config = json.loads((shared / 'config.json').read_text())
     trap = tmp_path / f'{name}-trap'
-    config['compilation_cache'] = config['model']['feature_cache'] = config['first']['workdir'] = str(trap)
+    config['compilation_cache'] = config['model']['feature_cache'] = config['two_stage']['workdir'] = str(trap)
     config['loader'] = {'threads': 10**6, 'workers': 10**6}
     (shared / 'config.json').write_text(json.dumps(config))
     picture_of(tmp_path / 'x.png')

@@ -159,12 +159,11 @@ def bounds(field: FieldInfo) -> str:
   ends = {
     name: getattr(part, name) for part in field.metadata for name in ('gt', 'ge', 'lt', 'le') if hasattr(part, name)
   }
-  low = f'above {ends["gt"]}' if 'gt' in ends else f'from {ends["ge"]} on' if 'ge' in ends else ''
-  high = f'below {ends["lt"]}' if 'lt' in ends else f'up to {ends["le"]}' if 'le' in ends else ''
-  if 'ge' in ends and high:
-    low = f'from {ends["ge"]}'
-  if high.startswith('up to') and 'ge' in ends:
-    return f'a number from {ends["ge"]} to {ends["le"]}'
+  high = f'below {ends["lt"]}' if 'lt' in ends else f'{ends["le"]}' if 'le' in ends else ''
+  if 'ge' in ends:
+    return f'a number from {ends["ge"]} to {high}' if high else f'a number from {ends["ge"]} on'
+  high = f'up to {high}' if 'le' in ends else high
+  low = f'above {ends["gt"]}' if 'gt' in ends else ''
   return 'a number ' + ' and '.join(filter(None, (low, high))) if low or high else ''
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import harness
 from ule_jax import METHODS, Batch, Sizes, create_state, make_train_step
+from ule_jax.config.validate import parse_config
 from ule_jax.devices import runtime
 from ule_jax.models import make_model
 from ule_jax.models.build import make_preprocess
@@ -87,7 +88,7 @@ def make_problem(network: str, precision: str, method: str, **changes: Any) -> P
   fields |= {f'model.{k}': v for k, v in changes.items() if k not in Case._fields}
   fields |= {f'optim.{k}': v for k, v in ADAM.items()}
   fields |= {f'method.{k}': v for k, v in ULE.items() if method == 'ule'}
-  config = harness.load_config(f'celeba:{method}', fields)
+  config = parse_config(harness.load_config(f'celeba:{method}', fields))
   sizes = Sizes(1000, 2, 4, np.full(4, 250), config.model.batch_norm == 'batch')
   loss = METHODS[method].make(config.method, sizes)
   model, tx = make_model(config.model, 2), make_optimizer(config.optim, loss.roles, 100)
