@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,8 @@ install_import_hook(
 )
 
 
+# Tests of more than 1.5 CPU seconds that have quicker siblings in their files, by measurement
+FULLER = Path(__file__).with_name('fuller.txt')
 # Files by their time, those of more than ten seconds; a worker that began with a long one last would be alone with it.
 LONGEST = (
   'hosts_test.py', 'docs_test.py', 'methods_test.py', 'train_test.py', 'stages_test.py', 'misfortunes_test.py',
@@ -35,6 +38,7 @@ def pytest_configure(config):
 
   What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`.
   """
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and so would the runs of the tests
   if not hasattr(config, 'workerinput'):  # the workers of pytest-xdist inherit the environment
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ule-tests-')
     os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'true'
@@ -61,7 +65,13 @@ def pytest_xdist_make_scheduler(config, log):
   return LoadFileScheduling(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
+  """Mark the tests of fuller.txt as `full`, and put the longest files first."""
+  fuller = set(FULLER.read_text().splitlines())
+  for item in items:
+    if item.nodeid in fuller:
+      item.add_marker('full')
   items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

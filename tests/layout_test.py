@@ -68,3 +68,11 @@ def test_the_public_names_exist():
     assert getattr(ule_jax, name) is not None
   with pytest.raises(AttributeError):
     _ = ule_jax.nothing
+
+
+def test_the_list_of_the_fuller_suite_names_tests_that_exist(root):
+  lines = (root / 'tests' / 'fuller.txt').read_text().splitlines()
+  assert lines == sorted(set(lines))
+  for name in {line.partition('[')[0] for line in lines}:
+    file, _, function = name.partition('::')
+    assert f'def {function}(' in (root / file).read_text(), name

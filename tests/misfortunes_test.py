@@ -48,8 +48,6 @@ def checkpoints_in(folder):
 
 @pytest.mark.parametrize('name', ['SIGHUP', 'SIGUSR1', 'SIGINT', 'SIGTERM'])
 def test_each_signal_stops_a_run_with_its_state_saved(name, tmp_path, monkeypatch, capfd):
-  if name == 'SIGHUP':  # nohup ignores it, and the run would then respect that
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
   original, calls = loop.Batch, []
 
   def batch(**arrays):
