@@ -38,7 +38,7 @@ def copy_with_row(root, folder, table, row, file, code):
   text = path.read_text()
   assert text.count(f'\n{table} = {{\n') == 1
   path.write_text(text.replace(f'\n{table} = {{\n', f'\n{table} = {{\n  {row}\n', 1))
-  name = row.split("'")[1]
+  name = row.split("'")[1] if table in ('METHODS', 'TWO_STAGE') else 'erm'
   fast = ['--config.train.steps=4', '--config.data.crops=1', '--workdir=run']
   return [sys.executable, '-m', 'ule_jax.main', f'--config=digits:{name}', *fast]
 
@@ -94,3 +94,84 @@ def test_a_method_of_two_runs_is_one_file_and_one_row(root, tmp_path):
   results = json.loads((tmp_path / 'run' / 'results.json').read_text())
   assert results['method'] == 'shares'
   assert results['first']['mistakes'] > 0
+
+
+LINEAR = '''"""A linear network on the flattened image."""
+
+import flax.linen as nn
+
+from ule_jax.models.layers import classify
+
+
+class Linear(nn.Module):
+  """Return `(logits, features)`; the features are the pixels."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    return classify(x.reshape(x.shape[0], -1), self.classes, 0.0, train, 'lecun')
+'''
+
+
+def test_a_network_is_one_file_and_one_row(root, tmp_path):
+  row = "'linear': (_network('linear', 'Linear'), ()),"
+  command = copy_with_row(root, tmp_path, 'MODELS', row, 'ule_jax/models/linear.py', LINEAR)
+  refused = run_in(tmp_path, [*command, '--config.model.name=linera'])
+  assert refused.returncode == 2
+  assert "did you mean 'linear'" in refused.stderr
+  ended = run_in(tmp_path, [*command, '--config.model.name=linear'])
+  assert not ended.returncode, ended.stderr
+  assert json.loads((tmp_path / 'run' / 'results.json').read_text())['model'] == 'linear'
+
+
+STRIPES = '''"""Stripes: bright or dark images, with a stripe that follows the class."""
+
+import numpy as np
+
+from ule_jax import options as declared
+from ule_jax.data.dataset import Dataset, InputSpec, Split
+from ule_jax.options import option
+
+
+class Options(declared.Options):
+  size: int = option(8, 'pixels, height and width', ge=4)
+
+
+def input_spec(options: Options) -> InputSpec:
+  return InputSpec((options.size, options.size, 3), None)
+
+
+def load(options: Options) -> Dataset:
+  label = np.arange(64, dtype=np.int32) % 2
+  shade = (64 + 128 * label).astype(np.uint8)[:, None, None, None]
+  images = np.tile(shade, (1, options.size, options.size, 3))
+  images[:, 0] = 255 * (label[:, None, None] == 0)
+  split = Split(label=label, group=label, load=images.__getitem__, name=lambda i: f"image {i}")
+  return Dataset(
+    splits={"train": split, "val": split, "test": split}, classes=("dark", "bright"), groups=("dark", "bright"),
+    train_transform=None, **input_spec(options)._asdict(),
+  )
+'''
+STRIPES_CONFIG = """from ule_jax.config import make
+
+
+def get_config(method='ule'):
+  config = make('stripes', method)
+  config.model.name = 'mlp'
+  config.train.batch_size = config.train.eval_batch_size = 32
+  return config
+"""
+
+
+def test_a_data_set_is_one_file_and_one_row(root, tmp_path):
+  row = "'stripes': row('stripes'),"
+  copy_with_row(root, tmp_path, 'DATASETS', row, 'ule_jax/data/stripes.py', STRIPES)
+  (tmp_path / 'configs' / 'stripes.py').write_text(STRIPES_CONFIG)
+  command = [sys.executable, '-m', 'ule_jax.main', '--config=stripes:erm', '--config.train.steps=4', '--workdir=run']
+  refused = run_in(tmp_path, [*command, '--config.data.size=2'])
+  assert (refused.returncode, refused.stderr.strip()) == (2, 'error: data.size is 2: give a number from 4 on.')
+  ended = run_in(tmp_path, command)
+  assert not ended.returncode, ended.stderr
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert (results['dataset'], results['classes']) == ('stripes', ['dark', 'bright'])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ule_jax.data import celeba, digits, folder, spawrious, urbancars, waterbirds
 from ule_jax.data.checks import (
   differences,
   look_at_images,
@@ -34,13 +34,19 @@ class Source(NamedTuple):
   licence: str = ''
 
 
+def row(module: str) -> Source:
+  """Return the row of the data set in a module of this package."""
+  source = importlib.import_module(f'{__name__}.{module}')
+  return Source(source.load, source.input_spec, source.Options, getattr(source, 'LICENCE', ''))
+
+
 DATASETS = {
-  'digits': Source(digits.load, digits.input_spec, digits.Options),
-  'waterbirds': Source(waterbirds.load, waterbirds.input_spec, waterbirds.Options, waterbirds.LICENCE),
-  'celeba': Source(celeba.load, celeba.input_spec, celeba.Options, celeba.LICENCE),
-  'spawrious': Source(spawrious.load, spawrious.input_spec, spawrious.Options),
-  'urbancars': Source(urbancars.load, urbancars.input_spec, urbancars.Options, urbancars.LICENCE),
-  'folder': Source(folder.load, folder.input_spec, folder.Options),
+  'digits': row('digits'),
+  'waterbirds': row('waterbirds'),
+  'celeba': row('celeba'),
+  'spawrious': row('spawrious'),
+  'urbancars': row('urbancars'),
+  'folder': row('folder'),
 }
 
 
