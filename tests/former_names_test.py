@@ -154,3 +154,8 @@ def test_a_first_run_of_an_older_version_is_shared(tmp_path):
   shared = from_flags('digits:jtt', *flags, f'--config.first.workdir={tmp_path}/w/first')
   assert run(shared, tmp_path / 'again') == results
   assert (tmp_path / 'w' / 'first' / 'results.json').stat().st_mtime_ns == stamp
+
+
+def test_a_former_and_a_present_name_with_different_values_are_refused():
+  with pytest.raises(UserError, match=r'two_stage\.epochs has two values, 1\.0 and 2\.0, one of them by a former name'):
+    ule_jax.load_config('digits:jtt', {'first.epochs': 1.0, 'two_stage.epochs': 2.0})

@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epy
 
 from ule_jax.cli.arguments import Cache, Count, Directory, Images, Run, Text, Threads
-from ule_jax.errors import UserError, unknown
+from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
@@ -55,10 +55,7 @@ def diagnose(
   page.refuse_others(folder, diagnosis.GENERATOR)
   directory = local_path(run, '--run')
   recorded.read_run(directory)  # whether there is one, before jax is imported
-  restored = restore.restore(directory, threads, compilation_cache)
-  dataset = restore.load_data(restored, force)
-  if split not in dataset.splits:
-    raise unknown('split', split, dataset.splits)
+  restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
   content = diagnosis.look(restored, dataset, split, clusters, examples if images else 0)
   rows = content.pop('rows')
   columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in restored.roles), 'group')

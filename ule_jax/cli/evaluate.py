@@ -10,7 +10,7 @@ from etils import epy
 
 from ule_jax.cli.arguments import Cache, Count, Run, Text, Threads
 from ule_jax.config.fields import flatten
-from ule_jax.errors import UserError, unknown
+from ule_jax.errors import UserError
 from ule_jax.paths import local_path
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def evaluate(
     )
   directory = local_path(run, '--run')
   recorded.read_run(directory)  # whether there is one, before jax is imported
-  restored = restore.restore(directory, threads, compilation_cache)
-  dataset = restore.load_data(restored, force)
-  if split not in dataset.splits:
-    raise unknown('split', split, dataset.splits)
+  restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
   step = evaluation.make_eval_step(
     restored.model, restored.preprocess, restored.roles, len(dataset.groups), restored.mesh
   )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-from ule_jax.data.dataset import Split, Transform
-from ule_jax.data.decoding import ADVICE, Decoded, Decoding, decode_mask, read
+from ule_jax.data.dataset import InputSpec, Split, Transform
+from ule_jax.data.decoding import ADVICE, Decoded, Decoding, decode_mask, make_decoding, read
+from ule_jax.data.options import Files
 from ule_jax.data.tables import Rows
-from ule_jax.data.transforms import Resize, center_crop, center_square, random_flip, random_resized_crop
+from ule_jax.data.transforms import Resize, center_crop, center_square, make_resize, random_flip, random_resized_crop
 from ule_jax.errors import UserError
 
 
@@ -52,6 +53,16 @@ def stretch(size: int, resize: Resize) -> Transform:
   """Return the transform that resizes to `size` x `size` pixels without keeping the aspect ratio."""
   check_size(size)
   return lambda image, rng: resize(image, (size, size))
+
+
+def stretched(options: Files, size: int) -> InputSpec:
+  """Return the input contract of images that are resized to `size` x `size` pixels without keeping the aspect ratio."""
+  return InputSpec(
+    (size, size, 3),
+    stretch(size, make_resize(options.resize)),
+    description=f'resize to {size} x {size}, whatever the aspect ratio ({options.resize})',
+    decoding=make_decoding(options.white, options.background),
+  )
 
 
 def square(size: int, resize: Resize) -> Transform:

@@ -26,12 +26,11 @@ from jaxtyping import Int
 
 from ule_jax.data import listing, tables
 from ule_jax.data.dataset import Dataset, InputSpec
-from ule_jax.data.decoding import make_decoding
-from ule_jax.data.image_files import split_of, stretch
+from ule_jax.data.image_files import split_of, stretched
 from ule_jax.data.open_table import open_table
 from ule_jax.data.options import Released, augment, size
 from ule_jax.data.tables import Table
-from ule_jax.data.transforms import color_jitter, make_resize, random_flip, random_grayscale
+from ule_jax.data.transforms import color_jitter, random_flip, random_grayscale
 from ule_jax.errors import UserError, unknown
 from ule_jax.options import option
 
@@ -88,13 +87,7 @@ class Options(Released):
 
 def input_spec(options: Options) -> InputSpec:
   """Return the input contract."""
-  description = f'resize to {options.size} x {options.size}, whatever the aspect ratio ({options.resize})'
-  return InputSpec(
-    (options.size, options.size, 3),
-    stretch(options.size, make_resize(options.resize)),
-    description=description,
-    decoding=make_decoding(options.white, options.background),
-  )
+  return stretched(options, options.size)
 
 
 def load(options: Options) -> Dataset:
