@@ -77,7 +77,7 @@ def present_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     if new != name:
       whole = name.partition('.')[0] != new.partition('.')[0] and name.rpartition('.')[2] == last
       announce(*(f'{path.partition(".")[0]}.*' for path in (name, new))) if whole else announce(name, new)
-    if present.get(new, value) != value:
+    if new in present and present[new] != value:
       raise UserError(f'{new} has two values, {present[new]!r} and {value!r}, one of them by a former name: give one.')
     present[new] = value
   return present
