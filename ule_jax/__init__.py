@@ -18,6 +18,7 @@ _PUBLIC = {
   'MODELS': 'models',
   'load_config': 'config',
   'Config': 'config',
+  'find_shortcuts': 'detect.find',
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll] the table has them once
 
