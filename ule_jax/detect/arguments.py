@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 FEWEST = 30  # examples of a class: ten in each of three folds
-NETWORKS = ('auto', 'mlp', 'linear', 'cnn')
+NETWORKS = ('mlp', 'linear', 'cnn')
 
 
 def checked(
@@ -42,7 +42,9 @@ def checked(
     raise ValueError(f"the class '{names[few]}' has {counts[few]} examples: give at least {FEWEST} of each class.")
   for name, values in (properties or {}).items():
     if np.shape(values) != (len(x),) or np.asarray(values).dtype.kind not in 'fiubUS':
-      raise ValueError(f"the property '{name}' is no array of {len(x):,} numbers or texts: give a value for each example.")
+      raise ValueError(
+        f"the property '{name}' is no array of {len(x):,} numbers or texts: give a value for each example."
+      )
   if permutations < 100:
     raise ValueError(f'permutations is {permutations}: give at least 100.')
   if steps < 8:
@@ -61,7 +63,9 @@ def _codes(
   """Return indices and names of labels or groups; a negative index is an unknown group."""
   values = np.asarray(y)
   if values.shape != (count,):
-    raise ValueError(f'{name} has the shape {list(values.shape)}, and x has {count:,} examples: give one value for each.')
+    raise ValueError(
+      f'{name} has the shape {list(values.shape)}, and x has {count:,} examples: give one value for each.'
+    )
   if values.dtype.kind in 'iub':
     codes = values.astype(np.int64)
     if name == 'y' and (codes < 0).any():

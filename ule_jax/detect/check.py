@@ -79,9 +79,7 @@ def shared(
   return weight
 
 
-def check(
-  suspect: Suspect, ordinary: Bool[np.ndarray, 'n'], balanced: Bool[np.ndarray, 'n'], data: Data
-) -> Check:
+def check(suspect: Suspect, ordinary: Bool[np.ndarray, 'n'], balanced: Bool[np.ndarray, 'n'], data: Data) -> Check:
   """Compare the two networks on held-out examples.
 
   Args:
@@ -97,7 +95,9 @@ def check(
   of_against = against / against.sum()
   flags = suspect.agrees.astype(np.int8) - against
   gap_null = np.zeros(len(data.permutations))
-  for b, order in enumerate(chance.permuted(np.arange(len(flags)), 2 * data.label + (flags != 0), len(gap_null), data.rng)):
+  for b, order in enumerate(
+    chance.permuted(np.arange(len(flags)), 2 * data.label + (flags != 0), len(gap_null), data.rng)
+  ):
     gap_null[b] = (of_agree - of_against) @ ordinary[order]
   difference = (of_agree + of_against) / 2 * (balanced.astype(int) - ordinary)
   signs = data.rng.integers(0, 2, (len(gap_null), len(flags)), dtype=np.int8) * 2 - 1

@@ -19,7 +19,6 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
   from ule_jax.detect import check, students, suspects
 
 MOST = 5  # single properties whose images are looked at by networks; those that predict the label best
-SMALL = 16  # pixels: a perceptron sees images up to this side, a convolutional network larger ones
 
 
 class Findings(NamedTuple):
@@ -56,7 +55,7 @@ def find_shortcuts(
   properties: Mapping[str, np.ndarray] | None = None,
   *,
   classes: Sequence[str] | None = None,
-  network: str = 'auto',
+  network: str = 'mlp',
   steps: int = 320,
   permutations: int = 500,
   seed: int = 0,
@@ -75,7 +74,7 @@ def find_shortcuts(
     properties: name -> number or text of each example, asked about in place of those that are measured in the pixels of
       images; `ule_jax.detect.properties` measures files. Features have none of their own.
     classes: names, in the order of the indices.
-    network: mlp, linear or cnn; auto is mlp for features and for images up to 16 pixels, else cnn.
+    network: mlp, linear or, for images, cnn, which takes minutes on a CPU.
     steps: of each training of a network, 128 examples each.
     permutations: of the label, from 100; more make the intervals smoother.
     seed: of networks and permutations.
@@ -91,8 +90,6 @@ def find_shortcuts(
   rng = np.random.default_rng(seed)
   fold = chance.blocks(label, suspects.FOLDS)
   data = suspects.Data(label, names, fold, chance.permuted(label, fold, permutations, rng), rng)
-  if network == 'auto':
-    network = 'cnn' if x.dtype == np.uint8 and max(x.shape[1:3]) > SMALL else 'mlp'
   learner = students.Learner(x, label, len(names), network, steps, seed)
   pair = suspects.train_students(learner, data)
   candidates = suspects.all_suspects(table_of, pair, data)

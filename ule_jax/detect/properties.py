@@ -74,7 +74,9 @@ def _of_pixels(rgb: Float[np.ndarray, 'h w 3']) -> dict[str, float | str]:
     centre[:] = False
     centre[height // 2, width // 2] = True
   border = light[~centre] if not centre.all() else light
-  vertical, horizontal = (float(np.abs(np.diff(light, axis=axis)).mean()) if n > 1 else 0.0 for axis, n in ((0, height), (1, width)))
+  vertical, horizontal = (
+    float(np.abs(np.diff(light, axis=axis)).mean()) if n > 1 else 0.0 for axis, n in ((0, height), (1, width))
+  )
   laplacian = cv2.Laplacian(light, cv2.CV_64F)
   half_height, half_width = (height + 1) // 2, (width + 1) // 2
   return {
@@ -106,7 +108,9 @@ def _of_file(encoded: bytes) -> dict[str, float | str]:
     if tables := getattr(image, 'quantization', None):
       properties['JPEG quantisation'] = float(np.mean([np.mean(list(table)) for table in tables.values()]))
     exif = image.getexif()
-    entries = {ExifTags.TAGS.get(tag, ''): value for tag, value in (*exif.items(), *exif.get_ifd(ExifTags.IFD.Exif).items())}
+    entries = {
+      ExifTags.TAGS.get(tag, ''): value for tag, value in (*exif.items(), *exif.get_ifd(ExifTags.IFD.Exif).items())
+    }
     properties |= {f'EXIF {tag}': str(entries[tag]).strip('\0 ') for tag in CAMERA if tag in entries}
     for tag in EXPOSURE:
       with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -17,7 +17,7 @@ from ule_jax.methods import METHODS, Batch, Sizes
 from ule_jax.models import MODELS
 from ule_jax.train.step import create_state, make_train_step
 
-NETWORKS = {'mlp': {'width': 64, 'depth': 1}, 'cnn': {'width': 16, 'depth': 3}, 'linear': {'depth': 0}}
+NETWORKS = {'mlp': {'width': 64, 'depth': 1}, 'cnn': {'width': 8, 'depth': 3}, 'linear': {'depth': 0}}
 COMMITTED, ORDINARY = 'generalized_cross_entropy', 'cross_entropy'
 RATE = 1e-3  # learning rate of Adam
 BATCH = 128  # examples of a step
@@ -52,7 +52,7 @@ def _compiled(network: str, classes: int, loss: str) -> tuple[Callable, Callable
   constructor, _ = MODELS['mlp' if network == 'linear' else network]
   model = constructor(classes=classes, **NETWORKS[network])
   entry = METHODS['erm']
-  method = entry.make(entry.options(**{'loss': loss}), Sizes(n=0, k=classes, g=0, group_counts=()))
+  method = entry.make(entry.options(loss=loss), Sizes(n=0, k=classes, g=0, group_counts=()))
   tx, key, (role,) = optax.adam(RATE), jax.random.key(0), method.roles
   train = make_train_step(method, model, tx, key)
 

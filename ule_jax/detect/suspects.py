@@ -132,7 +132,9 @@ def meaning(name: str, values: np.ndarray, data: Data) -> str:
   known = np.isfinite(values)
   rank = np.zeros(len(values))
   rank[known] = np.argsort(np.argsort(values[known], kind='stable'), kind='stable') / max(known.sum(), 1)
-  means = np.array([rank[known & onehot[:, k]].mean() if (known & onehot[:, k]).any() else 0.5 for k in range(len(data.classes))])
+  means = np.array(
+    [rank[known & onehot[:, k]].mean() if (known & onehot[:, k]).any() else 0.5 for k in range(len(data.classes))]
+  )
   k = int(np.abs(means - 0.5).argmax()) if len(means) > 2 else int(means.argmax())
   low, high = WORDS.get(name, ('', ''))
   word = (high or f'high {name}') if means[k] > 0.5 else (low or f'low {name}')
@@ -162,7 +164,8 @@ def train_students(learner: Learner, data: Data) -> Students:
     for f in range(FOLDS)
   ]
   first, second = (
-    np.stack([fit.probability for fit in fits])[(data.fold + turn) % FOLDS, np.arange(len(data.fold))] for turn in (1, 2)
+    np.stack([fit.probability for fit in fits])[(data.fold + turn) % FOLDS, np.arange(len(data.fold))]
+    for turn in (1, 2)
   )
   return Students(fits, first, second)
 

@@ -253,14 +253,34 @@ def table(findings: Sequence[Finding], learned: Learned | None = None, rows: int
   cells = []
   for finding in findings[:rows]:
     low, high = finding.gain_interval or (None, None)
-    gain = f'{100 * finding.gain:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]' if finding.gain is not None and low is not None and high is not None else '-'  # noqa: E501
+    gain = (
+      f'{100 * finding.gain:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]'
+      if finding.gain is not None and low is not None and high is not None
+      else '-'
+    )
     star = '' if finding.p <= chance.LEVEL else ' ns'
     row = [
       finding.name, f'{percent(finding.effect)}{star}', percent(finding.chance), f'{finding.against_count:,}',
       percent(finding.agree), percent(finding.against), gain, finding.verdict,
     ]  # fmt: skip
     cells.append(row + ([f'{finding.groups.auc:.2f}' if finding.groups else '-'] if grouped else []))
-  headers = ['rule', 'predicts', 'chance', 'against', 'right', 'right ag.', 'gain', 'verdict', *(['groups'] if grouped else [])]
-  text = tabulate(cells, headers, tablefmt='simple', disable_numparse=True, colalign=['left', *['right'] * 6, 'left', *(['right'] if grouped else [])])
+  headers = [
+    'rule',
+    'predicts',
+    'chance',
+    'against',
+    'right',
+    'right ag.',
+    'gain',
+    'verdict',
+    *(['groups'] if grouped else []),
+  ]
+  text = tabulate(
+    cells,
+    headers,
+    tablefmt='simple',
+    disable_numparse=True,
+    colalign=['left', *['right'] * 6, 'left', *(['right'] if grouped else [])],
+  )
   more = [f'... and {len(findings) - rows} weaker rules'] if len(findings) > rows else []
   return '\n'.join([text, *more, *([learned.sentence] if learned else [])])
