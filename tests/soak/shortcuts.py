@@ -1,10 +1,10 @@
-"""Verdicts of `detect` where the truth is known: labels that were permuted, and the embedded task with and without shortcut.
+"""Verdicts of `detect` where the truth is known: permuted labels, and the embedded task with and without a shortcut.
 
-  python tests/soak/shortcuts.py --kind=permuted --cases=200     at most 5 % of the verdicts may be "some" or "strong"
-  python tests/soak/shortcuts.py --kind=none --cases=10          digits, the tint follows the label in half of the images
-  python tests/soak/shortcuts.py --kind=tint --cases=10          digits, the tint follows the label in 98 %; place, patch
+  python tests/soak/shortcuts.py --kind=permuted --cases=200   labels of digits, permuted: nothing is there
+  python tests/soak/shortcuts.py --kind=none --cases=10        digits, the tint follows the label in half of the images
+  python tests/soak/shortcuts.py --kind=tint --cases=5         digits, the tint follows it in 98 %; so place and patch
 
-Prints one JSON line for each case, and a summary with the Clopper-Pearson interval of the share of verdicts.
+Prints one JSON line for each case, and how many verdicts are "some" or "strong", with the Clopper-Pearson interval.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Prediction of the label from one property, and permutations that show how well chance would do.
 
-A property is cut into bins of equal size, and the label is predicted from the frequencies of the classes in a bin: naive
-Bayes of one feature. Cross-fitted counts are all it needs, so that hundreds of permutations of the label take a moment.
-The correction for many properties is the maximum of the standardised statistics over all of them, by permutation
-(Westfall and Young 1993, "Resampling-Based Multiple Testing").
+A property is cut into bins of equal size, and the label is predicted from the frequencies of the classes in a bin:
+naive Bayes of one feature. Cross-fitted counts are all it needs, so that hundreds of permutations of the label take a
+moment. The correction for many properties is the maximum of the standardised statistics over all of them, by
+permutation (Westfall and Young 1993, "Resampling-Based Multiple Testing").
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def binned(values: np.ndarray) -> Int[np.ndarray, 'n']:
     place[kept] = np.arange(len(kept))
     codes = place[codes]
   else:
+    values = values.astype(np.float64)
     known = np.isfinite(values)
     edges = np.unique(np.quantile(values[known], np.arange(1, BINS) / BINS)) if known.any() else np.zeros(0)
     codes = np.where(known, np.searchsorted(edges, np.where(known, values, 0), side='right'), len(edges) + 1)

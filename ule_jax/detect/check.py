@@ -1,9 +1,9 @@
 """Is a suspect a shortcut? Two networks on the images that contradict it: trained as usual, and with those counted up.
 
-A rule that predicts the label may be what the class means. It is a shortcut for a network that follows it against better
-knowledge: the ordinary network is wrong where the rule contradicts the label (`gap`), and the same network is right there,
-at little loss elsewhere, once these images have half of the weight in training (`gain`). Images that are only hard, or that
-are mislabelled, stay wrong in both, and a network that trades some images for others gains nothing.
+A rule that predicts the label may be what the class means. It is a shortcut for a network that follows it against
+better knowledge: the ordinary network is wrong where the rule contradicts the label (`gap`), and the same network is
+right there, at little loss elsewhere, once these images have half of the weight in training (`gain`). Images that are
+only hard, or that are mislabelled, stay wrong in both, and a network that trades some images for others gains nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int
 from ule_jax.detect import chance
 from ule_jax.detect.students import ORDINARY, Learner, class_balanced
 from ule_jax.detect.suspects import FOLDS, Data, Suspect
-
-FEWEST = 12  # images that contradict a rule, below which nothing can be measured
+from ule_jax.detect.verdict import FEWEST
 
 
 class Check(NamedTuple):
@@ -101,5 +100,6 @@ def check(suspect: Suspect, ordinary: Bool[np.ndarray, 'n'], balanced: Bool[np.n
     gap_null[b] = (of_agree - of_against) @ ordinary[order]
   difference = (of_agree + of_against) / 2 * (balanced.astype(int) - ordinary)
   signs = data.rng.integers(0, 2, (len(gap_null), len(flags)), dtype=np.int8) * 2 - 1
-  accuracy = [float(w @ right) for right in (ordinary, balanced) for w in (of_agree, of_against)]
-  return Check(*accuracy, accuracy[0] - accuracy[1], float(difference.sum()), gap_null, signs @ difference)
+  agree, worse, agree_balanced, better = (float(w @ r) for r in (ordinary, balanced) for w in (of_agree, of_against))
+  gain, gain_null = float(difference.sum()), signs @ difference
+  return Check(agree, worse, agree_balanced, better, agree - worse, gain, gap_null, gain_null)

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from ule_jax.detect import chance
 from ule_jax.detect import properties as measured
 from ule_jax.detect.arguments import checked
-from ule_jax.detect.verdict import Finding, Learned, answer, conclude, table
+from ule_jax.detect.verdict import TOGETHER, Finding, Learned, conclude
+from ule_jax.detect.wording import answer, table
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   from ule_jax.detect import check, students, suspects
@@ -22,7 +23,7 @@ MOST = 5  # single properties whose images are looked at by networks; those that
 
 
 class Findings(NamedTuple):
-  """The answer, and what it is based on. Prints as a table; in a notebook it is one.
+  """The answer with its numbers. Prints as a table; in a notebook it is one.
 
   Attributes:
     verdict: of the strongest finding: NONE, SOME or STRONG.
@@ -62,9 +63,10 @@ def find_shortcuts(
 ) -> Findings:
   """Search labelled images or embeddings for a shortcut, without group labels.
 
-  Three kinds of rules are suspected: image properties that predict the label on held-out examples, the rule of two quick
-  students, and clusters on which a student fails. A rule is a shortcut if a network is markedly worse on held-out
-  examples that contradict it, and better there, at little loss elsewhere, once they have half of the weight in training.
+  Three kinds of rules are suspected: image properties that predict the label on held-out examples, the rule of two
+  quick students, and clusters on which a student fails. A rule is a shortcut if a network is markedly worse on held-out
+  examples that contradict it, and better there, at little loss elsewhere, once they have half of the weight in
+  training.
 
   Args:
     x: uint8 images [n h w c], or features [n d] of any encoder, in the order in which they were collected: neighbours,
@@ -86,7 +88,9 @@ def find_shortcuts(
     ValueError: the arguments do not fit, an example has no label, or there are too few examples of a class.
   """
   x, label, names, group = checked(x, y, groups, classes, properties, permutations, steps, network)
-  table_of = dict(properties) if properties is not None else measured.of_images(x) if x.dtype == np.uint8 else {}
+  is_image = x.dtype == np.uint8
+  given = {name: np.asarray(values) for name, values in (properties or {}).items()}
+  table_of = given if properties is not None or not is_image else measured.of_images(x)
   rng = np.random.default_rng(seed)
   fold = chance.blocks(label, suspects.FOLDS)
   data = suspects.Data(label, names, fold, chance.permuted(label, fold, permutations, rng), rng)
@@ -122,7 +126,7 @@ def _check(
   for i, suspect in enumerate(candidates):
     if p[i] > chance.LEVEL or not check.is_measurable(suspect):
       continue
-    is_single = suspect.kind == 'property' and suspect.name != suspects.TOGETHER
+    is_single = suspect.kind == 'property' and suspect.name != TOGETHER
     single += is_single
     if not is_single or single <= MOST:
       chosen.append(i)
@@ -148,7 +152,8 @@ def _learned(pair: suspects.Students, data: suspects.Data) -> Learned:
     for step in pair.fits[0].curve
   }
   wrong = [probability.argmax(1) != data.label for probability in (pair.first, pair.second)]
-  return Learned(curve, *_consistency(*wrong, data))
+  kappa, low, high = _consistency(wrong[0], wrong[1], data)
+  return Learned(curve, kappa, low, high)
 
 
 def _consistency(

@@ -14,7 +14,8 @@ from ule_jax.data import Dataset
 from ule_jax.detect.find import Findings
 from ule_jax.detect.reading import Examples
 from ule_jax.detect.suspects import Suspect
-from ule_jax.detect.verdict import GAIN, GAP, NONE, WIDE_GAP, percent
+from ule_jax.detect.verdict import GAIN, GAP, NONE, WIDE_GAP
+from ule_jax.detect.wording import percent
 from ule_jax.report import page, pictures
 from ule_jax.report.numbers import to_csv
 

@@ -52,7 +52,8 @@ def _compiled(network: str, classes: int, loss: str) -> tuple[Callable, Callable
   constructor, _ = MODELS['mlp' if network == 'linear' else network]
   model = constructor(classes=classes, **NETWORKS[network])
   entry = METHODS['erm']
-  method = entry.make(entry.options(loss=loss), Sizes(n=0, k=classes, g=0, group_counts=()))
+  options: Any = entry.options
+  method = entry.make(options(loss=loss), Sizes(n=0, k=classes, g=0, group_counts=()))
   tx, key, (role,) = optax.adam(RATE), jax.random.key(0), method.roles
   train = make_train_step(method, model, tx, key)
 

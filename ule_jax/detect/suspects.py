@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from ule_jax.detect import chance
 from ule_jax.detect.properties import WORDS
 from ule_jax.detect.students import COMMITTED, EARLY, Fit, Learner, class_balanced
+from ule_jax.detect.verdict import TOGETHER
 from ule_jax.explain.clusters import find_clusters
 
 FOLDS = 3  # one to be looked at, and two halves of the others
-TOGETHER = 'all properties'
 STRENGTH = 0.1  # inverse of the penalty on the logistic regression of all properties
 AGAINST = 0.5  # an image contradicts a rule that gives its label at most this share of an even chance
 
@@ -111,7 +111,7 @@ def of_all_properties(properties: Mapping[str, np.ndarray], data: Data) -> Suspe
 
 
 def _judged(predicted: Int[np.ndarray, 'n'], data: Data) -> dict[str, Any]:
-  """Return the balanced accuracy of predictions for held-out examples, and the same for each permutation of the label."""
+  """Return balanced accuracy of predictions for held-out examples, and the same for each permutation of the label."""
   total = np.maximum(np.bincount(data.label, minlength=len(data.classes)), 1)
   weight = 1 / total / max(int((total > 0).sum()), 1)
   labels = np.concatenate([data.label[None], data.permutations])
@@ -129,6 +129,7 @@ def meaning(name: str, values: np.ndarray, data: Data) -> str:
     excess = rates - rates.mean(1, keepdims=True)
     text, k = np.unravel_index(excess.argmax(), excess.shape)
     return f"{name} {texts[text] or 'missing'} goes with '{data.classes[k]}'"
+  values = values.astype(np.float64)
   known = np.isfinite(values)
   rank = np.zeros(len(values))
   rank[known] = np.argsort(np.argsort(values[known], kind='stable'), kind='stable') / max(known.sum(), 1)
