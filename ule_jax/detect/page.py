@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -13,11 +13,13 @@ from jaxtyping import Bool, UInt8
 from ule_jax.data import Dataset
 from ule_jax.detect.find import Findings
 from ule_jax.detect.reading import Examples
-from ule_jax.detect.suspects import Suspect
 from ule_jax.detect.verdict import GAIN, GAP, NONE, WIDE_GAP
 from ule_jax.detect.wording import percent
 from ule_jax.report import page, pictures
 from ule_jax.report.numbers import to_csv
+
+if TYPE_CHECKING:
+  from ule_jax.detect.suspects import Suspect
 
 GENERATOR = 'ule_jax.detect'
 SIDE, COLUMNS = 80, 4  # pixels of a picture, and pictures in a row: 332 pixels, the width of a telephone
