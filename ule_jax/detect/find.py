@@ -99,7 +99,7 @@ def find_shortcuts(
   candidates = suspects.all_suspects(table_of, pair, data)
   effects = np.array([suspect.effect for suspect in candidates])
   null = np.stack([suspect.null for suspect in candidates], 1)
-  predicts = chance.correct(effects, null)
+  predicts = _only_of_skilled(chance.correct(effects, null), candidates)
   order = np.argsort(-(effects - predicts.chance) / np.maximum(null.std(0), 1e-9), kind='stable')
   checked_rules = _check(learner, data, [candidates[i] for i in order], predicts.p[order])
   findings = conclude([candidates[i] for i in order], _take(predicts, order), checked_rules, data, group)
@@ -107,6 +107,18 @@ def find_shortcuts(
   ranked = sorted(range(len(findings)), key=lambda i: findings[i].rank)
   findings, chosen = tuple(findings[i] for i in ranked), tuple(candidates[order[i]] for i in ranked)
   return Findings(findings[0].verdict, answer(findings, chosen, table_of, label), findings, learned, chosen, len(label))
+
+
+def _only_of_skilled(corrected: chance.Corrected, candidates: Sequence[suspects.Suspect]) -> chance.Corrected:
+  """Return the corrections with the clusters at most as certain as the skill of the students that they are clusters of.
+
+  Two students that have learned nothing are still wrong about the same images by chance, as both follow the few loud
+  directions of the data: in a third of permuted label sets that passes for a difference between clusters.
+  """
+  p = corrected.p.copy()
+  of_kind = {suspect.kind: i for i, suspect in enumerate(candidates)}
+  p[of_kind['clusters']] = max(p[of_kind['clusters']], p[of_kind['student']])
+  return corrected._replace(p=p)
 
 
 def _take(corrected: chance.Corrected, order: Int[np.ndarray, 'm']) -> chance.Corrected:
