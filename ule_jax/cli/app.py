@@ -27,7 +27,8 @@ from ule_jax.errors import (
   unknown,
 )
 from ule_jax.runs import progress
-from ule_jax.runs.signals import Signals, tell
+from ule_jax.runs.signals import Signals
+from ule_jax.runs.terminal import tell
 
 if TYPE_CHECKING:
   from cyclopts import App, CycloptsError

@@ -13,6 +13,7 @@ from ule_jax.devices import processes
 from ule_jax.methods import LABEL_FREE, Method
 from ule_jax.runs import inputs
 from ule_jax.runs.files import write_arrays
+from ule_jax.runs.progress import ABOUT_TERM
 from ule_jax.runs.recorded import read_log
 from ule_jax.runs.results import Results
 from ule_jax.runs.verdicts import chance
@@ -22,8 +23,6 @@ from ule_jax.train.selection import classes_of_groups, counter_examples
 from ule_jax.train.step import TrainState
 from ule_jax.train.task import Task
 from ule_jax.two_stage.contract import SecondStage
-
-ABOUT_TERM = ('trust', 'term_share')  # metrics of methods with a student and a term
 
 
 def evaluate_checkpoints(task: Task, folder: Folder, evaluator: Evaluator, state: TrainState) -> dict[str, Any]:
