@@ -112,7 +112,7 @@ def arrange(
     'selected': {rule: entry(step, roles[-1]) for rule, step in best.items()},
     'last': entry(last, roles[-1]),
     'roles': {role: entry(deployed, role) | {'train': by_step[deployed][role]['train']} for role in roles},
-    'chance': {split: chance(metrics) for split, metrics in by_step[deployed][roles[-1]].items()},
+    'chance': {split: chance(by_step[deployed][roles[-1]][split]) for split in data.splits},
   }
 
 
@@ -124,7 +124,12 @@ def training_means(log: Iterable[Mapping[str, float]]) -> dict[str, dict[str, fl
   """
   lines = list(log)
   series = {name: [line[f'train/{name}'] for line in lines if f'train/{name}' in line] for name in ABOUT_TERM}
-  return {name: {'mean': statistics.fmean(values), 'last': values[-1]} for name, values in series.items() if values}
+  # Three digits: more follow the rounding of a machine, and the steps that happen to be logged.
+  return {
+    name: {'mean': float(f'{statistics.fmean(values):.3g}'), 'last': float(f'{values[-1]:.3g}')}
+    for name, values in series.items()
+    if values
+  }
 
 
 def needs_groups(config: Config, method: Method, second: SecondStage) -> dict[str, bool]:
