@@ -26,7 +26,7 @@ PARALLEL = ('jit', 'pmap')
 LEAST_SHARDED = 1 << 16  # number of values from which on fsdp shards an array
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm] jax declares Device as a variable
   """Return a mesh of one axis, with the devices of each host in sequence: a host's block of a batch is on its devices.
 
   Args:
