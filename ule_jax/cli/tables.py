@@ -254,7 +254,7 @@ def clusters_table(diagnosis: dict[str, Any]) -> str:
   if diagnosis['matches']:
     rows = [[match.name, f'{match.purity:.3f}', f'{match.rand:.3f}'] for match in diagnosis['matches']]
     parts.append(_layout(('compared with the true groups', 'purity', 'adjusted Rand index'), rows))
-  return '\n\n'.join([*parts, *filter(None, [diagnosis['remark']])])
+  return '\n\n'.join([*parts, *filter(None, [sentences([diagnosis['remark']])])])
 
 
 def weights_table(tensors: Sequence[Row]) -> str:

@@ -91,7 +91,7 @@ def warn_of_blind_rule(dataset: Dataset, rule: str) -> None:
     reason = 'has no group labels' if known is None else 'has no class with examples of two groups'
     log.warning(
       f'select={rule} cannot see a shortcut, as val {reason}: select by a split val_NAME of images that break the '
-      'shortcut, or by groups; select=last selects nothing.'
+      'shortcut, or by their groups, or take select=last.'
     )
 
 
