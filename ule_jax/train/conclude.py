@@ -116,15 +116,18 @@ def arrange(
   }
 
 
-def training_means(log: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def training_means(log: Iterable[Mapping[str, float]], every: int, last: int) -> dict[str, dict[str, float]]:
   """Return `trust` and `term_share`, as far as a method logs them, each with its mean and last value.
 
   Args:
-    log: the lines of metrics.jsonl; the mean is over those that have the metric, so over the steps that were logged.
+    log: the lines of metrics.jsonl.
+    every: steps between reports, `train.log_every`. Other lines, as of the end of a run that was made longer, are left
+      out: the results would depend on where it ended.
+    last: the last step.
   """
-  lines = list(log)
+  lines = [line for line in log if line['step'] % every == 0 or line['step'] == last]
   series = {name: [line[f'train/{name}'] for line in lines if f'train/{name}' in line] for name in ABOUT_TERM}
-  # Three digits: more follow the rounding of a machine, and the steps that happen to be logged.
+  # Three digits: the rounding of machines, and of sweeps, is below them.
   return {
     name: {'mean': float(f'{statistics.fmean(values):.3g}'), 'last': float(f'{values[-1]:.3g}')}
     for name, values in series.items()
@@ -152,4 +155,5 @@ def results_of(task: Task, folder: Folder, method: Method, values: dict[str, Any
     values: of `evaluate_checkpoints`.
   """
   about = header(task.config, task.dataset, method, task.second) | inputs.forced_changes(folder.path)
-  return Results(about | values | training_means(read_log(folder.path / 'metrics.jsonl')))
+  log = read_log(folder.path / 'metrics.jsonl')
+  return Results(about | values | training_means(log, task.config.train.log_every, task.steps))
