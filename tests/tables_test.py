@@ -90,9 +90,15 @@ def test_the_most_frequent_class_is_a_row_where_it_is_no_guess():
 
 
 def test_of_many_classes_the_lowest_are_rows():
-  text = tables.run_table(results(classes=30))
-  assert [line.split()[1] for line in text.splitlines() if line.startswith('class: ')] == [f'c{c}' for c in range(20)]
-  assert '10 other classes, all higher' in text
+  text = tables.run_table(results(classes=40))
+  assert [line.split()[1] for line in text.splitlines() if line.startswith('class: ')] == [f'c{c}' for c in range(30)]
+  assert '10 other classes, not lower' in text
+
+
+def test_a_group_of_train_alone_is_a_row():
+  run = results()
+  run['train']['groups']['never seen'] = {'count': 3, 'accuracy': 0.25}
+  assert cells_of(tables.run_table(run), 'group: never seen') == ['25.0', '-', '-', '-', '0']
 
 
 def test_rules_of_one_checkpoint_share_a_row():

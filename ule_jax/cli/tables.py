@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 GAP = 2  # blanks between columns
 NARROW = 46  # columns to which names are wrapped, before other columns have to go below
-MOST_ROWS = 20  # classes or groups of a table
+MOST_CLASSES = 30  # of a table
 LEVELS = {'uniform': 'chance: a guess', 'majority': 'chance: the most frequent class'}
 
 
@@ -159,30 +159,28 @@ def _chance_rows(results: dict[str, Any], splits: Sequence[str]) -> list[list[st
 
 
 def _rows_by_name(kind: str, columns: Sequence[Mapping[str, Any]], counted: Mapping[str, Any]) -> list[Any]:
-  """Return the rows of classes or groups behind a line: name, examples, accuracies; none if none has an accuracy.
+  """Return the rows of classes or groups behind a line: name, examples, accuracies; those without an accuracy are out.
 
-  Of many only those with the lowest accuracies are there.
+  Of many classes only those with the lowest accuracies are there.
 
   Args:
     kind: `class` or `group`.
     columns: metrics of a network on a split.
-    counted: the metrics whose examples are counted, and by which of many the lowest are chosen.
+    counted: the metrics whose examples are counted, and by which of many classes the lowest are chosen.
   """
   plural = {'class': 'classes', 'group': 'groups'}[kind]
-  names = [name for name, entry in counted[plural].items() if entry['count']]
-  listed = names
-  if len(names) > MOST_ROWS:
-    listed = sorted(names, key=lambda name: counted[plural][name]['accuracy'])[:MOST_ROWS]
+  tables = [metrics[plural] for metrics in columns]
+  entries = {name: entry for name, entry in counted[plural].items() if any(t[name]['count'] for t in tables)}
+  names = list(entries)
+  if kind == 'class' and len(names) > MOST_CLASSES:
+    names = sorted((name for name in names if entries[name]['count']), key=lambda name: entries[name]['accuracy'])
+    names = names[:MOST_CLASSES]
   rows = [
-    [
-      f'{kind}: {name}',
-      f'{counted[plural][name]["count"]:,}',
-      *(_percent(metrics[plural][name]['accuracy']) for metrics in columns),
-    ]
-    for name in listed
+    [f'{kind}: {name}', f'{entries[name]["count"]:,}', *(_percent(table[name]['accuracy']) for table in tables)]
+    for name in names
   ]
-  if more := len(names) - len(listed):
-    rows.append([f'{more:,} other {plural}, all higher', '', *('' for _ in columns)])
+  if more := len(entries) - len(names):
+    rows.append([f'{more:,} other classes, not lower', '', *('' for _ in columns)])
   return [SEPARATING_LINE, *rows] if rows else []
 
 
