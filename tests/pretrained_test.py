@@ -237,7 +237,10 @@ def test_a_real_file_gives_the_logits_that_torch_gives(real_data):
 
 @pytest.mark.parametrize('flavour', layouts.FLAVOURS)
 def test_there_and_back(flavour):
-  name = {'CIFAR ResNet': 'resnet20', 'torchvision or timm ResNet': 'resnet18'}.get(flavour, 'vit')
+  names = {'CIFAR ResNet': 'resnet20', 'torchvision or timm ResNet': 'resnet18'}
+  names |= {'timm EfficientNet': 'efficientnet_lite0', 'EfficientNet of 16 blocks': 'efficientnet_lite0'}
+  names |= {'EfficientNet of 21 blocks': 'efficientnet_lite1'}
+  name = names.get(flavour, 'vit')
   _, template = ours(name, 8, 3, **(VIT if name == 'vit' else {}))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), template)

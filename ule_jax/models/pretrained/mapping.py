@@ -79,6 +79,32 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
   return Pretrained(params, batch_stats, rows, flavour, path, sha256, revision, network.place, network.note)
 
 
+def convert(source: str, name: str, out: Path) -> Path:
+  """Write the tensors of a network in a file of weights as .safetensors, under their names in it.
+
+  Args:
+    source: as in `load_pretrained`.
+    name: of the network, for messages and `default`.
+    out: the new file.
+
+  Returns:
+    The path of the source.
+
+  Raises:
+    UserError: as `load_pretrained`; or the file cannot be written.
+  """
+  from safetensors.numpy import save_file
+
+  path = find_file(source, name)
+  _, wanted = split_source(source)
+  tensors = network_in(read(path), f'{name} from {path.name}', wanted).tensors
+  try:
+    save_file({tensor: np.ascontiguousarray(value) for tensor, value in tensors.items()}, out)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+  return path
+
+
 def fit(
   tensors: Tensors, template: jaxtyping.PyTree, title: str, keep_head: bool = False
 ) -> tuple[jaxtyping.PyTree, jaxtyping.PyTree, list[Row], str]:
