@@ -188,7 +188,8 @@ def _draw(listing: Listing, parts: list[str], classes: Sequence[str], draw: Draw
   text = ' and '.join(f'{count:,} for {split}' for split, count in counts.items())
   remarks = [
     f'{root} has no {" and no ".join(shares)}: {text} of the {len(pool):,} images of train are drawn, stratified by '
-    f'class, by data.split_seed={draw.seed}; they have the shortcuts of train, so that no number on them can show one.'
+    f'class, by data.split_seed={draw.seed}; they have the shortcuts of train, so that a high accuracy on them rules '
+    'none out.'
   ]
   if unit is not None:
     sizes = Counter(Counter(unit.tolist()).values())
