@@ -151,7 +151,7 @@ def as_checked_csv(table: Table, path: Path) -> tuple[str, str]:
     row = brief(text[: error.end].splitlines()[-1])
     raise UserError(f'{path} cannot have the row {row}, as it is not UTF-8: {advice}.') from None
   except UserError as error:
-    raise UserError(f'{path} would not be read ({error}): {advice}.') from None
+    raise UserError(f'{path} would not be read ({str(error).rstrip(".")}): {advice}.') from None
   names, labels = table.names['label'], [value for rows in table.parts.values() for value in rows.columns['label']]
   strayed = [given for given, code in zip(listing.columns['label'], labels, strict=True) if given != names[code]]
   if strayed:
