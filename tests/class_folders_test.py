@@ -43,7 +43,7 @@ def splits_of(dataset):
 
 
 def labels_of(dataset):
-  """Name of each image -> its class."""
+  """Return the class of each image, by its name."""
   splits = dataset.splits.values()
   return {split.name(i): dataset.classes[split.label[i]] for split in splits for i in range(split.count)}
 
@@ -423,6 +423,9 @@ def test_a_run_records_the_split_and_notices_files_that_were_added(tmp_path, cap
   assert rows[0] == ['filename', 'label', 'split']
   assert rows[1:] == [[name, name[0], part] for part, names in splits_of(dataset).items() for name in names]
   assert start(root, workdir) == json.loads((workdir / 'results.json').read_text())
+  write_metadata(root)  # the same splits, from now on by a list
+  assert start(root, workdir) == json.loads((workdir / 'results.json').read_text())
+  (root / 'metadata.csv').unlink()
   grow(root, 'a/new.bmp')
   with pytest.raises(UserError, match='was trained on other data than are there now: '):
     start(root, workdir)
@@ -456,6 +459,23 @@ def test_every_verb_works_on_it(tmp_path, monkeypatch, capsys):
   assert class_folders.as_csv(table_of(folder)) == (tmp_path / 'runs/ule/split.csv').read_text()
 
 
+def without_border(image, share):
+  width, height = image.size
+  x, y = round(width * share), round(height * share)
+  return image.crop((x, y, width - x, height - y))
+
+
+COPIES = {
+  'quality': lambda image: image,
+  'size': lambda image: image.resize((image.width // 2, image.height // 2)),
+  'aspect': lambda image: image.resize((image.width, image.height * 4 // 5)),
+  'brightness': lambda image: image.point(lambda value: min(255, round(1.1 * value))),
+  'narrow border': lambda image: without_border(image, 0.02),
+  'wide border': lambda image: without_border(image, 0.05),
+  'mirrored': lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
   ('archive', 'layout', 'counts'),
@@ -468,3 +488,15 @@ def test_real_folders_are_read(archive, layout, counts, real_data, tmp_path):
   assert tuple(split.count for split in dataset.splits.values()) == counts
   (text,) = [text for text in dataset.remarks if '128 bits' in text]
   assert text.startswith(('1 sets', '2 sets'))
+  train = dataset.splits['train']
+  within = {name: [] for name in COPIES}
+  for i in np.linspace(0, train.count - 1, 100).astype(int).tolist():
+    image = Image.fromarray(train.load(i))
+    original = encoded(image, format='PNG')
+    for name, change in COPIES.items():
+      within[name].append(bits(original, encoded(change(image), format='JPEG', quality=50)) <= DISTANCE)
+  share = {name: np.mean(values) for name, values in within.items()}
+  assert all(share[name] >= 0.95 for name in ('quality', 'size', 'aspect', 'brightness'))
+  assert share['narrow border'] >= 0.7
+  assert share['wide border'] <= 0.2
+  assert share['mirrored'] == 0
