@@ -17,8 +17,7 @@ from writers import photograph, table_of
 
 from ule_jax import data
 from ule_jax.cli import app
-from ule_jax.data import class_folders
-from ule_jax.data.draw_splits import draw_by_name
+from ule_jax.data import class_folders, draw_units
 from ule_jax.data.near_duplicates import DISTANCE, difference_hash, near_pairs, units
 from ule_jax.errors import UserError
 from ule_jax.train.run import run
@@ -225,7 +224,7 @@ def names_and_labels(count=300):
 
 
 def draw(names, labels, seed=0, unit=None, shares=SHARES):
-  splits = draw_by_name(names, np.asarray(labels), 'abc', shares, seed, None if unit is None else np.asarray(unit))
+  splits = draw_units.draw(names, np.asarray(labels), 'abc', shares, seed, None if unit is None else np.asarray(unit))
   return dict(zip(names, splits, strict=True))
 
 

@@ -21,9 +21,9 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 
 # Pages with commands. `python -m` of a README block in a new environment is left to .ci/run, which makes one.
 PAGES = (
+  'docs/guides/you-have-a-folder',
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
-  *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/you-have-a-folder', 'docs/guides/shards',
-  'docs/guides/sweeps',
+  *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
   'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',

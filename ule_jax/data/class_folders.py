@@ -5,7 +5,7 @@
   prefix       train/cat_1.jpg, test/dog_7.jpg, or the same without folders of splits: the class is the file's name
                without its ending and its last `_NUMBER`
 
-Images may lie in folders below a class. A val or test that is absent is drawn from train (draw_splits.py).
+Images may lie in folders below a class. A val or test that is absent is drawn from train (draw_units.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from ule_jax.data.codes import number, refuse_alike
 from ule_jax.data.csv_files import Listing, parse_csv
 from ule_jax.data.decoding import Decoding
-from ule_jax.data.draw_splits import draw_by_name
+from ule_jax.data.draw_units import draw as draw_splits
 from ule_jax.data.layouts import FORMS, Tree, natural, place_of, read_tree, recognise, refuse_empty, split_folders
 from ule_jax.data.listing import match_files, read_file
 from ule_jax.data.near_duplicates import DISTANCE, units
@@ -181,7 +181,7 @@ def _draw(listing: Listing, parts: list[str], classes: Sequence[str], draw: Draw
     choices = brief(', '.join(classes), 300)
     raise UserError(f"{root} has the class '{brief(strangers[0])}' instead of one of {choices} (data.classes).")
   unit = units(names, draw.together, lambda i: read_file(root / names[i]), draw.decoding)
-  drawn = draw_by_name(names, np.array([code[label] for label in labels]), classes, shares, draw.seed, unit)
+  drawn = draw_splits(names, np.array([code[label] for label in labels]), classes, shares, draw.seed, unit)
   for row, part in zip(pool, drawn, strict=True):
     parts[row] = part
   counts = {split: drawn.count(split) for split in shares}

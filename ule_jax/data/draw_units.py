@@ -1,9 +1,8 @@
-"""Splits that a data set does not have, drawn from its examples by a seed."""
+"""Splits that a folder does not have, drawn from its images by their names and a seed; sets of images stay together."""
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,37 +14,7 @@ from ule_jax.errors import UserError, brief
 TRAIN = 'train'
 
 
-def draw(labels: Int[np.ndarray, 'n'], shares: Mapping[str, float], seed: int) -> list[str]:
-  """Return the name of each example's split: `train`, or one of `shares`, which each class gives its share of itself.
-
-  The number of a class in a split is rounded, and at least one.
-
-  Args:
-    labels: class index of each example.
-    shares: split -> its share of the examples, above 0; together below 1.
-    seed: of the draw, from 0 on.
-
-  Raises:
-    UserError: a class has too few examples for all splits.
-  """
-  rng = np.random.default_rng((seed, zlib.crc32(b'splits')))
-  splits = np.full(len(labels), TRAIN, dtype=f'<U{max(map(len, (TRAIN, *shares)))}')
-  for label in np.unique(labels).tolist():
-    members = rng.permutation(np.flatnonzero(labels == label))
-    first = 0
-    for split, share in shares.items():
-      count = max(1, round(share * len(members)))
-      splits[members[first : first + count]] = split
-      first += count
-    if first >= len(members):
-      raise UserError(
-        f'{" and ".join(shares)} cannot be drawn, as a class has only {len(members)} '
-        f'{"example" if len(members) == 1 else "examples"} (index {label}): add some, or give a column split.'
-      )
-  return splits.tolist()
-
-
-def draw_by_name(
+def draw(
   names: Sequence[str],
   labels: Int[np.ndarray, 'n'],
   classes: Sequence[str],
@@ -53,16 +22,17 @@ def draw_by_name(
   seed: int,
   unit: Int[np.ndarray, 'n'] | None = None,
 ) -> list[str]:
-  """Return the name of each example's split, as `draw`; the order of draw is that of digests of seed and name.
+  """Return the name of each example's split: `train`, or one of `shares`, which each class gives its share of itself.
 
-  The order of the examples has no influence, and examples that are added move few others. A unit is drawn by its first
-  name, into the first split that has room for it in each of its classes; train has the rest.
+  The order of draw is that of digests of seed and name: the order of the examples has no influence, and examples that
+  are added move few others. A unit is drawn by its first name, into the first split that has room for it in each of its
+  classes; train has the rest. The number of a class in a split is rounded, and at least one.
 
   Args:
     names: of the examples; no two are equal.
     labels: class index of each example.
     classes: names, for messages.
-    shares: as in `draw`.
+    shares: split -> its share of the examples, above 0; together below 1.
     seed: of the draw, from 0 on.
     unit: index of the unit of each example, which is drawn as a whole (None: each example is one).
 
