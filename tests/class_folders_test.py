@@ -408,8 +408,9 @@ def test_another_order_of_classes_is_said_with_the_remedy(tmp_path, capsys):
   assert load('folder', tmp_path, classes=('9', '10')).classes == ('9', '10')
 
 
-def start(root, workdir, *flags):
-  return run(from_flags('folder:erm', *(f'--config.{flag}' for flag in (f'data.dir={root}', *TINY, *flags))), workdir)
+def start(root, workdir, *flags, force=False):
+  config = from_flags('folder:erm', *(f'--config.{flag}' for flag in (f'data.dir={root}', *TINY, *flags)))
+  return run(config, workdir, force=force)
 
 
 def test_a_run_records_the_split_and_notices_files_that_were_added(tmp_path, capsys):
@@ -417,20 +418,32 @@ def test_a_run_records_the_split_and_notices_files_that_were_added(tmp_path, cap
   results = start(root, workdir)
   assert results['data']['drawn']['images'] == {'val': 4, 'test': 4}
   assert 'data.split_seed=0' in capsys.readouterr().err
-  dataset = data.read('folder', {'dir': str(root)})
   rows = list(csv.reader((workdir / 'split.csv').read_text().splitlines()))
   assert rows[0] == ['filename', 'label', 'split']
-  assert rows[1:] == [[name, name[0], part] for part, names in splits_of(dataset).items() for name in names]
-  assert start(root, workdir) == json.loads((workdir / 'results.json').read_text())
+  parts = splits_of(load('folder', root))
+  assert rows[1:] == [[name, name[0], part] for part, names in parts.items() for name in names]
   write_metadata(root)  # the same splits, from now on by a list
   assert start(root, workdir) == json.loads((workdir / 'results.json').read_text())
   (root / 'metadata.csv').unlink()
+  with pytest.raises(UserError, match=r'data.split_seed \(0 there, 1 here\)'):
+    start(root, workdir, 'data.split_seed=1')
   grow(root, 'a/new.bmp')
   with pytest.raises(UserError, match='was trained on other data than are there now: '):
     start(root, workdir)
-  (root / 'a/new.bmp').unlink()
-  with pytest.raises(UserError, match=r'data.split_seed \(0 there, 1 here\)'):
-    start(root, workdir, 'data.split_seed=1')
+
+
+@pytest.mark.full
+def test_a_forced_run_has_the_split_of_its_data(tmp_path):
+  root, workdir = grow(tmp_path / 'x', 'a/{}.bmp', 'b/{}.bmp'), tmp_path / 'w'
+  start(root, workdir)
+  grow(root, 'a/new.bmp')
+  start(root, workdir, 'train.steps=3', force=True)
+  assert 'a/new.bmp' in (workdir / 'split.csv').read_text()
+  assert (workdir / 'split.csv').read_text() == data.drawn_split(load('folder', root))
+  write_metadata(root)
+  (root / 'metadata.csv').write_text((root / 'metadata.csv').read_text().replace('a/new.bmp,a', 'a/new.bmp,b'))
+  start(root, workdir, 'train.steps=4', force=True)
+  assert not (workdir / 'split.csv').exists()
 
 
 @pytest.mark.full

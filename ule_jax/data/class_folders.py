@@ -144,12 +144,8 @@ def as_checked_csv(table: Table, path: Path) -> tuple[str, str]:
   text = as_csv(table)
   advice = 'rename the file or folder'
   try:
-    text.encode()
     listing = parse_csv(path, text, HEADER[0], HEADER[1:])
     match_files(listing, path.parent, 'ignore')
-  except UnicodeEncodeError as error:
-    row = brief(text[: error.end].splitlines()[-1])
-    raise UserError(f'{path} cannot have the row {row}, as it is not UTF-8: {advice}.') from None
   except UserError as error:
     raise UserError(f'{path} would not be read ({str(error).rstrip(".")}): {advice}.') from None
   names, labels = table.names['label'], [value for rows in table.parts.values() for value in rows.columns['label']]

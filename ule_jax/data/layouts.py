@@ -79,7 +79,7 @@ def read_tree(root: Path) -> Tree:
   """List the files below a folder.
 
   Raises:
-    UserError: a folder cannot be read.
+    UserError: a folder cannot be read, or the name of an image is not UTF-8.
   """
   tree = Tree([], [], [])
   for below, files in walk(root, tree.companions):
@@ -87,6 +87,11 @@ def read_tree(root: Path) -> Tree:
       (tree.images if name.lower().endswith(SUFFIXES) else tree.others).append(below + name)
   tree.images.sort()
   tree.others.sort()
+  try:
+    '\n'.join(tree.images).encode()
+  except UnicodeEncodeError as error:  # lists of images are text in UTF-8
+    name = '\n'.join(tree.images)[: error.end].rpartition('\n')[2]
+    raise UserError(f'{root} has an image whose name is not UTF-8, {brief(ascii(name))}...: rename it.') from None
   return tree
 
 

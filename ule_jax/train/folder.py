@@ -138,6 +138,8 @@ def record(task: Task, folder: Folder) -> None:
     files.write_json(folder.path / 'env.json', environment)
     if split := data.drawn_split(task.inputs.dataset):
       files.write_text(folder.path / 'split.csv', split)
+    elif differs:  # the draw of former data
+      (folder.path / 'split.csv').unlink(missing_ok=True)
   if folder.checkpoints.latest and correction != former:
     log.warning(
       f'the loss of {name} was corrected since this run began ({correction}); it continues with the corrected one: for '
