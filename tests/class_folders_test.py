@@ -122,7 +122,7 @@ def test_classes_are_in_natural_order_unless_they_are_given(tmp_path):
 REFUSED = {
   'no image': ((), 'no metadata.csv and no images in a folder', {}),
   'loose images only': (('{}.jpg',), 'no metadata.csv and no images in a folder', {}),
-  'one class': (('a/{}.jpg',), 'only one folder with images, a, and a classifier needs two.$', {}),
+  'one class': (('a/{}.jpg',), 'only one folder with images, a, and a classifier needs two: add', {}),
   'a folder around it': (('a/b/{}.jpg', 'a/c/{}.jpg'), r'point --config.data.dir at .*/a\.', {}),
   'one class of a split': (('train/a/{}.jpg', 'test/a/{}.jpg'), "only the label 'a'", {}),
   'a loose image': (('a/{}.jpg', 'b/{}.jpg', 'x.jpg'), 'an image in .* form CLASS/.*, the first is x.jpg', {}),
@@ -136,7 +136,7 @@ REFUSED = {
   'new in test': (('train/a/{}.jpg', 'train/b/{}.jpg', 'test/c/0.jpg'), "no image of the class 'c' to train", {}),
   'two of a class': (('a/{}.jpg', 'b/0.jpg', 'b/1.jpg'), "val and test cannot be drawn .* 'b' has only 2 images", {}),
   'all of one name': (
-    ('a/0.jpg', 'a/x/0.jpg', 'a/y/0.jpg', 'b/{}.jpg'), "'a' has only 3 images in 1 sets", {'together': 'names'},
+    ('a/0.jpg', 'a/x/0.jpg', 'a/y/0.jpg', 'b/{}.jpg'), "'a' has only 3 .* count once .1.: add", {'together': 'names'},
   ),
   'no splits': (('a/{}.jpg', 'b/{}.jpg'), 'no folder train, which data.layout', {'layout': 'split_class'}),
   'no prefix': (('a/{}.jpg', 'b/{}.jpg'), 'set another --config.data.layout', {'layout': 'prefix'}),
@@ -262,7 +262,7 @@ def test_a_class_of_large_units_has_one_in_every_split():
   splits = draw(names, [0] * 9 + [1] * 3, unit=unit)
   assert sorted({splits[name] for name in names[:9]}) == ['test', 'train', 'val']
   assert sorted(splits[name] for name in names[9:]) == ['test', 'train', 'val']
-  with pytest.raises(UserError, match="'a' has only 9 images in 2 sets that are kept together: add some"):
+  with pytest.raises(UserError, match=r"'a' has only 9 images, and those that are kept together count once \(2\): add"):
     draw(names, [0] * 9 + [1] * 3, unit=[0] * 4 + [1] * 5 + [3, 4, 5])
 
 

@@ -88,7 +88,7 @@ def read_images(root: Path, layout: str, unlisted: str, classes: Sequence[str], 
   layout = recognise(root, tree) if layout == 'auto' else layout
   splits = {} if layout == 'class' else split_folders(root)
   if layout == 'split_class' and not splits:
-    raise UserError(f'{root} has no folder train, which data.layout=split_class needs: see data.layout for the others.')
+    raise UserError(f'{root} has no folder train, which data.layout=split_class needs: choose class, prefix or auto.')
   places = [place_of(name, layout, splits) for name in tree.images]
   outside = [name for name, place in zip(tree.images, places, strict=True) if not place]
   names = [name for name, place in zip(tree.images, places, strict=True) if place]
@@ -141,23 +141,20 @@ def as_checked_csv(table: Table, path: Path) -> tuple[str, str]:
   Raises:
     UserError: a name of a file or class cannot be a value of the list.
   """
-  text = as_csv(table)
-  advice = 'rename the file or folder'
+  text, classes = as_csv(table), table.names['label']
+  for name in (*classes, *(name for rows in table.parts.values() for name in rows.names)):
+    if name != name.strip() or len(name.splitlines()) > 1:
+      raise UserError(f"{path} cannot list '{brief(name)}', with a blank at its end or a line break: rename it.")
   try:
     listing = parse_csv(path, text, HEADER[0], HEADER[1:])
     match_files(listing, path.parent, 'ignore')
   except UserError as error:
-    raise UserError(f'{path} would not be read ({str(error).rstrip(".")}): {advice}.') from None
-  names, labels = table.names['label'], [value for rows in table.parts.values() for value in rows.columns['label']]
-  strayed = [given for given, code in zip(listing.columns['label'], labels, strict=True) if given != names[code]]
-  if strayed:
-    raise UserError(f"{path} would have the class '{brief(strayed[0])}' without its blanks: {advice}.")
+    raise UserError(f'{path} would not be read ({str(error).rstrip(".")}): rename that file or folder.') from None
   try:
-    same = number(listing, 'label').names == names
+    is_same = number(listing, 'label').names == classes
   except UserError:
-    same = False
-  given = '' if same else f' Give its classes in their order: --config.data.classes="{names}".'
-  return text, given
+    is_same = False
+  return text, '' if is_same else f' Give its classes in their order: --config.data.classes="{classes}".'
 
 
 def _draw(listing: Listing, parts: list[str], classes: Sequence[str], draw: Draw) -> tuple[dict[str, Any], list[str]]:

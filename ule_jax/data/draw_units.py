@@ -106,8 +106,8 @@ def _too_few(label: int, counts: Sequence[Counter[int]], drawn: Sequence[str], c
   units = [of_unit[label] for of_unit in counts if label in of_unit]
   total = sum(units)
   images = 'an image' if total == 1 else f'{total:,} images'
-  kept = f' in {len(units):,} sets that are kept together' if len(units) < total else ''
+  kept = f', and those that are kept together count once ({len(units):,})' if len(units) < total else ''
   return UserError(
     f"{' and '.join(drawn)} cannot be drawn from train, as '{brief(classes[label])}' has only {images}{kept}: add "
-    f'some, or make a folder {drawn[0]}.'
+    'some, or give the splits, as SPLIT/CLASS/*.jpg.'
   )

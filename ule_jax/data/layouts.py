@@ -162,8 +162,12 @@ def _refuse_nested(root: Path, tree: Tree, tops: Sequence[str]) -> None:
   """
   below = {'/'.join(name.split('/')[:2]): name for name in tree.images if name.count('/') > 1}
   if len(tops) == 1:
-    remedy = f': if the classes are below it, point --config.data.dir at {root / tops[0]}' if below else ''
-    raise UserError(f'{root} has only one folder with images, {brief(tops[0])}, and a classifier needs two{remedy}.')
+    remedy = (
+      f'if the classes are below it, point --config.data.dir at {root / tops[0]}'
+      if below
+      else 'add one for each further class'
+    )
+    raise UserError(f'{root} has only one folder with images, {brief(tops[0])}, and a classifier needs two: {remedy}.')
   for folder in sorted(below):
     if of_folder(folder.split('/')[1]):
       raise UserError(
