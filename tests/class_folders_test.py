@@ -17,7 +17,7 @@ from writers import photograph, table_of
 
 from ule_jax import data
 from ule_jax.cli import app
-from ule_jax.data import class_folders, draw_units
+from ule_jax.data import class_folders, draw_units, near_duplicates
 from ule_jax.data.near_duplicates import DISTANCE, difference_hash, near_pairs, units
 from ule_jax.errors import UserError
 from ule_jax.train.run import run
@@ -305,7 +305,9 @@ def test_copies_are_near_and_other_photographs_are_not(crops):
   assert min(others) > DISTANCE
 
 
-def test_near_pairs_are_those_of_all_comparisons():
+@pytest.mark.parametrize('block', [near_duplicates.BLOCK, 400])
+def test_near_pairs_are_those_of_all_comparisons(block, monkeypatch):
+  monkeypatch.setattr(near_duplicates, 'BLOCK', block)
   rng = np.random.default_rng(3)
   hashes = rng.integers(0, 2**63, (60, 2)).astype(np.uint64)
   hashes[40:50] = hashes[:10] ^ np.uint64(0b1011)
