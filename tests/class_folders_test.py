@@ -266,6 +266,15 @@ def test_a_class_of_large_units_has_one_in_every_split():
     draw(names, [0] * 9 + [1] * 3, unit=[0] * 4 + [1] * 5 + [3, 4, 5])
 
 
+def test_train_keeps_a_unit_of_each_class():
+  """The small unit of both classes is the last of the second one in train, so that the large one has to move."""
+  names, labels, unit = list('uvwxyzab'), [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 2, 2, 2, 2, 2]
+  for seed in range(10):
+    splits = draw(names, labels, seed, unit, {'val': 0.2})
+    for part in ('train', 'val'):
+      assert {label for name, label in zip(names, labels, strict=True) if splits[name] == part} == {0, 1}
+
+
 # --- Near-duplicates -----------------------------------------------------------------------------------
 
 

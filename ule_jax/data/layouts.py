@@ -96,14 +96,14 @@ def read_tree(root: Path) -> Tree:
 
 
 def _folders(root: Path) -> list[str]:
-  """Return the names of the folders in a folder, in natural order; companions are skipped.
+  """Return the sorted names of the folders in a folder; companions are skipped.
 
   Raises:
     UserError: the folder cannot be read.
   """
   try:
     with os.scandir(root) as entries:
-      return sorted((entry.name for entry in entries if entry.is_dir() and not is_companion(entry.name)), key=natural)
+      return sorted(entry.name for entry in entries if entry.is_dir() and not is_companion(entry.name))
   except OSError as error:
     raise UserError(f'{root} cannot be read ({error.strerror}): make it readable, or move it away.') from None
 
