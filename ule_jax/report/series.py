@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ule_jax.config.schema import options_where
@@ -17,6 +18,10 @@ FREE = options_where(identity=False)
 
 # Fields of config.data that set the transforms and decoding of images, and do not identify the data set.
 TREATMENT = options_where(treatment=True)
+
+
+# Kinds of data whose name says nothing of their content; their folder does.
+UNNAMED = ('folder', 'embeddings')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,9 +49,7 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   Returns:
     The series, and a clause for each run that is omitted, because another has its config and seed.
   """
-  datasets = _labels(
-    {r.name: (r.fields['data.name'], fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.'
-  )
+  datasets = _labels({r.name: (title(r), fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.')
   families, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]
@@ -69,6 +72,12 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
     by_seed = tuple(sorted(series[dataset, method, label], key=lambda run: run.seed))
     gathered.append(Series(dataset, method, label, variant, by_seed))
   return gathered, left_out
+
+
+def title(run: FinishedRun) -> str:
+  """Return the title of a run's data set: its name, or the last part of its folder where the name is of no data set."""
+  name = run.fields['data.name']
+  return Path(run.fields.get('data.dir') or '').name or name if name in UNNAMED else name
 
 
 def _identity(run: FinishedRun) -> dict[str, Any]:
