@@ -22,7 +22,7 @@ if TYPE_CHECKING:
   from ule_jax.detect.suspects import Suspect
 
 GENERATOR = 'ule_jax.detect'
-SIDE, COLUMNS = 80, 4  # pixels of a picture, and pictures in a row: 332 pixels, the width of a telephone
+SIDE, GAP, COLUMNS = 80, 3, 4  # pixels of a picture and between two, pictures in a row: 329 pixels, a telephone's width
 DRAWN, CLASSES = 4, 6  # rules and classes with pictures, at most
 
 
@@ -105,10 +105,11 @@ def _pictures(suspect: Suspect, examples: Examples, classes: Sequence[str], coun
 
 
 def _sheet(images: Sequence[UInt8[np.ndarray, 'h w c']]) -> UInt8[np.ndarray, 'H W 3']:
-  tiles = []
-  for image in images:
-    tile = pictures.scaled(image.repeat(3, -1) if image.shape[-1] == 1 else image[..., :3], SIDE)
-    canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    canvas[: tile.shape[0], : tile.shape[1]] = tile[:SIDE, :SIDE]
-    tiles.append(canvas)
-  return pictures.stack([pictures.beside(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)])
+  """Arrange pictures in rows of COLUMNS on white."""
+  rows, pitch = -(-len(images) // COLUMNS), SIDE + GAP
+  sheet = np.full((rows * pitch - GAP, min(len(images), COLUMNS) * pitch - GAP, 3), 255, np.uint8)
+  for place, image in enumerate(images):
+    tile = pictures.scaled(image.repeat(3, -1) if image.shape[-1] == 1 else image[..., :3], SIDE)[:SIDE, :SIDE]
+    top, left = (part * pitch for part in divmod(place, COLUMNS))
+    sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+  return sheet
