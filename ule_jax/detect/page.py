@@ -22,7 +22,11 @@ if TYPE_CHECKING:
   from ule_jax.detect.suspects import Suspect
 
 GENERATOR = 'ule_jax.detect'
-SIDE, GAP, COLUMNS = 80, 3, 4  # pixels of a picture and between two, pictures in a row: 329 pixels, a telephone's width
+SIDE, SPACE, COLUMNS = (
+  80,
+  3,
+  4,
+)  # pixels of a picture and between two; pictures in a row: 329 pixels, a telephone's width
 DRAWN, CLASSES = 4, 6  # rules and classes with pictures, at most
 
 
@@ -106,8 +110,8 @@ def _pictures(suspect: Suspect, examples: Examples, classes: Sequence[str], coun
 
 def _sheet(images: Sequence[UInt8[np.ndarray, 'h w c']]) -> UInt8[np.ndarray, 'H W 3']:
   """Arrange pictures in rows of COLUMNS on white."""
-  rows, pitch = -(-len(images) // COLUMNS), SIDE + GAP
-  sheet = np.full((rows * pitch - GAP, min(len(images), COLUMNS) * pitch - GAP, 3), 255, np.uint8)
+  rows, pitch = -(-len(images) // COLUMNS), SIDE + SPACE
+  sheet = np.full((rows * pitch - SPACE, min(len(images), COLUMNS) * pitch - SPACE, 3), 255, np.uint8)
   for place, image in enumerate(images):
     tile = pictures.scaled(image.repeat(3, -1) if image.shape[-1] == 1 else image[..., :3], SIDE)[:SIDE, :SIDE]
     top, left = (part * pitch for part in divmod(place, COLUMNS))
