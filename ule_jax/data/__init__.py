@@ -47,6 +47,7 @@ DATASETS = {
   'spawrious': row('spawrious'),
   'urbancars': row('urbancars'),
   'folder': row('folder'),
+  'arrays': row('in_memory'),
 }
 
 

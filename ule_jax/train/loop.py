@@ -18,6 +18,7 @@ from ule_jax.runs.log import MetricsLog, NoLog
 from ule_jax.runs.progress import Progress
 from ule_jax.runs.results import Results
 from ule_jax.runs.signals import Signals
+from ule_jax.train import programs
 from ule_jax.train.assemble import initialise
 from ule_jax.train.conclude import evaluate_checkpoints, results_of
 from ule_jax.train.evaluate import Evaluator
@@ -62,14 +63,10 @@ class Loop:
     config, mesh = task.config, make_mesh()
     trainer = initialise(config, task.training, mesh)
     self.method = trainer.method
-    step = make_train_step(
-      trainer.method,
-      trainer.model,
-      trainer.tx,
-      trainer.key,
-      trainer.preprocess,
-      config.train.accumulate,
-      config.optim.trainable,
+    parts = trainer.method, trainer.model, trainer.tx, trainer.key, trainer.preprocess
+    step = programs.remembered(
+      ('step', trainer.identity),
+      lambda: make_train_step(*parts, config.train.accumulate, config.optim.trainable),
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
     self.step = compile_step(step, mesh, config.parallel, shardings)
