@@ -76,18 +76,18 @@ def initialise(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Tr
   """
   identity, key = programs.identity(config, training, mesh), jax.random.key(config.seed)
 
-  def build() -> tuple[Components, Callable[[], TrainState]]:
+  def build() -> tuple[Components, Callable[[Array], TrainState]]:
     components = assemble(config, training)
     sample = sample_of(training, components.preprocess)
 
-    def create() -> TrainState:
+    def create(key: Array) -> TrainState:  # an argument: as a constant, every seed would compile it again
       return create_state(components.method, components.model, components.tx, sample, key)
 
-    shardings = placement(jax.eval_shape(create), mesh, config.fsdp)
+    shardings = placement(jax.eval_shape(create, key), mesh, config.fsdp)
     return components, jax.jit(create, out_shardings=shardings)
 
   components, create = programs.remembered(('create', identity), build)
-  return Trainer(*components, key, create(), identity)
+  return Trainer(*components, key, create(key), identity)
 
 
 def sizes_of(config: Config, dataset: Dataset) -> Sizes:

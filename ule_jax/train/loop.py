@@ -63,13 +63,15 @@ class Loop:
     config, mesh = task.config, make_mesh()
     trainer = initialise(config, task.training, mesh)
     self.method = trainer.method
-    parts = trainer.method, trainer.model, trainer.tx, trainer.key, trainer.preprocess
-    step = programs.remembered(
-      ('step', trainer.identity),
-      lambda: make_train_step(*parts, config.train.accumulate, config.optim.trainable),
-    )
+    method, model, tx, preprocess, *_ = trainer
+    options = preprocess, config.train.accumulate, config.optim.trainable
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+      return make_train_step(method, model, tx, key, *options)(state, batch)
+
+    shared = programs.remembered(('step', trainer.identity), lambda: step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
-    self.step = compile_step(step, mesh, config.parallel, shardings)
+    self.step = compile_step(shared, mesh, config.parallel, shardings, trainer.key)
     self.evaluator = Evaluator(task, trainer, mesh, signals)
     self.first, self.state = self.checkpoints.restore_newest(begin(trainer.state))
     self.progress = Progress(task.steps, self.first, config.train.batch_size)

@@ -30,7 +30,7 @@ _functions: OrderedDict[Hashable, object] = OrderedDict()
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-  """Enable runs in the block, of this thread, to reuse the functions of earlier ones that are equal but for the data."""
+  """Enable runs in the block, of this thread, to reuse the functions of earlier ones equal but for data and seed."""
   token = _shares.set(True)
   try:
     yield
@@ -67,4 +67,4 @@ def identity(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Hash
   counts = tuple(training.group_counts().tolist())
   examples = training.splits['train'].count if config.method.name in COUNTS else 0
   data = training.image_shape, np.dtype(training.dtype).str, len(training.classes), examples, counts
-  return options, config.seed, length, data, pixel_scale(config, training), mesh
+  return options, length, data, pixel_scale(config, training), mesh
