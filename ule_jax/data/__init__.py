@@ -47,8 +47,9 @@ DATASETS = {
   'spawrious': row('spawrious'),
   'urbancars': row('urbancars'),
   'folder': row('folder'),
-  'arrays': row('in_memory'),
 }
+# With data that no command can name, because Python hands them over
+SOURCES = {**DATASETS, 'arrays': row('in_memory')}
 
 
 def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -81,7 +82,7 @@ def _options(name: str, options: Options | Mapping[str, Any]) -> Options:
   if isinstance(options, Options):
     return options
   values = {option: value for option, value in options.items() if option != 'name'}
-  return validate(DATASETS[name].options, values, 'data')
+  return validate(SOURCES[name].options, values, 'data')
 
 
 def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -94,7 +95,7 @@ def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   Raises:
     UserError: a file is missing or malformed, a split is empty, or a label is missing.
   """
-  dataset = DATASETS[name].load(_options(name, options))
+  dataset = SOURCES[name].load(_options(name, options))
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -111,7 +112,7 @@ def input_spec(name: str, options: Options | Mapping[str, Any]) -> InputSpec:
     name: a key of DATASETS.
     options: as in `load`.
   """
-  return DATASETS[name].input_spec(_options(name, options))
+  return SOURCES[name].input_spec(_options(name, options))
 
 
 def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
@@ -133,6 +134,7 @@ def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
+  'SOURCES',
   'Dataset',
   'InputSpec',
   'Source',
