@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ with epy.lazy_imports():  # jax takes seconds to import: estimators are made and
   from ule_jax.train import programs, run
 
 LIMIT = 2**31 - 1  # of seeds
+VECTORS = ('linear', 'mlp')  # networks that take features
 
 
 class MethodClassifier(ClassifierMixin, BaseEstimator):
@@ -71,11 +73,15 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
     Raises:
       ValueError: an argument or a parameter is not right, or a loss is not finite.
     """
+    with _as_value_error():
+      parameters.check(self.get_params())
     self._refuse_without_groups(groups)
     seed = _seed(self.random_state)
     given = rows.read(self, X, y, groups, sample_weight, (X_val, y_val, groups_val), seed)
     with _as_value_error():
       config = parameters.config_of(self.method, self.get_params(), seed, len(given.train.label))
+      if given.train.x.ndim == 2 and self.model not in VECTORS:
+        raise ValueError(f'model {self.model} takes images [n h w c], and X has features: choose linear or mlp.')
       if given.train.weight is not None and not parameters.draws_evenly(config):
         raise ValueError(
           f'{type(self).__name__} itself chooses how often rows are drawn, without sample_weight: leave it out.'
@@ -108,7 +114,8 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
         results = run.run(config, path, current=current)
       model = restore.make_model(config.model, len(self.classes_))
       networks = restore.read_networks(path, model, self.shape_, results.roles, results.step)
-    self.results_, self.config_, self.networks_ = Results(results), config.to_dict(), networks._asdict()
+    self.results_ = Results(json.loads(json.dumps(results)))  # as a file has them
+    self.config_, self.networks_ = config.to_dict(), networks._asdict()
     self.scale_ = build.pixel_scale(config, current.dataset)
     self.n_iter_ = config.train.steps
 

@@ -10,12 +10,12 @@ import numpy as np
 from pydantic.fields import FieldInfo
 
 from ule_jax.config import schema
-from ule_jax.config.schema import NO_RULE, Config
+from ule_jax.config.schema import LIMIT, NO_RULE, Config
 from ule_jax.config.validate import validate_config
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.models import MODELS
-from ule_jax.options import Options, meta, option
+from ule_jax.options import Options, meta, option, validate
 from ule_jax.two_stage import TWO_STAGE
 
 DATA = 'arrays'  # data.name of a config whose data Python hands over
@@ -29,10 +29,10 @@ class Common(Options):
   model: str = option('mlp', 'the network: linear or mlp; for images any of MODELS', choices=MODELS)
   width: int | None = option(None, "the network's width (model.width); None: 64 for mlp, else its default")
   depth: int | None = option(None, "the network's depth (model.depth); None: 1 for mlp, else its default")
-  epochs: float = option(20.0, 'length in epochs', ge=0)
+  epochs: float = option(20.0, 'length in epochs', ge=0, lt=LIMIT)
   min_steps: int = option(200, 'the least steps, whatever `epochs` says: a small data set has few in an epoch', ge=1)
-  batch_size: int = option(128, 'examples of a step')
-  lr: float = option(1e-3, 'learning rate')
+  batch_size: int = option(128, 'examples of a step', ge=1)
+  lr: float = option(1e-3, 'learning rate', ge=0)
   weight_decay: float = option(0.0, 'of every parameter')
   select: str = option('val/worst_class_accuracy', 'selection rule of the checkpoint: last, or val/METRIC')
   validation_share: float = option(
@@ -114,7 +114,6 @@ def config_of(method: str, parameters: Mapping[str, Any], seed: int, examples: i
   given = {name: plain(value) for name, value in parameters.items()}
   fields = {dotted: given[name] for name, (dotted, _) in options_of(method).items() if name in given}
   fields |= {dotted: given[name] for name, dotted in FIELDS.items()}
-  _check_numbers(given)
   fields |= _network(given)
   steps = length(given['epochs'], examples, given)
   fields |= {'train.steps': steps, 'train.eval_every': max(100, -(-steps // EVALUATIONS)), 'seed': seed}
@@ -135,16 +134,17 @@ def length(epochs: float, examples: int, given: Mapping[str, Any], part: int = 1
   return max(-int(-epochs * examples // given['batch_size']), -(-given['min_steps'] // part))
 
 
-def _check_numbers(given: Mapping[str, Any]) -> None:
-  """Refuse a length that is no number, before it is computed with; the config checks all else."""
-  for name in ('epochs', 'first_epochs', 'min_steps', 'batch_size'):
-    if name in given:
-      least = 0 if name.endswith('epochs') else 1
-      whole = least == 1
-      value = given[name]
-      right = isinstance(value, int) or (not whole and isinstance(value, float) and value < float('inf'))
-      if not right or isinstance(value, bool) or value < least:
-        raise UserError(f'{name} is {value!r}: give a {"whole " if whole else ""}number from {least} on.')
+def check(parameters: Mapping[str, Any]) -> None:
+  """Check the parameters that are the same for all methods; the config checks the options of the method.
+
+  Raises:
+    UserError: a value is of a wrong type or out of its bounds.
+  """
+  anything = ('random_state', 'workdir')
+  validate(Common, {name: plain(parameters[name]) for name in Common.model_fields if name not in anything}, '')
+  first = plain(parameters.get('first_epochs', 0.0))
+  if not isinstance(first, (int, float)) or not 0 <= first < LIMIT:
+    raise UserError(f'first_epochs is {first!r}: give a number from 0 on.')
 
 
 def _network(given: Mapping[str, Any]) -> dict[str, Any]:

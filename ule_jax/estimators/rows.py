@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,7 +92,9 @@ def labels_of(y: Any, name: str = 'y') -> np.ndarray:
   if y.dtype.kind == 'f' and np.isinf(y).any():
     row = int(np.flatnonzero(np.isinf(y))[0])
     raise ValueError(f'Input {name} contains infinity in row {row}: label it, or leave out the row.')
-  check_classification_targets(y)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'The number of unique classes')  # `read` refuses as many as rows
+    check_classification_targets(y)
   return y
 
 
@@ -119,7 +122,7 @@ def read(
   kept = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
   classes, label = np.unique(y[kept], return_inverse=True)
   if len(classes) < 2:
-    alone = f'all rows are of {classes[0]!r}' if len(classes) else 'every sample_weight is 0'
+    alone = f'all rows are of {classes.tolist()[0]!r}' if len(classes) else 'every sample_weight is 0'
     raise ValueError(f'y has to have more than one class, and {alone}: give rows of at least two classes.')
   if len(classes) >= len(kept):
     raise ValueError(f'y has as many classes ({len(classes)}) as rows: give several rows of each class.')
@@ -160,7 +163,7 @@ def encode(classes: np.ndarray, y: np.ndarray) -> Int[np.ndarray, 'n']:
   """
   known = np.isin(y, classes)
   if not known.all():
-    raise ValueError(f'the label {y[~known][0]!r} is none of the classes of training: {classes.tolist()[:20]}.')
+    raise ValueError(f'the label {y[~known].tolist()[0]!r} is no class of training: {classes.tolist()[:20]}.')
   return np.searchsorted(classes, y)
 
 
