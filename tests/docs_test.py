@@ -23,7 +23,7 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 PAGES = (
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
-  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
+  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop', 'docs/guides/notebook',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
@@ -214,3 +214,19 @@ def test_the_notebook_runs(root, tmp_path):
   shown = [out for cell in notebook.cells for out in cell.get('outputs', [])]
   assert not [out for out in shown if out.output_type == 'error']
   assert any('image/png' in out.get('data', {}) for out in shown)
+
+
+@pytest.mark.full
+def test_the_notebook_of_arrays_runs(root, tmp_path):
+  nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
+  path = root / 'docs' / 'start' / 'arrays.ipynb'
+  notebook = nbformat.read(path, as_version=4)
+  code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+  assert len(code) < 10
+  assert path.stat().st_size < 100_000, 'its outputs are kept: keep them small'
+  with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the notebook's machinery
+    patch.setenv('PYTHONPATH', os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]))
+    nbclient.NotebookClient(notebook, timeout=120, resources={'metadata': {'path': str(tmp_path)}}).execute()
+  assert not [out for cell in code for out in cell.outputs if out.output_type == 'error']
+  assert (tmp_path / 'model.safetensors').is_file()

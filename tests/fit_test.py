@@ -1,7 +1,5 @@
 """Estimators on people's arrays: the command line's numbers, refusals, files, and scikit-learn's tools around them."""
 
-import json
-
 import jax
 import joblib
 import numpy as np
@@ -12,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ule_jax
-from ule_jax import data, estimators
+from ule_jax import estimators
 from ule_jax.config import load_config
 from ule_jax.devices.mesh import make_mesh
 from ule_jax.errors import UserError
@@ -23,10 +21,9 @@ SMALL = {'model': 'linear', 'min_steps': 10, 'epochs': 1, 'batch_size': 16, 'lr'
 
 
 @pytest.fixture(autouse=True)
-def one_device(request, monkeypatch):
+def one_device(monkeypatch):
   """One device, as most users of estimators have it: a step on eight virtual ones takes five times as long."""
-  if 'ule_run' not in request.fixturenames:
-    monkeypatch.setattr(loop, 'make_mesh', lambda: make_mesh(jax.devices()[:1]))
+  monkeypatch.setattr(loop, 'make_mesh', lambda: make_mesh(jax.devices()[:1]))
 
 
 def rows(n=60, d=3):
@@ -43,35 +40,6 @@ def fitted():
     patch.setattr(loop, 'make_mesh', lambda: make_mesh(jax.devices()[:1]))
     X, y, groups = rows()
     return estimators.fit(X, y, 'erm', groups=groups, **SMALL)
-
-
-def arrays_of(split):
-  return np.stack([split.load(i) for i in range(split.count)]), split.label, split.group % 2
-
-
-def test_it_is_the_run_of_the_command_line(ule_run):
-  """The same images, options and seed: the same metrics of the validation split, and the same predictions."""
-  config = json.loads((ule_run / 'config.json').read_text())
-  dataset = data.load('digits', config['data'])
-  X, y, side = arrays_of(dataset.splits['train'])
-  X_val, y_val, side_val = arrays_of(dataset.splits['val'])
-  chosen = {name: value for name, value in config['method'].items() if name not in ('name', 'at')}
-  further = {'train.steps': 20, 'train.eval_every': 10, 'optim.schedule': 'cosine'}
-  estimator = estimators.fit(
-    X, y, 'ule', groups=side, X_val=X_val, y_val=y_val, groups_val=side_val, random_state=0, config=further,
-    model=config['model']['name'], width=config['model']['width'], depth=config['model']['depth'],
-    batch_size=config['train']['batch_size'], lr=config['optim']['lr'], **chosen,
-  )  # fmt: skip
-  recorded = json.loads((ule_run / 'results.json').read_text())
-  assert estimator.results_.step == recorded['step']
-  for role, entry in recorded['roles'].items():
-    ours = estimator.results_.by_role[role]['val']
-    for metric in ('accuracy', 'worst_class_accuracy', 'worst_group_accuracy', 'mistake_balanced_accuracy'):
-      assert ours[metric] == pytest.approx(entry['val'][metric], abs=1e-9), (role, metric)
-    counts = [group['count'] for group in ours['groups'].values()]
-    assert counts == [group['count'] for group in entry['val']['groups'].values()]
-  with np.load(ule_run / 'predictions' / 'val.npz') as predictions:
-    np.testing.assert_allclose(estimator.logits(X_val), predictions['logits_teacher'], atol=2e-5)
 
 
 def test_labels_and_columns_are_those_of_y(fitted):
