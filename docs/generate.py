@@ -1,7 +1,7 @@
 """Write the pages of the reference that follow from declarations.
 
-`python docs/generate.py` writes docs/reference/command-line.md, methods.md and estimators.md. With `--check` it names those that
-differ from the declarations, with exit code 1.
+`python docs/generate.py` writes docs/reference/command-line.md, methods.md and estimators.md. With `--check` it names
+those that differ from the declarations, with exit code 1.
 """
 
 import inspect
@@ -65,8 +65,8 @@ def estimators() -> str:
   from ule_jax.estimators import ESTIMATORS, parameters
 
   intro = (
-    '`ule_jax.fit(X, y, method)` returns one of these, fitted; `from ule_jax.estimators import ULEClassifier` has them by '
-    'name. [You have a notebook](../guides/notebook.md) shows how they are used.'
+    '`ule_jax.fit(X, y, method)` returns one of these, fitted; `from ule_jax.estimators import ULEClassifier` has them '
+    'by name. [You have a notebook](../guides/notebook.md) shows how they are used.'
   )
 
   def table(fields: dict) -> str:

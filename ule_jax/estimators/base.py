@@ -75,7 +75,8 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
     """
     with _as_value_error():
       parameters.check(self.get_params())
-    self._refuse_without_groups(groups)
+    if y is not None:  # which is refused in the words that scikit-learn expects
+      self._refuse_without_groups(groups)
     seed = _seed(self.random_state)
     given = rows.read(self, X, y, groups, sample_weight, (X_val, y_val, groups_val), seed)
     with _as_value_error():
