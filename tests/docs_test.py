@@ -23,7 +23,8 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 PAGES = (
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
-  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop', 'docs/guides/notebook',
+  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
+  'docs/guides/notebook',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip

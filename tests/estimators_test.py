@@ -1,5 +1,7 @@
 """Every estimator keeps scikit-learn's conventions."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -17,6 +19,12 @@ UNEQUAL = {
 }
 # of a method that draws by classes or groups, or fits its last layer on its own draws
 OWN_DRAWS = UNEQUAL | {'check_sample_weights_not_overwritten': 'the method itself chooses how often rows are drawn'}
+# Refusals that are right for a dozen rows, or for rows that a line separates
+TOO_FEW = {
+  'dfr': ('half of the split that DFR fits on has no example', 'DFR balances groups, and val has no example'),
+  'spare': ('SPARE finds no clusters',),
+  'cnc': ('the first run of CnC makes no mistake',),
+}
 FULL = ('erm', 'ule', 'lff', 'jtt', 'group_dro', 'dfr')
 # Checks that fit nothing or little, or of which another one is no part
 QUICK = (
@@ -56,7 +64,8 @@ def checks():
     estimator = kind(model='linear', lr=0.05, min_steps=40, batch_size=32)
     config = parameters.config_of(method, estimator.get_params(), 0, 100)
     expected = UNEQUAL if parameters.draws_evenly(config) else OWN_DRAWS
-    for subject, check in estimator_checks_generator(estimator):
+    subjects: Any = estimator_checks_generator(estimator)
+    for subject, check in subjects:
       name = getattr(check, 'func', check).__name__
       is_quick = method in ('erm', 'ule') and name in QUICK
       marks = [] if is_quick else [pytest.mark.full if method in FULL else pytest.mark.slow]
@@ -65,6 +74,18 @@ def checks():
       yield pytest.param(subject, check, marks=marks, id=f'{method}-{name}')
 
 
+@pytest.mark.filterwarnings('ignore:rows are drawn evenly')  # of JTT, whose first run makes no mistake on these data
 @pytest.mark.parametrize(('estimator', 'check'), list(checks()))
 def test_it_conforms(estimator, check):
-  check(estimator)
+  try:
+    check(estimator)
+  except Exception as error:
+    too_few = [words for words in TOO_FEW.get(estimator.method, ()) if words in _text(error)]
+    if not too_few:
+      raise
+    pytest.xfail(f'the rows of this check are too few or too easy: {too_few[0]}')
+
+
+def _text(error: BaseException | None) -> str:
+  """The messages of an error and of those before it."""
+  return '' if error is None else f'{error} {_text(error.__cause__ or error.__context__)}'

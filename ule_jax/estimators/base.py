@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from etils import epy
@@ -31,6 +31,7 @@ with epy.lazy_imports():  # jax takes seconds to import: estimators are made and
   from scipy import special
 
   from ule_jax import metrics
+  from ule_jax.devices import runtime
   from ule_jax.models import build
   from ule_jax.runs import fingerprint, restore
   from ule_jax.train import programs, run
@@ -55,6 +56,13 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
   """
 
   method: ClassVar[str] = ''
+
+  if TYPE_CHECKING:  # each class has its own, from its declarations
+    model: str
+    workdir: str | None
+    random_state: Any
+
+    def __init__(self, **parameters: Any) -> None: ...
 
   def fit(self, X, y, groups=None, sample_weight=None, X_val=None, y_val=None, groups_val=None):
     """Train, and select the checkpoint by validation.
@@ -241,7 +249,7 @@ def _seed(random_state: Any) -> int:
 
 def _present_cache() -> str:
   """Return jax's present folder of compiled programs, which a library leaves as it is."""
-  return jax.config.jax_compilation_cache_dir or 'off'
+  return runtime.setting('jax_compilation_cache_dir') or 'off'
 
 
 @functools.lru_cache(maxsize=16)
