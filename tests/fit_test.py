@@ -94,6 +94,7 @@ def test_a_file_of_another_class_is_refused(fitted, tmp_path):
     estimators.ESTIMATORS['lff'].load(tmp_path / 'x')
 
 
+@pytest.mark.full
 def test_it_works_in_scikit_learns_tools():
   X, y, _ = rows()
   search: Any = GridSearchCV(make_pipeline(StandardScaler(), estimators.ESTIMATORS['erm'](**SMALL)), {
@@ -114,12 +115,14 @@ def test_options_of_the_method_are_parameters():
   assert estimators.ESTIMATORS['afr']().get_params()['afr_lr'] == 0.01
 
 
+@pytest.mark.full
 def test_groups_that_a_first_run_infers_need_not_be_given():
   X, y, _ = rows()
   estimator = estimators.fit(X + np.arange(60)[:, None] % 7, y, 'eiil', **SMALL)
   assert estimator.results_['first']['prepare'] == 'eiil'
 
 
+@pytest.mark.full
 def test_images_of_any_network_are_fitted():
   rng = np.random.default_rng(0)
   y = rng.integers(0, 2, 40)
@@ -202,6 +205,7 @@ def test_bad_input_is_refused_in_one_sentence(change, words):
   assert caught.type is ValueError
 
 
+@pytest.mark.full
 def test_rows_without_a_group_are_trained_on():
   X, y, groups = rows()
   estimator = estimators.fit(X, y, 'erm', groups=[None] * 9 + groups[9:].tolist(), **SMALL)
@@ -217,6 +221,7 @@ def test_rows_of_weight_0_are_left_out():
   np.testing.assert_array_equal(weighted.predict_proba(X), without.predict_proba(X))
 
 
+@pytest.mark.full
 def test_weights_are_chances():
   """A class that is drawn 50 times as often is predicted more often."""
   X, y, _ = rows()
