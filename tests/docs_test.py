@@ -16,6 +16,7 @@ from writers import write_celeba, write_folder, write_spawrious, write_urbancars
 
 from ule_jax.cli import app
 from ule_jax.data import DATASETS
+from ule_jax.estimators import parameters
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 
@@ -165,6 +166,7 @@ QUICK = ('README', 'docs/guides/data/digits', 'docs/guides/data/folder')
 @pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
 def test_every_command_runs(page, root, place, photos, monkeypatch, capsys):
   monkeypatch.chdir(place)
+  monkeypatch.setattr(parameters, 'length', lambda *_: 2)  # as SHORT for commands
   for made in ('runs', 'report', 'shards'):
     shutil.rmtree(place / made, ignore_errors=True)  # pages do not lean on each other
   if page == 'docs/start/tutorial':
