@@ -34,7 +34,7 @@ def test_what_is_in_the_wheel(wheel, root):
   assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/explain/page.html'} <= names
   assert {f'ule_jax/configs/{p.name}' for p in (root / 'configs').glob('*.py')} <= names
   assert not [n for n in names if not n.startswith(('ule_jax/', 'ule_jax-'))]  # no tests, no benchmarks
-  assert set(about.get_all('Provides-Extra', [])) == {'cuda', 'tpu', 'torch', 'bench', 'docs', 'dev'}
+  assert set(about.get_all('Provides-Extra', [])) == {'cuda', 'tpu', 'torch', 'weights', 'bench', 'docs', 'dev'}
   assert 'ule-jax = ule_jax.cli.app:command' in scripts
   core = [line for line in about.get_all('Requires-Dist', []) if 'extra ==' not in line]
   assert not [line for line in core if line.startswith(('torch', 'tensorflow>', 'tensorflow-cpu'))]
@@ -56,6 +56,14 @@ def test_the_wheel_trains_reports_and_says_nothing_that_is_not_ours(wheel, tmp_p
   lines = done.stderr.splitlines()
   assert lines[0].startswith('ule on digits: ')
   assert [line.split()[0] for line in lines[1:]] == ['step', 'step']
+  printed = done.stdout.splitlines()
+  assert printed[0].startswith('ule on digits, seed 0: accuracy, % (step ')
+  assert any(line.startswith("The teacher's worst group is ") for line in printed)
+  assert [line.split('#')[0].split() for line in printed[-3:]] == [
+    ['python', '-m', 'ule_jax.diagnose', '--run=run'],
+    ['python', '-m', 'ule_jax.report', 'run', '--out=report'],
+    ['python', '-m', 'ule_jax.export', '--run=run'],
+  ]
   done = ule_jax('report', 'run', '--out=page')
   assert (done.returncode, done.stderr) == (0, '')
   assert (tmp_path / 'page' / 'index.html').is_file()

@@ -152,7 +152,8 @@ def _network(given: Mapping[str, Any]) -> dict[str, Any]:
   name = given['model']
   if name not in MODELS:
     return {}  # the config refuses it
-  fields: dict[str, Any] = {'model.batch_norm': 'batch'} if name.startswith('resnet') else {}
+  has_norm = 'batch_norm' in MODELS[name][1] and name != 'cnn'  # deep networks hardly train without one
+  fields: dict[str, Any] = {'model.batch_norm': 'batch'} if has_norm else {}
   for field, default in (('width', 64), ('depth', 1)):
     value = given[field]
     if value is not None and field not in MODELS[name][1]:
