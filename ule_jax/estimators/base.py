@@ -44,15 +44,15 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
   """A classifier that is trained by one of the methods; see the classes of `ule_jax.estimators`.
 
   Attributes after `fit`:
-    classes_: labels in the order of the columns of `predict_proba`.
-    group_names_: pairs of class and group of the data.
-    n_features_in_: number of features, or of values of an image.
-    n_iter_: steps that were trained.
-    results_: as results.json of a run; its split `test` is the validation, as no test was given.
-    config_: nested fields of the config that was run.
-    networks_: `params` and `batch_stats` -> role -> arrays; the last role predicts.
-    shape_: of one row of X.
-    seed_: of the run.
+    `classes_`: labels in the order of the columns of `predict_proba`.
+    `group_names_`: pairs of class and group of the data.
+    `n_features_in_`: number of features, or of values of an image.
+    `n_iter_`: steps that were trained.
+    `results_`: as results.json of a run; its split `test` is the validation, as no test was given.
+    `config_`: nested fields of the config that was run.
+    `networks_`: `params` and `batch_stats` -> role -> arrays; the last role predicts.
+    `shape_`: of one row of X.
+    `seed_`: of the run.
   """
 
   method: ClassVar[str] = ''
