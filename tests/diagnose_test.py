@@ -93,7 +93,9 @@ def test_the_page_stands_alone(page):
   assert not re.findall(r'(?:https?:)?//[a-z]', re.sub(r'base64,[^"]*', '', text))
   assert not found.of('script') + found.of('link')
   images = found.of('img')
-  assert len(images) == 4 * 3
+  photographs = [image for image in images if image['alt'].startswith('The photograph ')]
+  assert len(photographs) == 4 * 3
+  assert len(images) == 3 * len(photographs) + 4  # a map for each network, and the colours of each cluster's table
   assert all(image['src'].startswith('data:image/') and len(image['alt']) > 20 for image in images)
   assert all('scope' in cell for cell in found.of('th'))
   assert 'They disagree on' in ''.join(found.text)

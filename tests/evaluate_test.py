@@ -106,8 +106,9 @@ def test_the_digit_is_where_its_mask_is(written):
 def test_masks_are_cropped_and_resized_as_images_are(tmp_path):
   options = {'dir': str(write_urbancars(tmp_path)), 'size': 24, 'resize': 'antialias', 'augment': False}
   dataset = data.load('urbancars', {**options, 'official': False})
-  image, masks = saliency._transformed(dataset, dataset.splits['test'], 0)
+  image, masks, photograph = saliency._transformed(dataset, dataset.splits['test'], 0)
   assert image.shape == (24, 24, 3)
+  assert photograph.shape == (48, 48, 3)
   inside = np.zeros((24, 24), bool)
   inside[6:18, 4:20] = True  # the box of the writer, halved
   np.testing.assert_array_equal(masks['car_mask'] > 127, inside)

@@ -19,7 +19,7 @@ from ule_jax import selection
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.report import build as build_module
-from ule_jax.report import colors, numbers, panels, pictures, runs
+from ule_jax.report import colors, examples, figures, looks, numbers, panels, pictures, runs, sheet, verdict
 from ule_jax.report.build import build
 from ule_jax.report.series import Series, gather
 from ule_jax.runs.recorded import FinishedRun
@@ -67,7 +67,7 @@ def change(source, target, values=(), **new):
 class Page(HTMLParser):
   """The elements of a page; fails where tags do not match."""
 
-  VOID = ('meta', 'img', 'br', 'link', 'input', 'hr')
+  VOID = ('meta', 'img', 'br', 'wbr', 'link', 'input', 'hr')
 
   def __init__(self, text):
     super().__init__()
@@ -189,14 +189,15 @@ def test_means_over_seeds_and_missing_cells(real, undrawn, tmp_path):
   change(source, tmp_path / 'a' / 'new', method='mine', dataset='celeba', values={rule: 0.125})
   said = build([tmp_path / 'a'], tmp_path / 'out', images=False)
   assert any(text.startswith('left out: u2 has the config and the seed of copy') for text in said)
-  table = {cells[0]: cells for cells in read(tmp_path / 'out').cells[:6]}
+  page = read(tmp_path / 'out')
+  table = {cells[0]: cells for cells in page.cells if len(cells) == 6}  # the overview, which is the last of its width
   kept = json.loads((tmp_path / 'a' / 'copy' / 'results.json').read_text())['selected'][rule]['test']
   values = [100 * v for v in (*worst[:2], kept['worst_group_accuracy'])]
-  assert table['ule'][4] == f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}n=3'
-  assert table['ule'][2:4] == ['no run', 'no run']
-  assert table['erm'][4] == '25.01 seed'
-  assert table['mine'][2:] == ['12.51 seed', table['mine'][3], 'no run', 'no run']
-  text = ''.join(read(tmp_path / 'out').text)
+  assert table['ule'][3] == f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}n=3'
+  assert table['ule'][1:3] == ['no run', 'no run']
+  assert table['erm'][3] == '25.01 seed'
+  assert table['mine'][1:5] == ['12.51 seed', table['mine'][2], 'no run', 'no run']
+  text = ''.join(page.text)
   assert 'CelebA is for non-commercial research' in text
   assert 'left out of this page (--no-images)' in text
   assert not list((tmp_path / 'out').rglob('*saliency*'))
@@ -249,7 +250,7 @@ def test_a_page_that_is_too_large_shows_less(real, undrawn, tmp_path, monkeypatc
   less, said = size_of('less', size - 1)
   assert less < size
   assert not any('images' in text for text in said)
-  assert 'Image and saliency of test' in (tmp_path / 'less' / 'index.html').read_text()
+  assert 'The map of teacher over digit' in (tmp_path / 'less' / 'index.html').read_text()
   build([real], tmp_path / 'bare', images=False)
   none, said = size_of('none', (tmp_path / 'bare' / 'index.html').stat().st_size + 200)
   assert any('images are left out' in text for text in said)
@@ -273,20 +274,25 @@ def test_pictures_and_numbers_of_saliency(real, page):
   (one,) = (s for s in gather(runs.find([real]).runs)[0] if s.method == 'ule')
   with np.load(real / 'deep' / 'ule' / 'saliency' / 'test.npz') as file:
     arrays = dict(file)
-  drawn = arrays['category'] == 'group'
-  look = panels.look(one, 'test')
+  random = arrays['category'] == 'group'
+  look = looks.look(one, 'test')
   assert look is not None
-  assert look.examples == drawn.sum() == 12
-  assert look.cosine.mean == pytest.approx(np.abs(arrays['cosine'][drawn]).mean())
-  size, mask = arrays['saliency_student'][drawn].astype(float), arrays['mask_digit'][drawn] / 255
+  assert look.examples == random.sum() == 12
+  assert look.cosine.mean == pytest.approx(np.abs(arrays['cosine'][random]).mean())
+  size, mask = arrays['saliency_student'][random].astype(float), arrays['mask_digit'][random] / 255
   share = ((size * mask).sum((1, 2)) / size.sum((1, 2))).mean()
   assert look.on_mask['digit']['student'].mean == pytest.approx(share)
   assert look.area['digit'].mean == pytest.approx(mask.mean())
-  made = list(panels.panels(one.runs[0], 'test', 48, 1))
-  assert [panel.category for panel in made].count('group') == 4
-  assert made[0].pixels.shape == (48, 5 * 48 + 4 * pictures.GAP, 3)
-  np.testing.assert_array_equal(made[0].pixels[::3, :48:3], arrays['image'][0])  # small images keep their pixels
-  assert 'rank correlation' in made[0].text
+  drawn = panels.panels(one.runs[0], 'test', 640, 1)
+  assert [panel.category for panel in drawn].count('group') == 4
+  assert drawn[0].photograph.shape == (96, 96, 3)
+  np.testing.assert_array_equal(drawn[0].photograph[::6, ::6], arrays['image'][0])  # small images keep their pixels
+  assert drawn[0].name == arrays['name'][0]
+  assert list(drawn[0].looks) == ['student', 'teacher']
+  tile = drawn[0].looks['teacher']
+  answer = one.runs[0].classes[arrays['prediction_teacher'][0]]
+  assert tile.text == f'{"✓" if tile.right else "✗"} {answer}, {100 * arrays["probability_teacher"][0].max():.0f}\xa0%'
+  assert tile.right == (arrays['prediction_teacher'][0] == arrays['label'][0])
   assert all(cell.mean is not None and cell.mean <= 1 for cell in look.colour.values())
 
 
@@ -295,8 +301,8 @@ def test_rank_correlation_with_ties_is_scipys():
 
   rng = np.random.default_rng(0)
   a, b = rng.integers(0, 5, (2, 8, 8)).astype(float)
-  assert panels.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel())[0])
-  assert panels.rank_correlation(a, np.ones((8, 8))) == 0
+  assert looks.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel())[0])
+  assert looks.rank_correlation(a, np.ones((8, 8))) == 0
 
 
 def test_every_method_has_its_own_look():

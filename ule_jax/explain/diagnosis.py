@@ -19,7 +19,7 @@ with epy.lazy_imports():  # jax takes seconds to import, which --help and errors
   from ule_jax.data import pipeline
   from ule_jax.explain import saliency
   from ule_jax.report import examples as examples_page
-  from ule_jax.report import panels
+  from ule_jax.report import panels, series
 
 GENERATOR = 'ule_jax.diagnose'
 MOST = 20  # clusters of a class
@@ -51,7 +51,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int)
   return {
     'generator': GENERATOR,
     'method': run.config.method.name,
-    'dataset': run.config.data.name,
+    'dataset': series.title(run.config.data.name, getattr(run.config.data, 'dir', '') or ''),
     'step': run.results['step'],
     'seed': run.config.seed,
     'split': split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,6 +42,11 @@ class Row(NamedTuple):
   name: str
   truth: str
   looks: list[Look | None]
+
+  @property
+  def parts(self) -> list[str]:
+    """The name, cut where a line may end."""
+    return re.split(r'(?<=[/_-])', self.name)
 
 
 class Table(NamedTuple):

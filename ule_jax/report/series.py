@@ -74,10 +74,13 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   return gathered, left_out
 
 
-def title(run: FinishedRun) -> str:
-  """Return the title of a run's data set: its name, or the last part of its folder where the name is of no data set."""
-  name = run.fields['data.name']
-  return Path(run.fields.get('data.dir') or '').name or name if name in UNNAMED else name
+def title(name: str, folder: str) -> str:
+  """Return the title of a data set: its name, or the last part of its folder where the name is only a kind of data.
+
+  >>> title('folder', '/home/me/photos'), title('folder', ''), title('celeba', '/data/celeba_8k')
+  ('photos', 'folder', 'celeba')
+  """
+  return Path(folder).name or name if name in UNNAMED else name
 
 
 def _identity(run: FinishedRun) -> dict[str, Any]:
