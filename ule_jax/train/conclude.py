@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ule_jax import selection
@@ -12,12 +13,17 @@ from ule_jax.devices import processes
 from ule_jax.methods import LABEL_FREE, Method
 from ule_jax.runs import inputs
 from ule_jax.runs.files import write_arrays
+from ule_jax.runs.recorded import read_log
 from ule_jax.runs.results import Results
+from ule_jax.runs.verdicts import chance
 from ule_jax.train.evaluate import Evaluator, summary
 from ule_jax.train.folder import Folder
+from ule_jax.train.selection import classes_of_groups, counter_examples
 from ule_jax.train.step import TrainState
 from ule_jax.train.task import Task
 from ule_jax.two_stage.contract import SecondStage
+
+ABOUT_TERM = ('trust', 'term_share')  # metrics of methods with a student and a term
 
 
 def evaluate_checkpoints(task: Task, folder: Folder, evaluator: Evaluator, state: TrainState) -> dict[str, Any]:
@@ -79,6 +85,8 @@ def header(config: Config, dataset: Dataset, method: Method, second: SecondStage
     'classes': list(dataset.classes),
     'groups': list(dataset.groups),
     'titles': dict(dataset.titles),
+    'class_of_group': classes_of_groups(dataset),
+    'counter_examples': {name: counter_examples(split) for name, split in dataset.splits.items()},
   }
 
 
@@ -104,8 +112,20 @@ def arrange(
     'train': by_step[deployed][roles[-1]]['train'],
     'selected': {rule: entry(step, roles[-1]) for rule, step in best.items()},
     'last': entry(last, roles[-1]),
-    'roles': {role: entry(deployed, role) for role in roles},
+    'roles': {role: entry(deployed, role) | {'train': by_step[deployed][role]['train']} for role in roles},
+    'chance': {split: chance(metrics) for split, metrics in by_step[deployed][roles[-1]].items()},
   }
+
+
+def training_means(log: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+  """Return `trust` and `term_share`, as far as a method logs them, each with its mean and last value.
+
+  Args:
+    log: the lines of metrics.jsonl; the mean is over those that have the metric, so over the steps that were logged.
+  """
+  lines = list(log)
+  series = {name: [line[f'train/{name}'] for line in lines if f'train/{name}' in line] for name in ABOUT_TERM}
+  return {name: {'mean': statistics.fmean(values), 'last': values[-1]} for name, values in series.items() if values}
 
 
 def needs_groups(config: Config, method: Method, second: SecondStage) -> dict[str, bool]:
@@ -128,4 +148,4 @@ def results_of(task: Task, folder: Folder, method: Method, values: dict[str, Any
     values: of `evaluate_checkpoints`.
   """
   about = header(task.config, task.dataset, method, task.second) | inputs.forced_changes(folder.path)
-  return Results(about | values)
+  return Results(about | values | training_means(read_log(folder.path / 'metrics.jsonl')))

@@ -7,6 +7,7 @@ import numpy as np
 from ule_jax import selection
 from ule_jax.config.schema import Config
 from ule_jax.data import Dataset
+from ule_jax.data.dataset import Split
 from ule_jax.errors import UserError, unknown
 from ule_jax.train.assemble import make_method, sizes_of
 
@@ -50,6 +51,45 @@ def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, 
   if wanted not in (*rules, selection.LAST):
     raise unknown('selection rule', wanted, [*rules, selection.LAST])
   return tuple(rules)
+
+
+def counter_examples(split: Split) -> int | None:
+  """Return how many examples are known to break a shortcut: those beside the most frequent group of their class.
+
+  Args:
+    split: of a data set.
+
+  Returns:
+    None if no example of the split has a group.
+  """
+  known = split.group >= 0
+  if not known.any():
+    return None
+  counts = [np.bincount(split.group[known & (split.label == label)]) for label in np.unique(split.label[known])]
+  return sum(int(of_groups.sum() - of_groups.max()) for of_groups in counts)
+
+
+def classes_of_groups(dataset: Dataset) -> dict[str, str | None]:
+  """Return group -> the class of all of its examples; None for a group of several classes, or without examples."""
+  labels = np.concatenate([split.label for split in dataset.splits.values()])
+  groups = np.concatenate([split.group for split in dataset.splits.values()])
+  members = [np.unique(labels[(groups == number) & (labels >= 0)]) for number in range(len(dataset.groups))]
+  return {
+    name: dataset.classes[int(classes[0])] if len(classes) == 1 else None
+    for name, classes in zip(dataset.groups, members, strict=True)
+  }
+
+
+def blind_spot(dataset: Dataset, rule: str) -> str:
+  """Return a warning that a selection rule cannot see a shortcut; '' if it can, as far as is known."""
+  known = counter_examples(dataset.splits['val']) if 'val' in dataset.splits else None
+  if not selection.is_blind(rule, known):
+    return ''
+  reason = 'val has no group labels' if known is None else 'no class of val has examples of two groups'
+  return (
+    f'{reason}, so that select={rule} cannot see a shortcut: add a split val_NAME of images that break it, or their '
+    'groups, to select by; or set select=last.'
+  )
 
 
 def refuse_empty_groups(config: Config, dataset: Dataset) -> None:
