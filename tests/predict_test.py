@@ -18,8 +18,8 @@ from ule_jax.data.decoding import BY_TYPE
 from ule_jax.data.listing import SUFFIXES
 from ule_jax.deploy import predict
 from ule_jax.errors import UserError
-from ule_jax.runs.recorded import HOST_BOUND, read_run
 from ule_jax.report import sheet
+from ule_jax.runs.recorded import HOST_BOUND, read_run
 from ule_jax.runs.restore import load_data, restore
 
 
@@ -71,7 +71,8 @@ def test_predictions_are_those_of_the_run(ule_run, digits, tmp_path, capsys):
   top, left, gap = *corner(picture, photograph), sheet.NARROWEST + sheet.GAP
   student, teacher = (picture[top : top + 96, left + n * gap : left + n * gap + 96] for n in (1, 2))
   assert student.shape == teacher.shape == photograph.shape  # in columns beside the photograph
-  assert (student != photograph).any() and (student != teacher).any()
+  assert (student != photograph).any()
+  assert (student != teacher).any()
   assert capsys.readouterr().out.startswith('4 images: ')
   assert not list(tmp_path.rglob('*.partial'))
 

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ule_jax.data.dataset import Transform
-from ule_jax.report.pictures import encode
+from ule_jax.report.pictures import SMALL, encode, to_png
 
 LONGEST = 640  # pixels, of the longer side of a photograph that is kept beside saliency
 EDGE = 0.1  # share of a transformed ramp at each end that the antialiasing of a resize bends
@@ -48,7 +48,8 @@ def visible_box(transform: Transform | None) -> Callable[[int, int], Box]:
       ramp = np.rint(255 * (np.arange(extent) + 0.5) / extent).astype(np.uint8)
       ramp = np.expand_dims(ramp, 1 - axis)[..., None]
       picture = transform(np.broadcast_to(ramp, (height, width, 3)).copy(), np.random.default_rng(0))
-      ends.append(_ends(picture.astype(np.float64).mean((1 - axis, 2)) / 255))
+      begin, end = _ends(picture.astype(np.float64).mean((1 - axis, 2)) / 255)
+      ends.append((round(begin * extent) / extent, round(end * extent) / extent))  # crops are of whole pixels
     (left, right), (top, bottom) = ends
     return Box(left, top, right, bottom)
 
@@ -77,9 +78,13 @@ def joined(photographs: list[UInt8[np.ndarray, '_ _ 3']]) -> dict[str, np.ndarra
   """Encode photographs, each of its own size, as two arrays of an .npz: `photograph`, and `photograph_end`.
 
   Args:
-    photographs: of which those above LONGEST are resized.
+    photographs: of which those above LONGEST are resized, and those that are enlarged for the eye are not compressed
+      with loss.
   """
-  files = [encode(shrunk(photograph))[0] for photograph in photographs]
+  files = [
+    to_png(photograph) if max(photograph.shape) <= SMALL else encode(shrunk(photograph))[0]
+    for photograph in photographs
+  ]
   return {
     'photograph': np.frombuffer(b''.join(files), np.uint8),
     'photograph_end': np.cumsum([len(file) for file in files]),

@@ -25,7 +25,7 @@ with epy.lazy_imports():  # matplotlib and scipy take a second to import, which 
 LIMIT = 10 * 2**20  # bytes of the page
 
 # (longer side of a picture in pixels, examples of a category), from the best to the smallest page
-SIZES = ((640, 4), (320, 4), (224, 3), (160, 2), (96, 1))
+SIZES = ((640, 4), (320, 3), (160, 2), (96, 1))
 
 GENERATOR = 'ule_jax.report'
 
@@ -124,6 +124,7 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
     'methods': methods,
     'size': f'{_count(len(listing.runs), "run")} of {_count(len(methods), "method")}',
     'commits': commits,
+    'trusted': any(run.results.get('trust') for run in listing.runs),
     'series_of': {(member.dataset, member.label): member for member in series},
     'styles': {member.label: style(member.method, member.variant) for member in series},
     'images': images,

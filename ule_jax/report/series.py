@@ -49,7 +49,9 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   Returns:
     The series, and a clause for each run that is omitted, because another has its config and seed.
   """
-  datasets = _labels({r.name: (title(r), fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.')
+  titles = [title(run.fields['data.name'], run.fields.get('data.dir') or '') for run in runs]
+  named = zip(runs, titles, _named(runs), strict=True)
+  datasets = _labels({run.name: (name, fields) for run, name, fields in named}, 'data.')
   families, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]

@@ -117,7 +117,7 @@ def _variance(accuracy: float, count: int) -> float:
   return p * (1 - p) / (2 + count)
 
 
-def _outcome(gap: Gap) -> str:
+def outcome(gap: Gap) -> str:
   """Return the outcome for a network whose largest gap is given: a key of OF_NETWORK."""
   if gap.value >= FREE and gap.low > 0:
     return TOOK if gap.value >= TAKEN else IN_PART
@@ -149,7 +149,7 @@ def _compare(gaps: Mapping[str, Gap]) -> str:
   Args:
     gaps: role -> the largest gap; the deployed role first.
   """
-  outcomes = {role: _outcome(gap) for role, gap in gaps.items()}
+  outcomes = {role: outcome(gap) for role, gap in gaps.items()}
   deployed, *others = outcomes
   if not others:
     return f'{_name(deployed)} {OF_NETWORK[outcomes[deployed]]}'
