@@ -6,8 +6,8 @@ The task: grey crops of the two photographs that scikit-learn ships, a temple an
 class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are other
 crops of the same two photographs. A map is bright where a grey square over the photograph takes most away from the
 answer. In the second task a tint of the whole crop takes the sticker's place; its picture has the answers to the same
-crop under both tints, and which change of colour each network asks for. FOLDER keeps crops and runs (default: a temporary
-one); a run that is there is not made again.
+crop under both tints, and which change of colour each network asks for. FOLDER keeps crops and runs (default: a
+temporary one); a run that is there is not made again.
 """
 
 import csv
