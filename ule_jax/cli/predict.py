@@ -46,7 +46,7 @@ def predict(
   Args:
     input: an image, or a folder of images at any depth.
     out: the CSV file.
-    saliency: folder for a PNG of each image and of where the output of each network changes with its pixels.
+    saliency: folder for a PNG of each image, with a map over it of where each network's output changes with its pixels.
     on_bad_image: end if an image cannot be decoded, or give such images rows without a prediction.
   """
   directory, path = local_path(run, '--run'), output_path(out, '--out')
