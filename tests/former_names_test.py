@@ -159,3 +159,9 @@ def test_a_first_run_of_an_older_version_is_shared(tmp_path):
 def test_a_former_and_a_present_name_with_different_values_are_refused():
   with pytest.raises(UserError, match=r'two_stage\.epochs has two values, 1\.0 and 2\.0, one of them by a former name'):
     ule_jax.load_config('digits:jtt', {'first.epochs': 1.0, 'two_stage.epochs': 2.0})
+
+
+def test_a_sweep_over_a_former_name_is_the_same_sweep():
+  recorded = ule_jax.load_config('digits:ule').to_dict()
+  old = validate.recorded_fields(recorded | {'axes': {'method.hold_back': [0.0, 1.0]}})
+  assert old == validate.recorded_fields(recorded | {'axes': {'method.trust_exponent': [0.0, 1.0]}})

@@ -11,7 +11,7 @@ completion of recorded configs are derived from these classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -70,9 +70,7 @@ def option(
     ge=ge,
     lt=lt,
     le=le,
-    json_schema_extra={
-      'meta': Meta(tuple(choices), resume, identity, tuple(former), treatment, added)  # type: ignore[dict-item]
-    },
+    json_schema_extra=cast(Any, {'meta': Meta(tuple(choices), resume, identity, tuple(former), treatment, added)}),
   )
 
 
@@ -109,7 +107,7 @@ class Options(pydantic.BaseModel):
 def meta(field: FieldInfo) -> Meta:
   """Return the facts that `option` recorded beside a field."""
   extra = field.json_schema_extra
-  return extra['meta'] if isinstance(extra, dict) and 'meta' in extra else Meta()  # type: ignore[return-value]
+  return cast(Meta, extra['meta']) if isinstance(extra, dict) and 'meta' in extra else Meta()
 
 
 def validate(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:

@@ -14,6 +14,8 @@ from ule_jax.options import meta
 # A part that is gone: its name -> what each of its fields had to be.
 REMOVED = {'two_stage.method': {'name': 'erm', 'loss': 'cross_entropy', 'q': 0.7, 'noise': 0.0}}
 
+AXES = 'axes.'  # of a sweep, in its recorded config: the names of the fields that vary
+
 _announced: set[str] = set()
 
 
@@ -42,6 +44,8 @@ def present_name(name: str) -> str:
   >>> present_name('first.prepare'), present_name('first.dfr.split'), present_name('seed')
   ('two_stage.rule', 'two_stage.dfr.split', 'seed')
   """
+  if name.startswith(AXES):
+    return AXES + present_name(name.removeprefix(AXES))
   names, parts, present = former_names(), name.split('.'), ''
   for part in parts:
     present = f'{present}.{part}' if present else part

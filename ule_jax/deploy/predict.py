@@ -263,7 +263,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
     with (
       write_atomic(path) as file,
       # Names of files may be any bytes.
-      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # type: ignore[arg-type]
+      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # pyright: ignore[reportArgumentType] a raw file is enough, as TextIOWrapper only writes
     ):
       yield text
   except OSError as error:

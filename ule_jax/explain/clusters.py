@@ -89,7 +89,8 @@ def part(
   if wrong.all() or not wrong.any():
     start[:] = 0
   elif (more := min(count - 1, len(np.unique(x[wrong], axis=0)))) > 1:
-    start[wrong] = 1 + KMeans(more, n_init=10, random_state=0).fit_predict(x[wrong])  # type: ignore[arg-type]
+    kmeans = KMeans(more, n_init=10, random_state=0)  # pyright: ignore[reportArgumentType] declared by its default
+    start[wrong] = 1 + kmeans.fit_predict(x[wrong])
   shares = np.bincount(start) / len(start)
   centres = np.stack([x[start == c].mean(0) for c in range(len(shares))])
   if len(shares) == 1:
@@ -190,7 +191,7 @@ class Summary(NamedTuple):
   number: int
   place: int
   label: int
-  count: int  # type: ignore[assignment]
+  count: int  # pyright: ignore[reportIncompatibleMethodOverride] a field; tuple.count is not used
   accuracy: dict[str, float]
   disagree: int
   groups: dict[str, int]

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
   image: jax.Array
   label: Int[jax.Array, 'b']
   group: Int[jax.Array, 'b']
-  index: Int[jax.Array, 'b']  # pyright: ignore[reportIncompatibleMethodOverride]
+  index: Int[jax.Array, 'b']  # pyright: ignore[reportIncompatibleMethodOverride] a field; tuple.index is not used
   weight: Float[jax.Array, 'b']
 
 

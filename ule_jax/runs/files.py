@@ -60,7 +60,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
   """Write a compressed .npz, as a whole or not at all, and create the folder that it is in."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with write_atomic(path) as file:
-    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType] no array has the name allow_pickle
 
 
 def read_json(path: Path, advice: str = 'choose another --workdir') -> dict[str, Any]:

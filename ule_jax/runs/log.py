@@ -40,7 +40,7 @@ class MetricsLog:
     self._events.flush()
 
   def _event(self, step: int, **content: Any) -> None:
-    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] made by protobuf at run time
 
     self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
