@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from ule_jax.runs.verdicts import chance, is_at_chance, largest_gap, verdicts
+from ule_jax.runs.verdicts import above_chance, chance, largest_gap, verdicts
 
 CLASSES = ('cat', 'dog')
 
@@ -98,6 +98,15 @@ def test_photographs_of_a_newcomer():
   ]
 
 
+def test_a_network_below_the_most_frequent_class_is_hardly_above_chance():
+  """Unless the classes are rare ones, about which it knows much: accuracy is then no measure."""
+  counts = {'climbing': 105, 'diving': 159, 'fishing': 42, 'vaulting': 131, 'racing': 132, 'throwing': 85}
+  test = split(0.21, classes={name: (0.23, count) for name, count in counts.items()})
+  assert verdicts(results(test, val=split(0.3), select='last'))[1].startswith('Test is hardly above chance: 21.0 %')
+  rare = split(0.9, classes={'cat': (0.9, 980), 'dog': (0.9, 20)})
+  assert len(verdicts(results(rare, select='last'))) == 1
+
+
 def test_a_trusted_student_and_a_large_term_are_no_news():
   run = results(
     split(0.9, FREE), split(0.5, SHORTCUT), trust={'mean': 0.8, 'last': 0.9}, term_share={'mean': 0.4, 'last': 0.5}
@@ -137,8 +146,11 @@ def test_a_test_without_labels_tells_nothing():
 def test_chance_is_a_guess_or_the_most_frequent_class():
   frequent = split(0.7, classes={'cat': (0.9, 90), 'dog': (0.1, 10)})
   assert chance(frequent) == {'uniform': 0.5, 'majority': 0.9}
-  assert is_at_chance(frequent)
-  assert not is_at_chance(split(0.6, classes={'cat': (0.6, 500), 'dog': (0.6, 500)}))
+  value, spread = above_chance(frequent) or (1, 0)
+  assert abs(value) < spread
+  value, spread = above_chance(split(0.6)) or (0, 0)
+  assert value == pytest.approx(0.1)
+  assert spread == pytest.approx(1.96 * (0.6 * 0.4 / 1000) ** 0.5, rel=0.01)
   assert chance(split(None, classes={'cat': (None, 0), 'dog': (None, 0)})) == {'uniform': 0.5, 'majority': None}
 
 

@@ -65,4 +65,4 @@ def diagnose(
   print(tables.clusters_table(content))
   if content['restricted'] and images:
     print(f'{content["restricted"]}: keep this page to yourself, or use --no-images.')
-  print(f'{folder / "index.html"}')
+  print(f'{folder / "index.html"}\n\n{tables.sentences(content["answer"])}')

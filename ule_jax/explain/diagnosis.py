@@ -9,6 +9,7 @@ import numpy as np
 from etils import epy
 
 from ule_jax.data import DATASETS, Dataset
+from ule_jax.explain.answer import answer
 from ule_jax.explain.clusters import examples, find_clusters, match, remark, summarise
 from ule_jax.train.evaluate import evaluate, make_eval_step
 
@@ -64,6 +65,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int)
     'summaries': summaries,
     'matches': matches,
     'remark': remark(matches),
+    'answer': answer(summaries, run.classes, split),
     'pictures': draw(run, dataset, split, predictions, chosen) if chosen else {},
     'bar': examples_page.legend(),
     'restricted': DATASETS[run.config.data.name].licence,

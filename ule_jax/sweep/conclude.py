@@ -55,7 +55,8 @@ def conclude(sweep: Sweep) -> dict[str, Any]:
     if member.place in failed:
       files.write_json(folder / results.NAME, about | {'failed': failed[member.place]})
       continue
-    values = metrics_of(sweep, member.place, counts) | training_means(read_log(folder / 'metrics.jsonl'))
+    means = training_means(read_log(folder / 'metrics.jsonl'), config.train.log_every, task.steps)
+    values = metrics_of(sweep, member.place, counts) | means
     finished[member.name] = Results(about | values)
     save_networks(folder, finished[member.name].step, at(deployed, member.place))
     finished[member.name].write(folder)

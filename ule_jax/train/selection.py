@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from ule_jax import selection
@@ -10,6 +12,8 @@ from ule_jax.data import Dataset
 from ule_jax.data.dataset import Split
 from ule_jax.errors import UserError, unknown
 from ule_jax.train.assemble import make_method, sizes_of
+
+log = logging.getLogger(__name__)
 
 
 def trains_student(config: Config, dataset: Dataset) -> bool:
@@ -80,16 +84,15 @@ def classes_of_groups(dataset: Dataset) -> dict[str, str | None]:
   }
 
 
-def blind_spot(dataset: Dataset, rule: str) -> str:
-  """Return a warning that a selection rule cannot see a shortcut; '' if it can, as far as is known."""
+def warn_of_blind_rule(dataset: Dataset, rule: str) -> None:
+  """Log a warning if a selection rule cannot see a shortcut, as far as is known."""
   known = counter_examples(dataset.splits['val']) if 'val' in dataset.splits else None
-  if not selection.is_blind(rule, known):
-    return ''
-  reason = 'val has no group labels' if known is None else 'no class of val has examples of two groups'
-  return (
-    f'{reason}, so that select={rule} cannot see a shortcut: add a split val_NAME of images that break it, or their '
-    'groups, to select by; or set select=last.'
-  )
+  if selection.is_blind(rule, known):
+    reason = 'has no group labels' if known is None else 'has no class with examples of two groups'
+    log.warning(
+      f'select={rule} cannot see a shortcut, as val {reason}: select by a split val_NAME of images that break the '
+      'shortcut, or by their groups, or take select=last.'
+    )
 
 
 def refuse_empty_groups(config: Config, dataset: Dataset) -> None:
