@@ -170,18 +170,18 @@ def _answer(member: Series, rule: str) -> str:
 
 def _further(member: Series) -> str:
   """Return the further sentences of a single run: on chance, the unlearning term and the selection."""
-  if len(member.runs) > 1:
-    return ''
-  return ''.join(f' {sentence}' for sentence in sentences_of(member.runs[0].results)[1:])
+  run, *others = member.runs
+  return '' if others else ''.join(f' {sentence}' for sentence in sentences_of(run.results)[1:])
 
 
 def _student(member: Series, rule: str) -> str:
   """Format the student's worst group, where the rule is the one that the run deployed."""
-  tests = [run.results.by_role[run.roles[0]].get('test') for run in member.runs if len(run.roles) > 1]
+  student = next(iter(member.runs[0].roles))
+  tests = [run.results.by_role[student].get('test') for run in member.runs if len(run.roles) > 1]
   tests = [test for test in tests if test and _known(test)]
   if not tests or any(run.results.select != rule for run in member.runs):
     return ''
-  return f' Its {member.runs[0].roles[0]}: {_estimate([_worst(test)[1:] for test in tests])} of its worst group.'
+  return f' Its {student}: {_estimate([_worst(test)[1:] for test in tests])} of its worst group.'
 
 
 def _without_groups(member: Series, rule: str) -> str:
