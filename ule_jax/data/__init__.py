@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ule_jax.data import class_folders
 from ule_jax.data.checks import (
   differences,
   look_at_images,
@@ -129,6 +130,12 @@ def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
     look_at_images(dataset, sampled or dataset.table.is_array_record)
 
 
+def drawn_split(dataset: Dataset) -> str:
+  """Return the images, labels and splits as the text of a metadata.csv if a split was drawn from train, else ''."""
+  table = dataset.table
+  return class_folders.as_csv(table) if table is not None and 'drawn' in table.notes else ''
+
+
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
@@ -137,6 +144,7 @@ __all__ = [
   'Source',
   'Split',
   'check_images',
+  'drawn_split',
   'input_spec',
   'load',
   'read',
