@@ -240,7 +240,7 @@ def draw_slide(folder: Path, path: Path) -> None:
     python('ule_jax.evaluate', f'--run={run}', '--saliency=4')
   python('ule_jax.report', *map(str, runs), f'--out={folder / "report"}')
   slide = Image.open(folder / 'report' / 'figures' / 'crops-ule-saliency.png').convert('RGB')
-  slide.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+  slide.quantize(palette=slide.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
