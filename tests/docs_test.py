@@ -16,6 +16,7 @@ from writers import write_celeba, write_folder, write_spawrious, write_urbancars
 
 from ule_jax.cli import app
 from ule_jax.data import DATASETS
+from ule_jax.estimators import parameters
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 
@@ -25,7 +26,7 @@ PAGES = (
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
   'docs/guides/resume', 'docs/guides/report', 'docs/guides/detect', 'docs/guides/diagnose', 'docs/guides/predict',
-  'docs/guides/own-loop',
+  'docs/guides/own-loop', 'docs/guides/notebook',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
@@ -167,6 +168,7 @@ QUICK = ('README', 'docs/guides/data/digits', 'docs/guides/data/folder')
 @pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
 def test_every_command_runs(page, root, place, photos, monkeypatch, capsys):
   monkeypatch.chdir(place)
+  monkeypatch.setattr(parameters, 'length', lambda *_: 2)  # as SHORT for commands
   for made in ('runs', 'report', 'shards'):
     shutil.rmtree(place / made, ignore_errors=True)  # pages do not lean on each other
   scope, ran = {}, 0
@@ -232,3 +234,19 @@ def test_the_notebook_runs_and_shows_what_it_has(root, tmp_path):
     patch.setenv('PYTHONPATH', os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]))
     nbclient.NotebookClient(notebook, timeout=120, resources={'metadata': {'path': str(tmp_path)}}).execute()
   assert [kinds(cell) for cell in notebook.cells if cell.cell_type == 'code'] == committed
+
+
+@pytest.mark.full
+def test_the_notebook_of_arrays_runs(root, tmp_path):
+  nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
+  path = root / 'docs' / 'start' / 'arrays.ipynb'
+  notebook = nbformat.read(path, as_version=4)
+  code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+  assert len(code) < 10
+  assert path.stat().st_size < 100_000, 'its outputs are kept: keep them small'
+  with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the notebook's machinery
+    patch.setenv('PYTHONPATH', os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]))
+    nbclient.NotebookClient(notebook, timeout=120, resources={'metadata': {'path': str(tmp_path)}}).execute()
+  assert not [out for cell in code for out in cell.outputs if out.output_type == 'error']
+  assert (tmp_path / 'model.safetensors').is_file()

@@ -14,8 +14,9 @@ from ule_jax.paths import local_path, output_path
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   from ule_jax import data
+  from ule_jax.deploy import finished
   from ule_jax.deploy import predict as deployed
-  from ule_jax.runs import recorded, restore, workdir
+  from ule_jax.runs import workdir
 
 
 def predict(
@@ -52,7 +53,8 @@ def predict(
   directory, path = local_path(run, '--run'), output_path(out, '--out')
   pictures = output_path(saliency, '--saliency') if saliency else None
   listing = deployed.find(local_path(input, '--input'))
-  config, results = recorded.read_run(directory)
+  loaded = finished.load_run(directory, threads, compilation_cache)
+  config, results = loaded.config, loaded.results
   decoding, classes = data.input_spec(config.data.name, config.data).decoding, results['classes']
   skip = on_bad_image == 'skip'
   advice = deployed.ADVICE if skip else deployed.ADVICE + deployed.OR_SKIP
@@ -60,7 +62,7 @@ def predict(
   counts: Counter[str] = Counter()
   with deployed.writing(path) as file:
     bad = deployed.scan(listing, read, decoding, skip)
-    restored = restore.restore(directory, threads, compilation_cache)
+    restored = loaded.restored
     good = [name for name in listing.names if name not in bad]
     predictions = deployed.predict(restored, read, good, draw=pictures is not None)
     writer = csv.writer(file)

@@ -49,6 +49,8 @@ DATASETS = {
   'urbancars': row('urbancars'),
   'folder': row('folder'),
 }
+# With data that no command can name, because Python hands them over
+SOURCES = {**DATASETS, 'arrays': row('in_memory')}
 
 
 def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -81,7 +83,7 @@ def _options(name: str, options: Options | Mapping[str, Any]) -> Options:
   if isinstance(options, Options):
     return options
   values = {option: value for option, value in options.items() if option != 'name'}
-  return validate(DATASETS[name].options, values, 'data')
+  return validate(SOURCES[name].options, values, 'data')
 
 
 def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -94,7 +96,7 @@ def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   Raises:
     UserError: a file is missing or malformed, a split is empty, or a label is missing.
   """
-  dataset = DATASETS[name].load(_options(name, options))
+  dataset = SOURCES[name].load(_options(name, options))
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -111,7 +113,7 @@ def input_spec(name: str, options: Options | Mapping[str, Any]) -> InputSpec:
     name: a key of DATASETS.
     options: as in `load`.
   """
-  return DATASETS[name].input_spec(_options(name, options))
+  return SOURCES[name].input_spec(_options(name, options))
 
 
 def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
@@ -139,6 +141,7 @@ def drawn_split(dataset: Dataset) -> str:
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
+  'SOURCES',
   'Dataset',
   'InputSpec',
   'Source',

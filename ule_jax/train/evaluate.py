@@ -29,6 +29,7 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.data import pipeline
   from ule_jax.devices import mesh as device_mesh
   from ule_jax.devices import processes
+  from ule_jax.train import programs
 
 
 class Evaluation(NamedTuple):
@@ -148,7 +149,10 @@ class Evaluator:
     self._config, self._dataset, self._mesh, self._signals = task.config, task.dataset, mesh, signals
     self.roles = trainer.method.roles
     groups = len(task.dataset.groups)
-    self._step = make_eval_step(trainer.model, trainer.preprocess, self.roles, groups, mesh)
+    self._step = programs.remembered(
+      ('evaluate', trainer.identity, groups),
+      lambda: make_eval_step(trainer.model, trainer.preprocess, self.roles, groups, mesh),
+    )
 
   def split(self, name: str, state: TrainState, collect: bool = False) -> Evaluation:
     """Evaluate a state on a split.

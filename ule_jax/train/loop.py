@@ -18,6 +18,7 @@ from ule_jax.runs.log import MetricsLog, NoLog
 from ule_jax.runs.progress import Best, Progress, on_a_line
 from ule_jax.runs.results import Results
 from ule_jax.runs.signals import Signals
+from ule_jax.train import programs
 from ule_jax.train.assemble import initialise
 from ule_jax.train.conclude import evaluate_checkpoints, results_of
 from ule_jax.train.evaluate import Evaluator
@@ -65,13 +66,15 @@ class Loop:
     config, mesh = task.config, make_mesh()
     trainer = initialise(config, task.training, mesh)
     self.method = trainer.method
+    method, model, tx, preprocess, *_ = trainer
+    options = preprocess, config.train.accumulate, config.optim.trainable
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-      options = trainer.preprocess, config.train.accumulate, config.optim.trainable
-      return make_train_step(trainer.method, trainer.model, trainer.tx, key, *options)(state, batch)
+      return make_train_step(method, model, tx, key, *options)(state, batch)
 
+    shared = programs.remembered(('step', trainer.identity), lambda: step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
-    self.step = compile_step(step, mesh, config.parallel, shardings, trainer.key)
+    self.step = compile_step(shared, mesh, config.parallel, shardings, trainer.key)
     self.evaluator = Evaluator(task, trainer, mesh, signals)
     self.first, self.state = self.checkpoints.restore_newest(begin(trainer.state))
     self.progress = Progress(task.steps, self.first, config.train.batch_size)

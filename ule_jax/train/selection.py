@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from ule_jax import selection
-from ule_jax.config.schema import Config
+from ule_jax.config.schema import NO_RULE, Config
 from ule_jax.data import Dataset
 from ule_jax.data.dataset import Split
 from ule_jax.errors import UserError, unknown
@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 def trains_student(config: Config, dataset: Dataset) -> bool:
   """Return whether a method trains a second network, the student, beside the deployed one."""
-  return len(make_method(config, sizes_of(config, dataset)).roles) > 1
+  sizes = sizes_of(config, dataset)
+  if config.two_stage.rule != NO_RULE and not sum(sizes.group_counts):
+    sizes = sizes._replace(g=1, group_counts=np.array([sizes.n]))  # the first run will infer groups
+  return len(make_method(config, sizes).roles) > 1
 
 
 def selection_rules(dataset: Dataset, wanted: str, student: bool) -> tuple[str, ...]:
