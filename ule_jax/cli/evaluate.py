@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   import numpy as np
 
+  from ule_jax import data
   from ule_jax.cli import tables
   from ule_jax.data import pipeline
   from ule_jax.explain import saliency as looks
@@ -57,7 +58,9 @@ def evaluate(
       '--saliency writes into the folder of the run, for which --force could take other data: leave one out.'
     )
   directory = local_path(run, '--run')
-  recorded.read_run(directory)  # whether there is one, before jax is imported
+  config, _ = recorded.read_run(directory)  # whether there is one, before jax is imported
+  if saliency and data.DATASETS[config.data.name].is_features:
+    raise UserError(f'--saliency draws images, and {directory} was trained on features, which have none: leave it out.')
   restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
   step = evaluation.make_eval_step(
     restored.model, restored.preprocess, restored.roles, len(dataset.groups), restored.mesh

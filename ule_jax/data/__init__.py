@@ -26,18 +26,26 @@ class Source(NamedTuple):
   """A row of the table of data sets.
 
   licence: the reason why its images may not be published; empty where there is none.
+  is_features: its examples are features of an encoder, whose width and statistics a run records.
   """
 
   load: Callable[[Any], Dataset]
   input_spec: Callable[[Any], InputSpec]
   options: type[Options]
   licence: str = ''
+  is_features: bool = False
 
 
 def row(module: str) -> Source:
   """Return the row of the data set in a module of this package."""
   source = importlib.import_module(f'{__name__}.{module}')
-  return Source(source.load, source.input_spec, source.Options, getattr(source, 'LICENCE', ''))
+  return Source(
+    source.load,
+    source.input_spec,
+    source.Options,
+    getattr(source, 'LICENCE', ''),
+    getattr(source, 'IS_FEATURES', False),
+  )
 
 
 DATASETS = {
@@ -47,6 +55,7 @@ DATASETS = {
   'spawrious': row('spawrious'),
   'urbancars': row('urbancars'),
   'folder': row('folder'),
+  'embeddings': row('embeddings'),
 }
 
 

@@ -82,7 +82,7 @@ def load(options: Options) -> Dataset:
   check_size(options.size)
   spec = input_spec(options)
   decoding = spec.decoding
-  classes = _class_names(options.classes)
+  classes = class_names(options.classes)
   table = open_table(
     options.dir, 'a folder of images', lambda root: scan(root, options.unlisted, classes), (), {'label': None}
   )
@@ -101,7 +101,7 @@ def load(options: Options) -> Dataset:
   return Dataset(
     splits={part: split(rows) for part, rows in table.parts.items()},
     classes=table.names['label'],
-    groups=_group_names(table.names),
+    groups=group_names(table.names),
     train_transform=_augmented(crop, options.jitter) if options.augment else spec.eval_transform,
     **spec._asdict(),
     notes={
@@ -121,7 +121,7 @@ def _check_ranges(options: Options) -> None:
       raise UserError(f'data.{field} is {given}: give two numbers, (low, high) with 0 < low <= high <= {most:g}.')
 
 
-def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
+def class_names(classes: Sequence[str]) -> tuple[str, ...]:
   """Return data.classes as text.
 
   Raises:
@@ -220,15 +220,15 @@ def _encode(
   refuse_same_look(path, 'classes', label.names)
   codes, remarks = {'label': label.codes}, []
   names: dict[str, tuple[str, ...]] = {'label': label.names}
-  remarks += [] if classes else _suspicious(path, 'label', label.names)
+  remarks += [] if classes else suspicious(path, 'label', label.names)
   for column in ('group', 'attribute'):
     if column in listing.columns:
       numbered = number(listing, column)
-      remarks += _count_unknown(path, parts, numbered) + _suspicious(path, column, numbered.names)
+      remarks += count_unknown(path, parts, numbered) + suspicious(path, column, numbered.names)
       if numbered.names:  # a column that is empty everywhere is ignored
         codes[column], names[column] = numbered.codes, numbered.names
   pairs = [f'{label} with {value}' for label in names['label'] for value in names.get('attribute', ())]
-  refuse_same_look(path, 'groups', _group_names(names), pairs)
+  refuse_same_look(path, 'groups', group_names(names), pairs)
   return codes, names, tuple(remarks)
 
 
@@ -249,7 +249,7 @@ def _refuse_unlabelled(listing: Listing, parts: Sequence[str], label: Numbered) 
   )
 
 
-def _count_unknown(path: Any, parts: Sequence[str], groups: Numbered) -> list[str]:
+def count_unknown(path: Any, parts: Sequence[str], groups: Numbered) -> list[str]:
   """Format the number of unknown groups of each split, with the words for missing that occur."""
   remarks = []
   for part in dict.fromkeys(parts):
@@ -260,7 +260,7 @@ def _count_unknown(path: Any, parts: Sequence[str], groups: Numbered) -> list[st
   return remarks
 
 
-def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
+def suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   """Format a remark for each name that may be a word for missing."""
   return [
     f"{path}: '{name}' is read as a name in the column {column}: leave the field empty where the value is unknown."
@@ -269,7 +269,7 @@ def _suspicious(path: Any, column: str, names: Sequence[str]) -> list[str]:
   ]
 
 
-def _group_names(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def group_names(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
   """Return the names of the groups: those of the column group, or each label with each attribute."""
   if 'attribute' in names:
     return tuple(f'{label}, {value}' for label in names['label'] for value in names['attribute'])

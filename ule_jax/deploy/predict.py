@@ -14,7 +14,7 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax.data import Dataset, Split
+from ule_jax.data import Dataset, Split, arrays, feature_files
 from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
 from ule_jax.data.listing import SUFFIXES, walk
@@ -146,21 +146,37 @@ def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, s
 def predict(
   run: Restored, look: Callable[[str], Decoded], files: Sequence[str], draw: bool = False
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
-  """Yield (name, probabilities [k], picture of the saliency or None) of each image, in order.
+  """Yield the predictions of image files, as `predict_examples`.
 
   Args:
     run: whose deployed network predicts.
     look: of `reader`.
     files: names of images.
+    draw: as in `predict_examples`.
+
+  Raises:
+    UserError: an image cannot be decoded, or its logits are not finite.
+  """
+  return predict_examples(run, of_files(run, look, files), draw)
+
+
+def predict_examples(
+  run: Restored, dataset: Dataset, draw: bool = False
+) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
+  """Yield (name, probabilities [k], picture of the saliency or None) of each example, in order.
+
+  Args:
+    run: whose deployed network predicts.
+    dataset: of `of_files` or `of_features`.
     draw: make the pictures: the image and the saliency of each network.
 
   Raises:
     UserError: an image cannot be decoded, or its logits are not finite.
   """
-  dataset, deployed = of_files(run, look, files), run.roles[-1]
+  deployed, inputs = run.roles[-1], dataset.splits[SPLIT]
   forward = jax.jit(run.forward())
   gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
-  size = min(run.batch_size, -(-len(files) // run.mesh.size) * run.mesh.size)
+  size = min(run.batch_size, -(-inputs.count // run.mesh.size) * run.mesh.size)
   for batch in pipeline.eval_batches(dataset, SPLIT, batch_size=size, threads=run.config.loader.threads):
     image = mesh.shard_batch(batch['image'], run.mesh)
     chances = np.asarray(jax.nn.softmax(forward(run.variables(deployed), image)))
@@ -171,7 +187,7 @@ def predict(
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
       panels = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
       picture = pictures.beside([pictures.scaled(panel, SIDE) for panel in panels]) if draw else None
-      name = files[int(batch['index'][row])]
+      name = inputs.name(int(batch['index'][row]))
       if not np.isfinite(chances[row]).all():
         raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
       yield name, chances[row], picture
@@ -187,6 +203,27 @@ def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]
   """
   split = split_of_files(look, files)
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.input_spec._asdict())
+
+
+def of_features(path: Path, classes: Sequence[str], width: int) -> Dataset:
+  """Return a data set of the features of a file without labels.
+
+  Args:
+    path: .npz, .npy, .safetensors or .parquet; a column `id` in it, or in a table beside it, names the examples.
+    classes: of the run.
+    width: of the features of the run.
+
+  Raises:
+    UserError: the file cannot be read, or its features are not finite or of another width.
+  """
+  x, listing = feature_files.read(path)
+  if x.shape[1] != width:
+    raise UserError(
+      f'{path} has {x.shape[1]:,} features a row, and the run was trained on {width:,}: encode it with the same '
+      'encoder.'
+    )
+  rows = arrays.Rows(x, np.full(len(x), -1), names=listing.names)
+  return arrays.from_rows({SPLIT: rows}, classes, standardise=False)
 
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:

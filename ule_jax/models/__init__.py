@@ -29,6 +29,7 @@ _VIT = ('fast_variance', 'drop_path', 'remat', *_HEAD)
 
 # name -> (constructor, the options of `config.model` that it reads)
 MODELS = {
+  'linear': (partial(MLP, depth=0), _HEAD),
   'mlp': (MLP, ('width', 'depth', *_HEAD)),
   'cnn': (CNN, ('width', 'depth', 'batch_norm', 'fast_variance', *_HEAD)),
   'vit': (ViT, ('width', 'depth', 'heads', 'patch', *_VIT)),
@@ -41,6 +42,7 @@ MODELS = {
   'resnet34': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=False), _RESNET),
   'resnet50': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=True), _RESNET),
 }
+ON_FEATURES = ('linear', 'mlp')  # of networks that need no image
 ENCODERS = ('trained', 'frozen')
 BATCH_NORMS = ('none', 'batch', 'frozen')
 

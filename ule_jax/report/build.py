@@ -36,7 +36,8 @@ CATEGORIES = {
   'class': 'Each class, at random',
 }
 
-HIDDEN = ('seed', 'data.dir', 'two_stage.workdir')  # config fields that differ between seeds or machines
+# Config fields that differ between seeds or machines
+HIDDEN = ('seed', 'data.dir', 'data.file', 'data.table', 'two_stage.workdir')
 
 
 def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:

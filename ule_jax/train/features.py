@@ -73,7 +73,7 @@ def encode_splits(
       stored = _open(path, split.count)
       rows = computed if stored is None else stored
     features[name] = rows
-    splits[name] = split._replace(load=lambda i, rows=rows: rows[i])
+    splits[name] = split._replace(load=lambda i, rows=rows: rows[i], load_rows=lambda block, rows=rows: rows[block])
   mean, std = _statistics(features['train'])
   return dataset._replace(
     splits=splits,
