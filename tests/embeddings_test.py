@@ -75,9 +75,11 @@ def test_half_precision_stays_half_and_is_mapped(tmp_path):
 
 def test_rows_are_the_same_in_one_read_and_one_by_one(file):
   split = load(file).splits['val']
+  assert split.load_rows is not None
   ids = np.array([5, 0, 3, 3])
   np.testing.assert_array_equal(split.load_rows(ids), np.stack([split.load(int(i)) for i in ids]))
   taken = split.take(ids)
+  assert taken.load_rows is not None
   np.testing.assert_array_equal(taken.load_rows(np.array([0, 2])), np.stack([taken.load(0), taken.load(2)]))
 
 
@@ -180,7 +182,7 @@ def test_nothing_is_unpickled(tmp_path):
 
   bombs = np.empty(240, object)
   bombs[:] = [Bomb() for _ in range(240)]
-  np.savez(tmp_path / 'f.npz', **features() | {'label': bombs})
+  np.savez(tmp_path / 'f.npz', **(features() | {'label': bombs}))  # pyright: ignore[reportArgumentType]
   np.save(tmp_path / 'g.npy', bombs)
   write_features(tmp_path / 'h.npy')
   (tmp_path / 'g.csv').write_bytes((tmp_path / 'h.csv').read_bytes())

@@ -152,7 +152,7 @@ def write_features(path: Path, arrays: dict[str, np.ndarray] | None = None) -> P
   path.parent.mkdir(parents=True, exist_ok=True)
   columns = {name: values for name, values in arrays.items() if name != 'x'}
   if path.suffix == '.npz':
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType] no array has the name allow_pickle
   elif path.suffix == '.parquet':
     import pyarrow as pa
     from pyarrow import parquet

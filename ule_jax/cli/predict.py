@@ -20,6 +20,7 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
   import numpy as np
 
   from ule_jax import data
+  from ule_jax.data import feature_files
   from ule_jax.deploy import predict as deployed
   from ule_jax.runs import recorded, restore, workdir
 
@@ -113,9 +114,10 @@ def predict_features(
   if of_images != ('', 'fail'):
     flag = '--saliency' if of_images[0] else '--on-bad-image'
     raise UserError(f'{flag} is for images, and {directory} was trained on features: leave it out.')
+  features = feature_files.read(source)
   restored = restore.restore(directory, threads, compilation_cache)
   classes, counts = restored.classes, Counter()
-  dataset = deployed.of_features(source, classes, restored.input_spec.image_shape[0])
+  dataset = deployed.of_features(features, restored)
   with deployed.writing(path) as file:
     writer = csv.writer(file)
     writer.writerow(header(classes))

@@ -176,8 +176,8 @@ def _check_features(config: Config) -> None:
     )
   if model.pixels != 'default':
     raise UserError(f'model.pixels is of images, and {data} are features, standardised by train: leave it out.')
-  if getattr(config.method, 'at', 'features') != 'features':
-    raise UserError(f'method.at is {config.method.at}, and {data} have no images: set method.at=features.')
+  if (at := getattr(config.method, 'at', 'features')) != 'features':
+    raise UserError(f'method.at is {at}, and {data} have no images: set method.at=features.')
 
 
 def _check_encoder(config: Config) -> None:

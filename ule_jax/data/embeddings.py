@@ -121,7 +121,7 @@ def _labels(listing: Listing, classes: tuple[str, ...]) -> Numbered:
   """
   label = number(listing, 'label', classes)
   if len(bare := np.flatnonzero(label.codes < 0)):
-    word = listing.columns['label'][bare[0]]
+    word = listing.columns['label'][int(bare[0])]
     more = f'; {len(bare):,} examples have none' if len(bare) > 1 else ''
     raise UserError(f'{listing.at(int(bare[0]))} has no label ({written([word])}){more}: give one, or take it out.')
   if len(label.names) < 2:

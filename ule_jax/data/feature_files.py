@@ -25,6 +25,7 @@ from ule_jax.errors import UserError, brief
 FEATURES = 'x'
 COLUMNS = ('label', 'split', 'group', 'attribute', 'id', 'weight')
 SUFFIXES = ('.npz', '.npy', '.safetensors', '.parquet')
+WRITTEN = SUFFIXES[:3]  # by ule_jax.embed
 TABLES = ('.csv', '.parquet')  # beside a file that holds features only
 PLURALS = {f'{name}s': name for name in COLUMNS}
 BLOCK = 2**22  # values that are looked at together
@@ -186,15 +187,16 @@ def _read_safetensors(path: Path) -> tuple[np.ndarray, None]:
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, Columns]:
+  table = _parquet(path, (FEATURES, *COLUMNS, *PLURALS))  # refuses a lack of pyarrow in our words
   import pyarrow as pa
+  from pyarrow import compute
 
-  table = _parquet(path, (FEATURES, *COLUMNS, *PLURALS))
   if FEATURES not in table.column_names:
     raise UserError(f'{path} has no column x of lists: put the features of a row into one list.')
   x = table[FEATURES].combine_chunks()
   if not (pa.types.is_list(x.type) or pa.types.is_large_list(x.type) or pa.types.is_fixed_size_list(x.type)):
     raise UserError(f'the column x of {path} holds {x.type}: put the features of a row into one list.')
-  lengths = np.asarray(pa.compute.list_value_length(x).fill_null(0))
+  lengths = np.asarray(compute.call_function('list_value_length', [x]).fill_null(0))
   if len(odd := np.flatnonzero(lengths != (lengths[0] if len(lengths) else 0))):
     row = int(odd[0])
     raise UserError(f'row {row} of {path} has {lengths[row]} features, and row 0 {lengths[0]}: give all rows as many.')
@@ -205,7 +207,6 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, Columns]:
 def _parquet(path: Path, names: Sequence[str]) -> Any:
   """Return a table of those of the columns that a Parquet file has."""
   try:
-    import pyarrow.compute  # noqa: F401 - a part that pyarrow does not import itself
     from pyarrow import parquet
   except ImportError:
     raise UserError(f"{path} needs pyarrow to be read: pip install 'ule-jax[parquet]', or save it as .npz.") from None

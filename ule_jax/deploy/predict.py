@@ -14,9 +14,10 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax.data import Dataset, Split, arrays, feature_files
+from ule_jax.data import Dataset, Split, arrays
 from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
+from ule_jax.data.feature_files import FeatureFile
 from ule_jax.data.listing import SUFFIXES, walk
 from ule_jax.errors import UserError
 from ule_jax.runs.files import write_atomic
@@ -205,25 +206,25 @@ def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.input_spec._asdict())
 
 
-def of_features(path: Path, classes: Sequence[str], width: int) -> Dataset:
+def of_features(features: FeatureFile, run: Restored) -> Dataset:
   """Return a data set of the features of a file without labels.
 
   Args:
-    path: .npz, .npy, .safetensors or .parquet; a column `id` in it, or in a table beside it, names the examples.
-    classes: of the run.
-    width: of the features of the run.
+    features: whose rows are named by a column `id` in the file, or in a table beside it.
+    run: as in `predict`.
 
   Raises:
-    UserError: the file cannot be read, or its features are not finite or of another width.
+    UserError: the features are of another width than those of the run.
   """
-  x, listing = feature_files.read(path)
+  x, listing = features
+  (width,) = run.input_spec.image_shape
   if x.shape[1] != width:
     raise UserError(
-      f'{path} has {x.shape[1]:,} features a row, and the run was trained on {width:,}: encode it with the same '
-      'encoder.'
+      f'{listing.path} has {x.shape[1]:,} features a row, and the run was trained on {width:,}: encode it with the '
+      'same encoder.'
     )
   rows = arrays.Rows(x, np.full(len(x), -1), names=listing.names)
-  return arrays.from_rows({SPLIT: rows}, classes, standardise=False)
+  return arrays.from_rows({SPLIT: rows}, run.classes, standardise=False)
 
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:
