@@ -40,7 +40,8 @@ def feature_statistics(
 ) -> tuple[Float64[np.ndarray, 'd'], Float64[np.ndarray, 'd']]:
   """Return mean and standard deviation of each feature in float64; the latter is 1 for a constant feature.
 
-  Computed in blocks of rows, so that a memory map is not copied and half precision does not overflow.
+  Computed in one pass over blocks of rows, so that a memory map is not copied and half precision does not overflow; the
+  squared deviations of blocks are merged as in Chan, Golub and LeVeque 1979.
 
   Args:
     features: may be a memory map.
@@ -48,15 +49,20 @@ def feature_statistics(
   """
   count = len(features) if rows is None else len(rows)
   size = max(1, BLOCK // max(1, features.shape[1]))
-  slices = [slice(start, start + size) for start in range(0, count, size)]
-
-  def block(part: slice) -> Float64[np.ndarray, 'b d']:
-    return np.asarray(features[part if rows is None else rows[part]], np.float64)
-
-  mean = sum(block(part).sum(0) for part in slices) / count
-  variance = sum(((block(part) - mean) ** 2).sum(0) for part in slices) / count
+  total, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
+  for start in range(0, count, size):
+    part = slice(start, min(start + size, count))
+    block = np.asarray(features[part if rows is None else rows[part]], np.float64)
+    own = block.mean(0)
+    block -= own
+    apart = own - mean
+    number = len(block)
+    squares += np.einsum('bd,bd->d', block, block) + apart**2 * (total * number / (total + number))
+    total += number
+    mean += apart * (number / total)
+  variance = squares / count
   std = np.sqrt(variance)
-  return np.asarray(mean), np.where(std > 1e-6, std, 1.0)
+  return mean, np.where(std > 1e-6, std, 1.0)
 
 
 def from_rows(

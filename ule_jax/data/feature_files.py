@@ -91,7 +91,7 @@ def refuse_not_finite(x: Float[np.ndarray, 'n d'], listing: Listing) -> None:
   size = max(1, BLOCK // x.shape[1])
   for start in range(0, len(x), size):
     block = _in_use(x[start : start + size])
-    if not np.isfinite(block).all():
+    if not _all_finite(block):
       bad += (start + np.flatnonzero(~np.isfinite(block).all(1))).tolist()
   if bad:
     row = bad[0]
@@ -99,6 +99,13 @@ def refuse_not_finite(x: Float[np.ndarray, 'n d'], listing: Listing) -> None:
     name = '' if listing.names[row] == str(row) else f' ({brief(listing.names[row])})'
     more = f', and {len(bad) - 1:,} further rows have such values' if len(bad) > 1 else ''
     raise UserError(f'{listing.path}: row {row}{name} of x holds {value}{more}: encode it again, or take it out.')
+
+
+def _all_finite(block: np.ndarray) -> bool:
+  if block.dtype != np.float16:
+    return bool(np.isfinite(block).all())
+  # An eighth of np.isfinite's time: NaN and infinity have all bits of the exponent.
+  return int((np.ascontiguousarray(block).view(np.uint16) & 0x7FFF).max()) < 0x7C00
 
 
 def _in_use(block: np.ndarray) -> np.ndarray:
