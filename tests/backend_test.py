@@ -51,12 +51,13 @@ def test_there_is_none_where_jax_is_told_not_to_have_one(tmp_path, used):
   assert not (tmp_path / 'd').exists()
 
 
-def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
+def test_a_warm_start_compiles_nothing_whatever_the_seed(tmp_path):
   code = (
     'import sys, json, jax\nfrom pathlib import Path\nfrom ule_jax.config.load import load_config\n'
     'from ule_jax.train.run import run\nseen = []\n'
     'jax.monitoring.register_event_listener(lambda name, **_: seen.append(name))\n'
-    'config = load_config("digits", {"train.steps": 2, "data.crops": 1, "model.name": "mlp"})\n'
+    'fields = {"train.steps": 2, "data.crops": 1, "model.name": "mlp", "seed": int(sys.argv[2])}\n'
+    'config = load_config("digits", fields)\n'
     'results = run(config, Path(sys.argv[1]))\n'
     'lines = Path(sys.argv[1], "metrics.jsonl").read_text().splitlines()\n'
     'values = [{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in lines]\n'
@@ -66,8 +67,8 @@ def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
   env = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
   del env['JAX_COMPILATION_CACHE_DIR']
 
-  def run(name):
-    command = [sys.executable, '-c', code, str(tmp_path / name)]
+  def run(name, seed=0):
+    command = [sys.executable, '-c', code, str(tmp_path / name), str(seed)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert 'arning' not in ended.stderr
     *found, hits, misses = json.loads(ended.stdout)
@@ -76,6 +77,9 @@ def test_a_warm_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
   cold, hits, compiled = run('cold')
   assert hits == 0 < compiled
   assert run('warm') == (cold, compiled, 0)
+  other, hits, misses = run('seed', 1)
+  assert (hits, misses) == (compiled, 0)
+  assert other != cold
 
 
 STEPS = """

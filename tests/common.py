@@ -57,7 +57,7 @@ def method_of(name: str, k: int = 2, couples_examples: bool = True, **changes):
 def network(name: str = 'cnn', k: int = 2, **changes):
   settings = base.make('digits', 'erm').model.to_dict()
   settings |= {'name': name, 'width': 8, 'depth': 2, 'heads': 2, 'patch': 4, 'batch_norm': 'none'} | changes
-  if name.startswith('resnet') and 'batch_norm' not in changes:
+  if name.startswith(('resnet', 'efficientnet')) and 'batch_norm' not in changes:
     settings['batch_norm'] = 'batch'
   return make_model(SimpleNamespace(**settings), k)
 

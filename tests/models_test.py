@@ -40,6 +40,10 @@ PARAMETERS = {
   'resnet18': 11689512 - 513 * 1000 + 2 * 513,
   'resnet34': 21797672 - 513 * 1000 + 2 * 513,
   'resnet50': 25557032 - 2049 * 1000 + 2 * 2049,
+  # timm's tf_efficientnet_lite0 to 2, with 1,000 classes
+  'efficientnet_lite0': 4_652_008 - 1281 * 1000 + 2 * 1281,
+  'efficientnet_lite1': 5_416_680 - 1281 * 1000 + 2 * 1281,
+  'efficientnet_lite2': 6_092_072 - 1281 * 1000 + 2 * 1281,
 }
 
 

@@ -17,6 +17,7 @@ from ule_jax.runs.restore import restore
 from ule_jax.train.run import run as train_run
 
 QUICK, FULLER = ('cnn', 'mlp'), ('vit', 'resnet20')
+DEEP = ('resnet', 'efficientnet')
 LARGE_PATCH = ('vit_ti16', 'vit_s16', 'vit_b16')
 # of options that change what is exported; frozen: the network is the encoder, from weights that another run exported
 VARIANTS = {
@@ -45,9 +46,9 @@ def photos(tmp_path_factory):
 
 def flags(name, photos, changes):
   """A run of two steps on images that are odd in size, where the network can."""
-  size = 16 if name in LARGE_PATCH else 8 if name == 'vit' else 33 if name.startswith('resnet') else 13
+  size = 16 if name in LARGE_PATCH else 8 if name == 'vit' else 33 if name.startswith(DEEP) else 13
   model = {'name': name, 'width': '4', 'depth': '3', 'heads': '2', 'weights': 'none'}
-  model['batch_norm'] = 'batch' if name.startswith('resnet') else 'none'  # without it deep ones diverge at once
+  model['batch_norm'] = 'batch' if name.startswith(DEEP) else 'none'  # without it deep ones diverge at once
   model |= dict(change.split('=') for change in changes)
   steps = {'steps': 2, 'eval_every': 2, 'batch_size': 8, 'eval_batch_size': 16}
   fields = [f'model.{field}={value}' for field, value in model.items()]

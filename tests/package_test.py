@@ -35,7 +35,7 @@ def test_what_is_in_the_wheel(wheel, root):
   assert {f'ule_jax/configs/{p.name}' for p in (root / 'configs').glob('*.py')} <= names
   assert not [n for n in names if not n.startswith(('ule_jax/', 'ule_jax-'))]  # no tests, no benchmarks
   assert set(about.get_all('Provides-Extra', [])) == {
-    'cuda', 'tpu', 'torch', 'parquet', 'embed', 'bench', 'docs', 'dev',
+    'cuda', 'tpu', 'torch', 'weights', 'parquet', 'embed', 'bench', 'docs', 'dev',
   }  # fmt: skip
   assert 'ule-jax = ule_jax.cli.app:command' in scripts
   core = [line for line in about.get_all('Requires-Dist', []) if 'extra ==' not in line]

@@ -237,7 +237,10 @@ def test_a_real_file_gives_the_logits_that_torch_gives(real_data):
 
 @pytest.mark.parametrize('flavour', layouts.FLAVOURS)
 def test_there_and_back(flavour):
-  name = {'CIFAR ResNet': 'resnet20', 'torchvision or timm ResNet': 'resnet18'}.get(flavour, 'vit')
+  names = {'CIFAR ResNet': 'resnet20', 'torchvision or timm ResNet': 'resnet18'}
+  names |= {'timm EfficientNet': 'efficientnet_lite0', 'EfficientNet of 16 blocks': 'efficientnet_lite0'}
+  names |= {'EfficientNet of 21 blocks': 'efficientnet_lite1'}
+  name = names.get(flavour, 'vit')
   _, template = ours(name, 8, 3, **(VIT if name == 'vit' else {}))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), template)
@@ -360,7 +363,19 @@ def test_damaged_and_unknown_files_are_named(suffix, tmp_path):
     weight_files.read(path)
 
 
-@pytest.mark.parametrize('name', sources.DEFAULTS)
+@pytest.mark.parametrize(
+  'name', [name for name, (source, _) in sources.DEFAULTS.items() if source.startswith('package:')]
+)
+def test_usual_weights_in_a_package_are_of_no_other_content(name, tmp_path, monkeypatch):
+  path = tmp_path / 'x.pth'
+  path.write_bytes(b'of somebody else')
+  monkeypatch.setattr(sources, '_in_package', lambda source, name: path)
+  with pytest.raises(UserError, match=rf'is not the file that default means for {name} \(its SHA-256 is \w+, and not'):
+    mapping.load_pretrained('default', name, {})
+  assert re.fullmatch('[0-9a-f]{64}', sources.SHA256[name])
+
+
+@pytest.mark.parametrize('name', [name for name, (source, _) in sources.DEFAULTS.items() if source.startswith('hf:')])
 def test_usual_weights_are_of_one_revision_and_of_no_other_content(name, tmp_path, monkeypatch):
   hub = pytest.importorskip('huggingface_hub')
   asked = []

@@ -297,6 +297,8 @@ def test_rank_correlation_with_ties_is_scipys():
   a, b = rng.integers(0, 5, (2, 8, 8)).astype(float)
   assert panels.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel())[0])
   assert panels.rank_correlation(a, np.ones((8, 8))) == 0
+  large = np.random.default_rng(1).normal(size=(128, 128)).astype(np.float16)  # as saliency is stored
+  assert panels.rank_correlation(large, large) == pytest.approx(1)
 
 
 def test_every_method_has_its_own_look():

@@ -53,9 +53,9 @@ def feature_statistics(
   for start in range(0, count, size):
     part = slice(start, min(start + size, count))
     block = np.asarray(features[part if rows is None else rows[part]], np.float64)
-    own = block.mean(0)
-    block -= own
-    apart = own - mean
+    centre = block.mean(0)
+    block -= centre
+    apart = centre - mean
     number = len(block)
     squares += np.einsum('bd,bd->d', block, block) + apart**2 * (total * number / (total + number))
     total += number

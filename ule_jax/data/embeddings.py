@@ -56,9 +56,9 @@ class Options(declared.Options):
     'names of the classes in order, of which every label has to be one; (): those that occur, sorted',
     added=True,  # as of folder: one option in records of both
   )
-  val: float = option(0.2, 'share of train that becomes val, where there is none', gt=0, lt=0.5)
-  test: float = option(0.2, 'share of train that becomes test, where there is none', gt=0, lt=0.5)
-  split_seed: int = option(0, 'of the draw of val and test, not of training', ge=0)
+  val: float = option(0.2, 'share of train that becomes val, where there is none', gt=0, lt=0.5, added=True)
+  test: float = option(0.2, 'share of train that becomes test, where there is none', gt=0, lt=0.5, added=True)
+  split_seed: int = option(0, 'of the draw of val and test, not of training', ge=0, added=True)
 
 
 def input_spec(options: Options) -> InputSpec:

@@ -85,7 +85,7 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -> Callable:
+def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree, *same: PyTree) -> Callable:
   """Return a train step, `(state, batch) -> (state, metrics)`, compiled at its first call; the state is donated.
 
   Args:
@@ -93,6 +93,8 @@ def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -
     mesh: of all devices.
     parallel: of PARALLEL. `pmap` takes no compiler options: on a CPU, `remat` is undone and steps are slower.
     shardings: of the returned state, as `placement` returns them; not read under pmap, which replicates it.
+    same: further arguments of the step, the same at every call; not constants of the program, so that it serves a run
+      with others, such as another key, without being compiled again.
 
   Returns:
     A function of a state on the mesh and of this host's rows of a batch, a multiple of its devices; metrics are
@@ -107,10 +109,12 @@ def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -
     compiled = jax.jit(
       step, donate_argnums=0, out_shardings=(shardings, replicated_sharding(mesh)), compiler_options=compiler_options()
     )
-    return lambda state, batch: compiled(state, shard_batch(batch, mesh))
+    return lambda state, batch: compiled(state, shard_batch(batch, mesh), *same)
 
   devices = list(mesh.devices.flat)
-  mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
+  mapped = jax.pmap(
+    step, AXIS, in_axes=(None, 0, *(None for _ in same)), out_axes=None, devices=devices, donate_argnums=0
+  )
 
   def viewed(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """View arrays, without a copy, as global or as this host's, which is the form that pmap takes."""
@@ -126,7 +130,7 @@ def compile_step(step: Callable, mesh: Mesh, parallel: str, shardings: PyTree) -
 
   def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
     stacked = jax.tree.map(lambda x: x.reshape(len(mesh.local_devices), -1, *x.shape[1:]), batch)
-    results = mapped(viewed(state, NamedSharding(mesh.local_mesh, PartitionSpec())), stacked)
+    results = mapped(viewed(state, NamedSharding(mesh.local_mesh, PartitionSpec())), stacked, *same)
     return viewed(results, replicated_sharding(mesh))
 
   return run

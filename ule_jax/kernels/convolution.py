@@ -16,16 +16,16 @@ from 32 channels on are matrix products. On other platforms XLA chooses the algo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 from jaxtyping import Array, Float
+
+from ule_jax.kernels.primitives import define
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 Pair = tuple[int, int]
@@ -223,38 +223,7 @@ def _correlate_taps(x, y, stride, padding, window):
   return _sum_of_products(x, y).reshape(m, n, c, d)
 
 
-# --- Primitives of JAX: abstract evaluation, batching, lowering, derivatives ----------------------
-
-
-def _define(name: str, shape: Callable, generic: Callable, cpu: Callable) -> Primitive:
-  """Define a primitive of two operands.
-
-  Args:
-    shape: of the result, from the operands' shapes and the settings.
-    generic: the implementation for any platform, and under vmap.
-    cpu: the implementation for a CPU.
-  """
-  operation = Primitive(name)
-
-  @cache
-  def compiled(**settings):
-    return jax.jit(partial(operation.bind, **settings))
-
-  @operation.def_impl
-  def run(*operands, **settings):
-    return compiled(**settings)(*operands)
-
-  @operation.def_abstract_eval
-  def typed(left, right, **settings):
-    return left.update(shape=shape(left.shape, right.shape, **settings), weak_type=False)
-
-  def batch(operands, axes, **settings):
-    return jax.vmap(partial(generic, **settings), axes)(*operands), 0
-
-  batching.primitive_batchers[operation] = batch
-  mlir.register_lowering(operation, mlir.lower_fun(generic, multiple_results=False))
-  mlir.register_lowering(operation, mlir.lower_fun(cpu, multiple_results=False), platform='cpu')
-  return operation
+# --- Primitives of JAX ------------------------------------------------------------------------------
 
 
 def _convolved_shape(x, kernel, *, stride, padding):
@@ -269,9 +238,9 @@ def _convolved_shape(x, kernel, *, stride, padding):
   return tuple(int(n) if isinstance(n, np.integer) else n for n in shape)  # the batch may be a symbolic dimension
 
 
-convolve_p = _define('ule_convolve', _convolved_shape, _convolve, _cpu_convolve)
-spread_p = _define('ule_spread', lambda y, kernel, *, size, **_: (y[0], *size, kernel[2]), _spread, _cpu_spread)
-correlate_p = _define('ule_correlate', lambda x, y, *, window, **_: (*window, x[3], y[3]), _correlate, _cpu_correlate)
+convolve_p = define('ule_convolve', _convolved_shape, _convolve, _cpu_convolve)
+spread_p = define('ule_spread', lambda y, kernel, *, size, **_: (y[0], *size, kernel[2]), _spread, _cpu_spread)
+correlate_p = define('ule_correlate', lambda x, y, *, window, **_: (*window, x[3], y[3]), _correlate, _cpu_correlate)
 
 # Transposition rules: for the cotangent g, the gradients of <g, operation(a, b)> with respect to a and to b.
 ad.defbilinear(

@@ -21,6 +21,7 @@ def _network(module: str, name: str) -> Callable[..., nn.Module]:
 
 
 CNN, MLP, ResNet, ViT = (_network(name.lower(), name) for name in ('CNN', 'MLP', 'ResNet', 'ViT'))
+EfficientNetLite = _network('efficientnet', 'EfficientNetLite')
 _cifar = partial(ResNet, width=16, bottleneck=False, cifar=True)
 _imagenet = partial(ResNet, width=64, cifar=False)
 _HEAD = ('dropout', 'precision', 'head_init')
@@ -41,6 +42,9 @@ MODELS = {
   'resnet18': (partial(_imagenet, stages=(2, 2, 2, 2), bottleneck=False), _RESNET),
   'resnet34': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=False), _RESNET),
   'resnet50': (partial(_imagenet, stages=(3, 4, 6, 3), bottleneck=True), _RESNET),
+  'efficientnet_lite0': (partial(EfficientNetLite, width=1.0, depth=1.0), _RESNET),
+  'efficientnet_lite1': (partial(EfficientNetLite, width=1.0, depth=1.1), _RESNET),
+  'efficientnet_lite2': (partial(EfficientNetLite, width=1.1, depth=1.2), _RESNET),
 }
 ON_FEATURES = ('linear', 'mlp')  # of networks that need no image
 ENCODERS = ('trained', 'frozen')

@@ -33,7 +33,7 @@ HEAD_INITS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.init
 
 
 def make_norm(
-  kind: str, train: bool, precision: str = 'float32', fast_variance: bool = True
+  kind: str, train: bool, precision: str = 'float32', fast_variance: bool = True, epsilon: float = 1e-5
 ) -> Callable[[str], Callable]:
   """Return a function from a name to a normalisation layer.
 
@@ -50,6 +50,7 @@ def make_norm(
     fast_variance: E[x^2] - E[x]^2 in one pass, instead of two passes. In float32 the relative error over 4,096 values
       is at most 0.3 % where the mean is 100 times the deviation, 2 % at 300, 22 % at 1,000
       (benchmarks/speed/fast_variance.py).
+    epsilon: added to the variance.
   """
   if kind == 'none':
     return lambda name: lambda x: x
@@ -57,7 +58,7 @@ def make_norm(
   return lambda name: nn.BatchNorm(
     running,
     momentum=0.9,
-    epsilon=1e-5,
+    epsilon=epsilon,
     dtype=dtype,
     name=name,
     axis_name=collectives.axis(),

@@ -84,7 +84,7 @@ def rank_correlation(a: Float[np.ndarray, 'h w'], b: Float[np.ndarray, 'h w']) -
   >>> float(round(rank_correlation(np.array([[1.0, 2.0, 4.0]]), np.array([[1.0, 3.0, 9.0]])), 6))
   1.0
   """
-  a, b = (rankdata(v.ravel()) for v in (a, b))
+  a, b = (rankdata(v.ravel().astype(np.float64)) for v in (a, b))  # SciPy's ranks of float16 are float16
   a, b = a - a.mean(), b - b.mean()
   scale = np.sqrt((a @ a) * (b @ b))
   return float(a @ b / scale) if scale else 0.0

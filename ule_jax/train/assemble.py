@@ -77,11 +77,11 @@ def initialise(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Tr
   key = jax.random.key(config.seed)
   sample = sample_of(training, components.preprocess)
 
-  def create() -> TrainState:
+  def create(key: Array) -> TrainState:  # an argument: as a constant, every seed would compile it again
     return create_state(components.method, components.model, components.tx, sample, key)
 
-  shardings = placement(jax.eval_shape(create), mesh, config.fsdp)
-  state = jax.jit(create, out_shardings=shardings)()
+  shardings = placement(jax.eval_shape(create, key), mesh, config.fsdp)
+  state = jax.jit(create, out_shardings=shardings)(key)
   return Trainer(*components, key, state)
 
 

@@ -62,17 +62,13 @@ class Loop:
     config, mesh = task.config, make_mesh()
     trainer = initialise(config, task.training, mesh)
     self.method = trainer.method
-    step = make_train_step(
-      trainer.method,
-      trainer.model,
-      trainer.tx,
-      trainer.key,
-      trainer.preprocess,
-      config.train.accumulate,
-      config.optim.trainable,
-    )
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+      options = trainer.preprocess, config.train.accumulate, config.optim.trainable
+      return make_train_step(trainer.method, trainer.model, trainer.tx, key, *options)(state, batch)
+
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
-    self.step = compile_step(step, mesh, config.parallel, shardings)
+    self.step = compile_step(step, mesh, config.parallel, shardings, trainer.key)
     self.evaluator = Evaluator(task, trainer, mesh, signals)
     self.first, self.state = self.checkpoints.restore_newest(begin(trainer.state))
     self.progress = Progress(task.steps, self.first, config.train.batch_size)

