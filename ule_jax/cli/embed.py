@@ -62,7 +62,7 @@ def embed(
     raise UserError('--checkpoint is of --timm: for a network of ours give --config.model.weights.')
   if timm and (unread := [name for name, _ in overrides if name.startswith(OF_OURS)]):
     raise UserError(f'--config.{unread[0]} is not read with --timm, which has a network and a transform: leave it out.')
-  if data.DATASETS[settings.data.name].is_features:
+  if data.holds_features(settings.data.name):
     raise UserError(f'{settings.data.name} are features already: give the config of images.')
   parsed = validate.validate_config(settings)
   weights = local_path(checkpoint, '--checkpoint') if checkpoint else None

@@ -59,7 +59,7 @@ def evaluate(
     )
   directory = local_path(run, '--run')
   config, _ = recorded.read_run(directory)  # whether there is one, before jax is imported
-  if saliency and data.DATASETS[config.data.name].is_features:
+  if saliency and data.holds_features(config.data.name):
     raise UserError(f'--saliency draws images, and {directory} was trained on features, which have none: leave it out.')
   restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
   step = evaluation.make_eval_step(

@@ -63,7 +63,7 @@ def predict(
   pictures = output_path(saliency, '--saliency') if saliency else None
   config, results = recorded.read_run(directory)
   classes = results['classes']
-  if data.DATASETS[config.data.name].is_features:
+  if data.holds_features(config.data.name):
     source, of_images = local_path(input, '--input'), (saliency, on_bad_image)
     predict_features(directory, source, path, of_images, threads, compilation_cache)
     return

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ule_jax.config import schema
 from ule_jax.config.former import announce, former_words
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, holds_features
 from ule_jax.methods import METHODS
 
 # variant -> the fields that it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were
@@ -105,7 +105,7 @@ def vary(config: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict
   """Apply the changes of variants; on features, methods that take gradients take them there."""
   for change in changes:
     config.update_from_flattened_dict(change)
-  on_features = config.model.encoder == 'frozen' or DATASETS[config.data.name].is_features
+  on_features = config.model.encoder == 'frozen' or holds_features(config.data.name)
   if on_features and 'at' in config.method:
     config.method.at = 'features'
   return config

@@ -10,7 +10,7 @@ from typing import Any
 from ule_jax.config.fields import flatten
 from ule_jax.config.former import present_names
 from ule_jax.config.schema import LIMIT, NO_RULE, Config, defaults, every_option, sections
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, holds_features
 from ule_jax.errors import UserError, nearest_names
 from ule_jax.methods import METHODS
 from ule_jax.models import MODELS, ON_FEATURES
@@ -166,7 +166,7 @@ def _check_network(config: Config) -> None:
 def _check_features(config: Config) -> None:
   """Check the network and the place of gradients on data that are features."""
   data, model = config.data.name, config.model
-  if not DATASETS[data].is_features:
+  if not holds_features(data):
     return
   if model.encoder == 'frozen':
     raise UserError(f'model.encoder=frozen is for images, and {data} are features already: set model.encoder=trained.')
@@ -183,7 +183,7 @@ def _check_features(config: Config) -> None:
 def _check_encoder(config: Config) -> None:
   """Check the options that are for a frozen encoder, or not for one."""
   model, frozen, at = config.model, config.model.encoder == 'frozen', getattr(config.method, 'at', None)
-  on_features = frozen or DATASETS[config.data.name].is_features
+  on_features = frozen or holds_features(config.data.name)
   if frozen and model.weights == 'none':
     raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
   if frozen and (model.remat or model.drop_path):

@@ -59,6 +59,11 @@ DATASETS = {
 }
 
 
+def holds_features(name: str) -> bool:
+  """Return whether a data set by its name consists of features, not images; False for a name of no data set."""
+  return name in DATASETS and DATASETS[name].is_features
+
+
 def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   """Load a data set and check it.
 
@@ -146,6 +151,7 @@ __all__ = [
   'Source',
   'Split',
   'check_images',
+  'holds_features',
   'input_spec',
   'load',
   'read',

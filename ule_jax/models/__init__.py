@@ -30,7 +30,7 @@ _VIT = ('fast_variance', 'drop_path', 'remat', *_HEAD)
 
 # name -> (constructor, the options of `config.model` that it reads)
 MODELS = {
-  'linear': (partial(MLP, depth=0), _HEAD),
+  'linear': (partial(MLP, width=1, depth=0), _HEAD),
   'mlp': (MLP, ('width', 'depth', *_HEAD)),
   'cnn': (CNN, ('width', 'depth', 'batch_norm', 'fast_variance', *_HEAD)),
   'vit': (ViT, ('width', 'depth', 'heads', 'patch', *_VIT)),

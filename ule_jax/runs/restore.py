@@ -100,7 +100,7 @@ def restore(directory: Path, threads: int = 2, compilation_cache: str = 'default
   validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache)
-  frozen, on_features = config.model.encoder == 'frozen', data.DATASETS[config.data.name].is_features
+  frozen, on_features = config.model.encoder == 'frozen', data.holds_features(config.data.name)
   statistics = read_features(directory) if frozen or on_features else {}
   if on_features:
     input_spec = embeddings.recorded_spec(statistics['mean'], statistics['std'])
