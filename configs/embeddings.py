@@ -17,7 +17,7 @@ def get_config(spec='ule'):
   config.optim.name = 'adam'
   config.optim.lr = 1e-3
   config.train.batch_size = 256
-  config.train.steps = 2000
+  config.train.epochs = 20.0
   config.train.eval_batch_size = 1024
   config.train.eval_every = 200
   return vary(config, variants)

@@ -1,4 +1,4 @@
-"""Your own images: a folder with metadata.csv (filename, label, split, and group or attribute if known).
+"""Your own images: a folder for each class, or metadata.csv (filename, label, split, and group or attribute if known).
 
   python -m ule_jax.data --config=configs/folder.py --config.data.dir=DIR
   python -m ule_jax.main --config=configs/folder.py[:method] --config.data.dir=DIR

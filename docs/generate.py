@@ -1,7 +1,7 @@
 """Write the pages of the reference that follow from declarations.
 
-`python docs/generate.py` writes docs/reference/command-line.md and methods.md. With `--check` it names those that
-differ from the declarations, with exit code 1.
+`python docs/generate.py` writes docs/reference/command-line.md, methods.md and estimators.md. With `--check` it names
+those that differ from the declarations, with exit code 1.
 """
 
 import inspect
@@ -60,7 +60,34 @@ def methods() -> str:
   return '\n\n'.join(['# Methods', intro, table, *parts, MADE]) + '\n'
 
 
-PAGES = {'command-line.md': command_line, 'methods.md': methods}
+def estimators() -> str:
+  """Return the page of estimators: the parameters of all of them, and those of each one's method."""
+  from ule_jax.estimators import ESTIMATORS, parameters
+
+  intro = (
+    '`ule_jax.fit(X, y, method)` returns one of these, fitted; `from ule_jax.estimators import ULEClassifier` has them '
+    'by name. [You have a notebook](../guides/notebook.md) shows how they are used.'
+  )
+
+  def table(fields: dict) -> str:
+    rows = [f'| `{name}` | `{default!r}` | {text} |' for name, (default, text) in fields.items()]
+    return '\n'.join(['| parameter | default | meaning |', '|---|---|---|', *rows])
+
+  common = {name: (field.get_default(), field.description) for name, field in parameters.Common.model_fields.items()}
+  parts = ['# Estimators', intro, '## All', table(common)]
+  for method, kind in ESTIMATORS.items():
+    defaults = parameters.signature_of(method).parameters
+    options = {n: (defaults[n].default, f.description) for n, (_, f) in parameters.options_of(method).items()}
+    needs = ' `fit` needs `groups`.' if parameters.needs_groups(method) else ''
+    parts += [
+      f'## {kind.__name__}',
+      f'The method [`{method}`](methods.md).{needs}',
+      *([table(options)] if options else []),
+    ]
+  return '\n\n'.join([*parts, MADE]) + '\n'
+
+
+PAGES = {'command-line.md': command_line, 'methods.md': methods, 'estimators.md': estimators}
 
 
 def main(check: bool) -> int:

@@ -1,6 +1,7 @@
 """Help and errors of the command line: one sentence and code 2, before jax is imported, for every verb."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ule_jax.cli import app
 from ule_jax.data.listing import SUFFIXES
+from ule_jax.methods import METHODS
 from ule_jax.runs.results import REQUIRED
 
 # Runs the command lines of one verb in one process: their codes and what they said, and what was imported by then.
@@ -185,6 +187,41 @@ def test_the_console_script_helps_before_jax(place):
   assert all(f' {suffix[1:]}' in ended.stdout.replace('\n', ' ') for suffix in SUFFIXES)
 
 
+@pytest.mark.parametrize('module', [True, False])
+def test_without_a_verb_it_greets_with_the_first_verbs_before_jax(module, place):
+  code = 'import runpy, sys; sys.argv = ["ule_jax"]; '
+  code += (
+    'runpy.run_module("ule_jax", run_name="__main__")' if module else 'from ule_jax.cli.app import command; command()'
+  )
+  code += '; sys.exit("jax" in sys.modules or "cyclopts" in sys.modules)'
+  text = subprocess.run([sys.executable, '-c', code], cwd=place, capture_output=True, text=True, check=True).stdout
+  assert text.splitlines()[0] == app.HELP
+  assert f'  {app.EXAMPLE}\n' in text
+  assert re.findall(r'^  python -m ule_jax\.(\w+)  ', text, re.M) == [*app.FIRST]
+  assert len(app.FIRST) == 5
+  assert {*app.FIRST} < {*app.VERBS}
+  assert 'ule-jax --help has all verbs' in text
+  assert len(text.splitlines()) < 20
+
+
+def test_the_package_runs_verbs_as_the_script_does(place):
+  command = [sys.executable, '-m', 'ule_jax', 'mein']
+  ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+  assert ended.returncode == 2
+  assert ended.stderr.startswith("error: unknown verb 'mein': did you mean 'main'?")
+
+
+def test_help_says_which_method_as_the_readme_does(root, capsys):
+  """The three rows of the README, which has Markdown's marks beside them."""
+  assert run('main', '--help') == 0
+  text = ' '.join(capsys.readouterr().out.split())
+  title = f'Which of the {len(METHODS)} methods?'
+  page = (root / 'README.md').read_text().partition(f'## {title}')[2].partition('\n## ')[0]
+  rows = [line.strip('| ').replace('`', '').split(' | ') for line in page.splitlines() if line.startswith('| ')][1:]
+  assert len(rows) == 3
+  assert f'{title} {" ".join(cell for row in rows for cell in row)} ' in text
+
+
 def run(*argv):
   """Run `ule-jax ...` in this process: its exit code."""
   with pytest.MonkeyPatch.context() as patch:
@@ -195,7 +232,7 @@ def run(*argv):
 
 
 @pytest.mark.parametrize('verb', app.VERBS)
-def test_help_is_plain_text_of_100_columns_with_examples(verb, monkeypatch, capsys):
+def test_help_is_one_screen_of_plain_text_with_examples(verb, monkeypatch, capsys):
   for argv in ([], ['--help'], ['-h'], ['-help'], ['--nonsense', '--help']):
     assert run(verb, *argv) == 0
     text = capsys.readouterr().out
@@ -203,6 +240,7 @@ def test_help_is_plain_text_of_100_columns_with_examples(verb, monkeypatch, caps
     assert f'python -m ule_jax.{verb} ' in text
     assert app.EXIT_CODES in text
     assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) <= 40
     assert text.isascii()
     assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {'\n'}
 
@@ -212,7 +250,7 @@ def test_a_verb_is_one_file_and_one_row(tmp_path, monkeypatch, capsys):
   monkeypatch.syspath_prepend(tmp_path)
   monkeypatch.setitem(app.VERBS, 'greet', 'greeting:greet')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr('sys.argv', ['ule-jax'])
+    patch.setattr('sys.argv', ['ule-jax', '--help'])
     app.command()
   assert any(line.split() == ['greet', 'Greet', 'somebody.'] for line in capsys.readouterr().out.splitlines())
   assert run('greet', '--help') == 0

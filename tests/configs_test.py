@@ -331,7 +331,7 @@ def test_data_dir_comes_from_the_environment(monkeypatch):
 
 
 def test_the_console_script_mirrors_the_modules(monkeypatch, capsys):
-  monkeypatch.setattr('sys.argv', ['ule-jax'])
+  monkeypatch.setattr('sys.argv', ['ule-jax', '--help'])
   app.command()
   listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
   assert listed == list(app.VERBS)

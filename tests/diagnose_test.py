@@ -11,7 +11,8 @@ from report_test import read
 
 from ule_jax.cli import app
 from ule_jax.errors import UserError
-from ule_jax.explain.clusters import Clusters, Match, examples, find_clusters, match, remark, summarise
+from ule_jax.explain.answer import answer
+from ule_jax.explain.clusters import Clusters, Match, Summary, examples, find_clusters, match, remark, summarise
 
 
 def misled(rng, minority):
@@ -93,10 +94,15 @@ def test_the_page_stands_alone(page):
   assert not re.findall(r'(?:https?:)?//[a-z]', re.sub(r'base64,[^"]*', '', text))
   assert not found.of('script') + found.of('link')
   images = found.of('img')
-  assert len(images) == 4 * 3
+  photographs = [image for image in images if image['alt'].startswith('The photograph ')]
+  assert len(photographs) == 4 * 3
+  assert len(images) == 3 * len(photographs) + 4  # a map for each network, and the colours of each cluster's table
   assert all(image['src'].startswith('data:image/') and len(image['alt']) > 20 for image in images)
   assert all('scope' in cell for cell in found.of('th'))
   assert 'They disagree on' in ''.join(found.text)
+  text = ' '.join(''.join(found.text).split())
+  assert text.index('the student is much worse in cluster 1 of'.capitalize()) < text.index('They disagree on')
+  assert 'The groups confirm a shortcut' in text
 
 
 def test_a_run_on_a_frozen_encoder_without_pictures(frozen_run, tmp_path, capsys):
@@ -104,7 +110,11 @@ def test_a_run_on_a_frozen_encoder_without_pictures(frozen_run, tmp_path, capsys
   found = read(tmp_path / 'd')
   assert not found.of('img')
   assert 'CelebA is for non-commercial research' in ''.join(found.text)
-  assert 'adjusted Rand index' in capsys.readouterr().out
+  text = capsys.readouterr().out
+  assert 'adjusted Rand index' in text
+  last = ' '.join(text.partition('index.html')[2].split())
+  assert last.endswith('.')
+  assert last in ' '.join(''.join(found.text).split())  # the answer, as the page has it
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,53 @@ def test_a_report_is_not_overwritten_by_a_diagnosis(page, ule_run, tmp_path):
   (tmp_path / 'd' / 'index.html').write_text(text)
   with pytest.raises(UserError, match=r'is no page of ule_jax\.diagnose'):
     app.call('diagnose', [f'--run={ule_run}', f'--out={tmp_path / "d"}'])
+
+
+def clusters(*rows, groups=({}, {})):
+  """Two clusters of a cat: the usual one, and one of mistakes; a row is (examples, accuracy of each network)."""
+  return [
+    Summary(number, number, 0, count, dict(zip(roles, accuracies, strict=True)), 0, groups[number])
+    for number, (count, *accuracies) in enumerate(rows)
+    for roles in [('student', 'teacher') if len(accuracies) == 2 else ('model',)]
+  ]
+
+
+def test_the_answer_names_the_cluster_its_evidence_and_the_next_step():
+  first, sure, after = answer(clusters((300, 0.99, 0.95), (40, 0.05, 0.9)), ['cat'], 'val')
+  assert first.startswith("The student is much worse in cluster 1 of 'cat', 40 examples: 5.0 % right, 94.0 points less")
+  assert first.endswith('the teacher, with 90.0 %, is not.')
+  assert sure.startswith('No group is known')
+  assert after.startswith('Next: the teacher is what predict and export use')
+
+
+def test_the_answer_is_about_the_deployed_network_too():
+  first, _, after = answer(clusters((300, 0.99, 0.95), (40, 0.05, 0.1)), ['cat'], 'val')
+  assert first.endswith('the teacher, with 10.0 %, is worse there, too.')
+  assert 'collect such images' in after
+  first, _, after = answer(clusters((300, 0.99), (40, 0.05)), ['cat'], 'val')
+  assert first.startswith('The network is much worse')
+  assert 'collect such images' in after
+
+
+@pytest.mark.parametrize(
+  ('broken', 'verdict'),
+  [(36, "The groups confirm a shortcut: 90.0 % of the cluster are 'out'"), (4, 'The groups do not explain it')],
+)
+def test_the_answer_looks_at_groups_that_are_known(broken, verdict):
+  groups = {'in': 290, 'out': 10}, {'in': 40 - broken, 'out': broken}
+  assert answer(clusters((300, 0.99), (40, 0.05), groups=groups), ['cat'], 'val')[1].startswith(verdict)
+
+
+@pytest.mark.parametrize('row', [(40, 0.9), (3, 0.66)])  # a small gap; three examples
+def test_the_answer_may_be_that_nothing_stands_out(row):
+  first, second = answer(clusters((300, 0.99), row), ['cat'], 'val')
+  assert first.startswith('No cluster of val stands out')
+  assert 'cannot be seen' in second
+
+
+def test_one_cluster_is_compared_with_nothing():
+  (text,) = answer(clusters((300, 0.99)), ['cat'], 'val')
+  assert text.startswith('No class of val has two clusters')
 
 
 def test_it_says_where_the_clusters_tell_nothing_more():

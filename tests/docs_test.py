@@ -16,15 +16,18 @@ from writers import write_celeba, write_features, write_folder, write_spawrious,
 
 from ule_jax.cli import app
 from ule_jax.data import DATASETS
+from ule_jax.estimators import parameters
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.S | re.M)
 
 # Pages with commands. `python -m` of a README block in a new environment is left to .ci/run, which makes one.
 PAGES = (
+  'docs/guides/you-have-a-folder',
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
-  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict',
-  'docs/guides/embeddings', 'docs/guides/own-loop',
+  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
+  'docs/guides/notebook',
+  'docs/guides/embeddings',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
@@ -58,11 +61,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def photos(place):
-  """A folder of images by class, without metadata.csv: the tutorial writes it, for the README it is there."""
+  """A folder of images by class, without metadata.csv."""
   shutil.rmtree(place / 'photos', ignore_errors=True)
   splits = ('train',) * 12 + ('val',) * 4 + ('test',) * 4
   write_folder(place / 'photos', [(f'{c}/{i}.jpg', c, s) for c in ('serious', 'smiling') for i, s in enumerate(splits)])
-  return place / 'photos'
+  (place / 'photos' / 'metadata.csv').unlink()
 
 
 def blocks(path):
@@ -166,10 +169,9 @@ QUICK = ('README', 'docs/guides/data/digits', 'docs/guides/data/folder')
 @pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
 def test_every_command_runs(page, root, place, photos, monkeypatch, capsys):
   monkeypatch.chdir(place)
+  monkeypatch.setattr(parameters, 'length', lambda *_: 2)  # as SHORT for commands
   for made in ('runs', 'report', 'shards'):
     shutil.rmtree(place / made, ignore_errors=True)  # pages do not lean on each other
-  if page == 'docs/start/tutorial':
-    (photos / 'metadata.csv').unlink()
   scope, ran = {}, 0
   for language, text in blocks(root / f'{page}.md'):
     if language == 'python' and (name := re.match(r'# (\w+\.py)\n', text)):
@@ -201,11 +203,30 @@ def test_every_key_of_the_results_is_explained(root, place, monkeypatch):
     assert f'`{key}`' in page or key.startswith('val_'), key
 
 
+def kinds(cell) -> list[str]:
+  """Return the kind of each output of a notebook's cell: the name of a stream, or the best format of a display."""
+  formats = ('image/png', 'text/html', 'text/plain')
+  return [
+    out['name'] if out['output_type'] == 'stream' else next(kind for kind in formats if kind in out['data'])
+    for out in cell['outputs']
+  ]
+
+
+def test_the_notebook_has_its_outputs(root):
+  """Those of a run in order from the first cell: numbers as text, pictures as PNG, no error, and not many bytes."""
+  path = root / 'docs' / 'start' / 'digits.ipynb'
+  cells = [cell for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code']
+  assert [cell['execution_count'] for cell in cells] == [*range(1, len(cells) + 1)]
+  assert {kind for cell in cells for kind in kinds(cell)} == {'stdout', 'image/png'}
+  assert path.stat().st_size < 300_000
+
+
 @pytest.mark.full
-def test_the_notebook_runs(root, tmp_path):
+def test_the_notebook_runs_and_shows_what_it_has(root, tmp_path):
+  """A shorter run has the same kinds of output in every cell."""
   nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
   notebook = nbformat.read(root / 'docs' / 'start' / 'digits.ipynb', as_version=4)
-  assert all(not cell.get('outputs') for cell in notebook.cells), 'outputs are not kept: clear them'
+  committed = [kinds(cell) for cell in notebook.cells if cell.cell_type == 'code']
   for cell in notebook.cells:
     if cell.cell_type == 'code':
       cell.source = cell.source.replace('STEPS = 600', 'STEPS = 20').replace('CROPS = 8', 'CROPS = 1')
@@ -213,6 +234,20 @@ def test_the_notebook_runs(root, tmp_path):
     warnings.simplefilter('ignore')  # of the notebook's machinery
     patch.setenv('PYTHONPATH', os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]))
     nbclient.NotebookClient(notebook, timeout=120, resources={'metadata': {'path': str(tmp_path)}}).execute()
-  shown = [out for cell in notebook.cells for out in cell.get('outputs', [])]
-  assert not [out for out in shown if out.output_type == 'error']
-  assert any('image/png' in out.get('data', {}) for out in shown)
+  assert [kinds(cell) for cell in notebook.cells if cell.cell_type == 'code'] == committed
+
+
+@pytest.mark.full
+def test_the_notebook_of_arrays_runs(root, tmp_path):
+  nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
+  path = root / 'docs' / 'start' / 'arrays.ipynb'
+  notebook = nbformat.read(path, as_version=4)
+  code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+  assert len(code) < 10
+  assert path.stat().st_size < 100_000, 'its outputs are kept: keep them small'
+  with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the notebook's machinery
+    patch.setenv('PYTHONPATH', os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]))
+    nbclient.NotebookClient(notebook, timeout=120, resources={'metadata': {'path': str(tmp_path)}}).execute()
+  assert not [out for cell in code for out in cell.outputs if out.output_type == 'error']
+  assert (tmp_path / 'model.safetensors').is_file()

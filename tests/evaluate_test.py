@@ -1,5 +1,6 @@
 """A finished run evaluated again: the same numbers, and gradients that are those of its networks."""
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import from_flags
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from writers import write_urbancars
 
@@ -16,6 +18,7 @@ from ule_jax import data
 from ule_jax.cli import app
 from ule_jax.errors import UserError
 from ule_jax.explain import saliency
+from ule_jax.explain.photographs import visible_box
 from ule_jax.runs.recorded import read_run
 from ule_jax.runs.restore import load_data, restore
 
@@ -106,8 +109,9 @@ def test_the_digit_is_where_its_mask_is(written):
 def test_masks_are_cropped_and_resized_as_images_are(tmp_path):
   options = {'dir': str(write_urbancars(tmp_path)), 'size': 24, 'resize': 'antialias', 'augment': False}
   dataset = data.load('urbancars', {**options, 'official': False})
-  image, masks = saliency._transformed(dataset, dataset.splits['test'], 0)
+  image, masks, photograph = saliency._transformed(dataset, dataset.splits['test'], 0)
   assert image.shape == (24, 24, 3)
+  assert photograph.shape == (48, 48, 3)
   inside = np.zeros((24, 24), bool)
   inside[6:18, 4:20] = True  # the box of the writer, halved
   np.testing.assert_array_equal(masks['car_mask'] > 127, inside)
@@ -224,3 +228,27 @@ def test_bad_usage_is_one_sentence(flags, message, ule_run, tmp_path, monkeypatc
   with pytest.raises(UserError, match=message) as end:
     app.call('evaluate', flags or ['--saliency=1'])
   assert '\n' not in str(end.value)
+
+
+@pytest.mark.parametrize(
+  ('fit', 'size', 'expected'),
+  [
+    ('crop', (60, 100), (0.2, 0, 0.8, 1)),
+    ('crop', (90, 30), (0, 1 / 3, 1, 2 / 3)),
+    ('stretch', (60, 100), (0, 0, 1, 1)),
+  ],
+)
+def test_the_part_of_a_photograph_that_a_network_sees(fit, size, expected):
+  spec = data.input_spec('folder', {'size': 32, 'fit': fit, 'dir': ''})
+  assert visible_box(spec.eval_transform)(*size) == pytest.approx(expected, abs=0.01)
+  assert visible_box(None)(*size) == (0, 0, 1, 1)
+
+
+def test_photographs_are_kept_beside_their_maps(written):
+  """Of the embedded task, whose images have no transform: the same pixels."""
+  ends = written['photograph_end']
+  for i, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+    pixels = np.asarray(Image.open(io.BytesIO(written['photograph'][begin:end].tobytes())))
+    np.testing.assert_array_equal(pixels, written['image'][i])
+  assert (written['box'] == [0, 0, 1, 1]).all()
+  assert written['name'][0].startswith('digit ')

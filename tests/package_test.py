@@ -58,6 +58,14 @@ def test_the_wheel_trains_reports_and_says_nothing_that_is_not_ours(wheel, tmp_p
   lines = done.stderr.splitlines()
   assert lines[0].startswith('ule on digits: ')
   assert [line.split()[0] for line in lines[1:]] == ['step', 'step']
+  printed = done.stdout.splitlines()
+  assert printed[0].startswith('ule on digits, seed 0: accuracy, % (step ')
+  assert any(line.startswith("The teacher's worst group is ") for line in printed)
+  assert [line.split('#')[0].split() for line in printed[-3:]] == [
+    ['python', '-m', 'ule_jax.diagnose', '--run=run'],
+    ['python', '-m', 'ule_jax.report', 'run', '--out=report'],
+    ['python', '-m', 'ule_jax.export', '--run=run'],
+  ]
   done = ule_jax('report', 'run', '--out=page')
   assert (done.returncode, done.stderr) == (0, '')
   assert (tmp_path / 'page' / 'index.html').is_file()

@@ -46,7 +46,7 @@ def folder(root, kind: str, form: str = 'png'):
 
 
 def flags(root, *changes):
-  return ['--config=folder:erm', f'--config.data.dir={root}', *SMALL, *changes]
+  return ['--config=folder:erm', f'--config.data.dir={root}', '--config.select=last', *SMALL, *changes]
 
 
 def run(place, root, *changes, force=False):

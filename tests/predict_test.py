@@ -18,6 +18,7 @@ from ule_jax.data.decoding import BY_TYPE
 from ule_jax.data.listing import SUFFIXES
 from ule_jax.deploy import predict
 from ule_jax.errors import UserError
+from ule_jax.report import sheet
 from ule_jax.runs.recorded import HOST_BOUND, read_run
 from ule_jax.runs.restore import load_data, restore
 
@@ -44,6 +45,14 @@ def softmax(logits):
   return shifted / shifted.sum(-1, keepdims=True)
 
 
+def corner(picture, part):
+  """Return the row and the column at which a picture holds another."""
+  height, width = part.shape[:2]
+  places = np.argwhere((picture[: 1 - height, : 1 - width] == part[0, 0]).all(-1))
+  (place,) = (place for place in places if (picture[place[0] :, place[1] :][:height, :width] == part).all())
+  return place
+
+
 def test_predictions_are_those_of_the_run(ule_run, digits, tmp_path, capsys):
   root, names = digits
   out, looks = tmp_path / 'deep' / 'p.csv', tmp_path / 'looks'
@@ -58,9 +67,12 @@ def test_predictions_are_those_of_the_run(ule_run, digits, tmp_path, capsys):
     assert row['prediction'] == classes[chances.argmax()]
   assert {p.relative_to(looks).as_posix() for p in looks.rglob('*.png')} == {f'{name}.png' for name in names}
   picture = np.asarray(Image.open(looks / 'a.png.png'))
-  assert picture.shape == (192, 3 * 192 + 2 * 3, 3)  # the image, the student's map, the teacher's
-  np.testing.assert_array_equal(picture[::12, :192:12], np.asarray(Image.open(root / 'a.png')))
-  assert picture[:, 195:387].std() > 20
+  photograph = np.asarray(Image.open(root / 'a.png')).repeat(6, 0).repeat(6, 1)
+  top, left, gap = *corner(picture, photograph), sheet.NARROWEST + sheet.GAP
+  student, teacher = (picture[top : top + 96, left + n * gap : left + n * gap + 96] for n in (1, 2))
+  assert student.shape == teacher.shape == photograph.shape  # in columns beside the photograph
+  assert (student != photograph).any()
+  assert (student != teacher).any()
   assert capsys.readouterr().out.startswith('4 images: ')
   assert not list(tmp_path.rglob('*.partial'))
 

@@ -77,6 +77,32 @@ def test_a_run_leaves_what_the_interface_names(finished):
   assert results['last']['step'] == 12
 
 
+def test_a_run_records_chance_trust_and_the_share_of_its_term(finished):
+  workdir, results = finished
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  lines = [line for line in lines if 'train/trust' in line]
+  assert [line['step'] for line in lines] == [3, 6, 9, 12]
+  for line in lines:
+    term = line['train/trust'] * 0.03 * line['train/shared']
+    assert line['train/term_share'] == pytest.approx(term / line['train/loss/teacher'], rel=1e-4, abs=1e-7)
+  for name in ('trust', 'term_share'):
+    values = [line[f'train/{name}'] for line in lines]
+    assert results[name] == pytest.approx({'mean': np.mean(values), 'last': values[-1]}, rel=1e-2)
+  labels = np.load(workdir / 'predictions' / 'test.npz')['label']
+  assert results['chance']['test'] == {'uniform': 0.5, 'majority': pytest.approx(max(labels.mean(), 1 - labels.mean()))}
+  assert results['class_of_group'] == {name: name.partition(',')[0] for name in results['groups']}
+  assert results['counter_examples'] == {
+    name: sum(min(group['count'] for group in pair) for pair in pairs_of(results[name]['groups']))
+    for name in ('train', 'val', 'val_balanced', 'test')
+  }
+  assert 0 < results['roles']['student']['train']['accuracy'] < 1
+
+
+def pairs_of(groups):
+  values = list(groups.values())
+  return values[:2], values[2:]
+
+
 @pytest.mark.parametrize('method', ['erm', 'gradient_penalty', 'shuffled_student'])
 def test_every_method_ends_with_done(method, tmp_path):
   results = run(tmp_path / 'w', method=method)

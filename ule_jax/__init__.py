@@ -18,6 +18,10 @@ _PUBLIC = {
   'MODELS': 'models',
   'load_config': 'config',
   'Config': 'config',
+  'run': 'train.run',
+  'load_run': 'deploy.finished',
+  'fit': 'estimators',
+  'estimators': 'estimators',
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll] the table has them once
 

@@ -54,6 +54,24 @@ def is_label_free(rule: str) -> bool:
   return rule == LAST or (parts(rule)[0] == 'val' and not needs_group_labels(rule))
 
 
+def is_blind(rule: str, counter_examples: int | None) -> bool:
+  """Return whether a rule cannot see a shortcut, as far as is known.
+
+  A split `val_NAME` was made for a further rule, and the student's mistakes are candidates for counter-examples where
+  no group is known.
+
+  Args:
+    rule: of selection.
+    counter_examples: examples of `val` that are known to break the shortcut; None without group labels.
+
+  >>> is_blind('val/accuracy', None), is_blind('val/accuracy', 3), is_blind('val_balanced/accuracy', None)
+  (True, False, False)
+  """
+  if rule == LAST or parts(rule)[0] != 'val':
+    return False
+  return not counter_examples and not (counter_examples is None and needs_student(rule))
+
+
 def ranked(rules: Iterable[str]) -> list[str]:
   """Sort rules, with `last` added: label-free ones first, of these the worst class first and `last` at the end."""
   return sorted(

@@ -14,6 +14,7 @@ class Stream(enum.IntEnum):
   SUBSAMPLE = 2  # the examples of a class or group that are left
   DFR_HALVES = 3  # the halves of DFR's split, and its balanced subsets
   SPARE_SAMPLE = 4  # the examples that SPARE's silhouette is computed on
+  VALIDATION = 5  # the rows of an estimator's data that are not trained on
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> np.random.Generator:

@@ -1,12 +1,13 @@
-"""Draw docs/images/photographs.png: photographs, and where student and teacher look at them.
+"""Draw docs/images/photographs.png and photographs_tint.png: photographs, and where student and teacher look at them.
 
   python docs/images/photographs.py [FOLDER]
 
 The task: grey crops of the two photographs that scikit-learn ships, a temple and a flower. A round sticker follows the
 class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are other
 crops of the same two photographs. A map is bright where a grey square over the photograph takes most away from the
-answer. FOLDER keeps crops and runs (default: a temporary one); a run that is there is not
-made again.
+answer. In the second task a tint of the whole crop takes the sticker's place; its picture has the answers to the same
+crop under both tints, and which change of colour each network asks for. FOLDER keeps crops and runs (default: a
+temporary one); a run that is there is not made again.
 """
 
 import csv
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, special
 from sklearn.datasets import load_sample_image
 
+from ule_jax.explain import saliency
 from ule_jax.runs.restore import Restored, restore
 
 matplotlib.use('Agg')
@@ -36,6 +38,7 @@ COUNTS = {'train': 1600, 'val': 400, 'test': 400}
 CLASSES = {'flower': 'flower.jpg', 'temple': 'china.jpg'}
 CENTRES = {'flower': (200, 420, 120, 340), 'temple': (130, 320, 70, 370)}  # pixels, left, right, top, bottom
 STICKERS = {'orange': (255, 140, 0), 'blue': (0, 120, 255)}
+TINTS = {'orange': (1.0, 0.82, 0.6), 'blue': (0.6, 0.82, 1.0)}
 USUAL = {'temple': 'orange', 'flower': 'blue'}
 FIELDS = {
   'data.size': SIDE,
@@ -54,8 +57,8 @@ FIELDS = {
 }
 
 
-def crop(label: str, photograph: np.ndarray, sticker: str, rng: np.random.Generator) -> Image.Image:
-  """Return a grey square of a photograph, whose centre lies on the object, with a sticker somewhere."""
+def crop(label: str, photograph: np.ndarray, colour: str, rng: np.random.Generator, tint: bool) -> Image.Image:
+  """Return a grey square of a photograph, whose centre lies on the object, with a sticker somewhere or a tint."""
   height, width = photograph.shape
   side = int(rng.integers(120, 220))
   left, right, top, bottom = CENTRES[label]
@@ -63,13 +66,21 @@ def crop(label: str, photograph: np.ndarray, sticker: str, rng: np.random.Genera
   y = int(np.clip(rng.integers(top, bottom) - side // 2, 0, height - side))
   grey = photograph[y : y + side, x : x + side] ** rng.uniform(0.6, 1.6)
   image = Image.fromarray(np.uint8(255 * grey)).resize((SEEN, SEEN), Image.Resampling.LANCZOS).convert('RGB')
+  if tint:
+    return tinted(image, colour)
   radius = SEEN * 0.09
   cx, cy = rng.uniform(1.3 * radius, SEEN - 1.3 * radius, 2)
-  ImageDraw.Draw(image).ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=STICKERS[sticker])
+  ImageDraw.Draw(image).ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=STICKERS[colour])
   return image
 
 
-def write_crops(folder: Path, counts: dict[str, int]) -> None:
+def tinted(image: Image.Image, colour: str) -> Image.Image:
+  """Return an image under a tint, whose own is lost."""
+  grey = np.asarray(image, np.float64).max(-1, keepdims=True)  # of a tinted grey: one channel of each tint is 1
+  return Image.fromarray(np.uint8(grey * TINTS[colour]))
+
+
+def write_crops(folder: Path, counts: dict[str, int], tint: bool = False) -> None:
   """Write the crops and metadata.csv."""
   rng = np.random.default_rng(0)
   grey = {name: load_sample_image(file).mean(-1) / 255 for name, file in CLASSES.items()}
@@ -81,7 +92,7 @@ def write_crops(folder: Path, counts: dict[str, int]) -> None:
       sticker = next(name for name in STICKERS if (name == USUAL[label]) == usual)
       name = f'{split}/{i:04}.png'
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      crop(label, grey[label], sticker, rng).save(folder / name)
+      crop(label, grey[label], sticker, rng, tint).save(folder / name)
       rows.append((name, label, split, sticker))
   with (folder / 'metadata.csv').open('w', newline='') as file:
     csv.writer(file).writerows([('filename', 'label', 'split', 'attribute'), *rows])
@@ -152,6 +163,11 @@ def draw(folder: Path, path: Path, count: int = 2) -> None:
       answer = classes[probabilities.argmax()]
       mark, color = ('✓', '#1a7f37') if answer == labels[name] else ('✗', '#cf222e')
       axis.set_xlabel(f'{mark} {answer}, {100 * probabilities.max():.0f} %', fontsize=11, color=color)
+  save(figure, axes, path)
+
+
+def save(figure, axes, path: Path) -> None:
+  """Write a figure without ticks and frames as a PNG of 256 colours."""
   for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -163,14 +179,57 @@ def draw(folder: Path, path: Path, count: int = 2) -> None:
   colors.quantize(palette=colors.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
+def colours_asked_for(run: Restored, photograph: np.ndarray, label: int) -> dict[str, np.ndarray]:
+  """Return, by role, the change of colour that raises the label's score, blurred, as a picture; grey is none."""
+  step = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
+  image = run.input_spec.eval_transform(photograph, np.random.default_rng(0))
+  gradients, _, _ = step(run.networks.params, run.networks.batch_stats, image[None], np.array([label], np.int32))
+  drawn = {}
+  for role, gradient in gradients.items():
+    blurred = ndimage.gaussian_filter(np.asarray(gradient[0], np.float64), (1.5, 1.5, 0))
+    drawn[role] = np.clip(0.5 + 0.5 * blurred / np.abs(blurred).max(), 0, 1)
+  return drawn
+
+
+def draw_tints(folder: Path, path: Path, count: int = 2) -> None:
+  """Draw photographs that the student has wrong and the teacher right under both tints, and the gradients' colours."""
+  run, classes = restore(folder / 'ule'), sorted(CLASSES)
+  with (folder / 'crops' / 'metadata.csv').open() as file:
+    labels = {row['filename']: row['label'] for row in csv.DictReader(file)}
+  forward = jax.jit(run.forward())
+  figure, axes = plt.subplots(count, 4, figsize=(8.8, 2.65 * count + 0.2), dpi=120)
+  titles = ('warm', 'cold', 'the student asks for', 'the teacher asks for')
+  for axis, title in zip(axes[0], titles, strict=True):
+    axis.set_title(title, fontsize=11)
+  for row, name in zip(axes, choose(folder, count), strict=True):
+    photograph = Image.open(folder / 'crops' / name)
+    for axis, colour in zip(row, TINTS, strict=False):
+      image = np.asarray(tinted(photograph, colour))
+      axis.imshow(image)
+      seen = run.input_spec.eval_transform(image, np.random.default_rng(0))[None]
+      for line, role in enumerate(run.roles):
+        probabilities = special.softmax(np.asarray(forward(run.variables(role), seen), np.float64)[0])
+        answer = classes[probabilities.argmax()]
+        mark, color = ('✓', '#1a7f37') if answer == labels[name] else ('✗', '#cf222e')
+        text = f'{role}: {mark} {answer}, {100 * probabilities.max():.0f} %'
+        axis.text(0, 1.13 * SEEN + 0.13 * SEEN * line, text, fontsize=10, color=color)
+    colours = colours_asked_for(run, np.asarray(photograph), classes.index(labels[name]))
+    for axis, picture in zip(row[2:], colours.values(), strict=True):
+      axis.imshow(picture)
+      axis.text(0, 1.13 * SIDE, f'to see more of a {labels[name]}', fontsize=10)
+  save(figure, axes, path)
+
+
 def main(folder: Path) -> None:
-  """Make whatever is missing in a folder, and draw the picture."""
-  if not (folder / 'crops' / 'metadata.csv').exists():
-    write_crops(folder / 'crops', COUNTS)
-  changes = [f'--config.{field}={value}' for field, value in ({'data.dir': folder / 'crops'} | FIELDS).items()]
-  command = [sys.executable, '-m', 'ule_jax.main', '--config=folder:ule', *changes, f'--workdir={folder / "ule"}']
-  subprocess.run(command, check=True)  # done already: it says so
-  draw(folder, Path(__file__).with_suffix('.png'))
+  """Make whatever is missing in a folder, and draw the pictures."""
+  for name, tint, paint in (('photographs', False, draw), ('photographs_tint', True, draw_tints)):
+    task = folder / 'tint' if tint else folder
+    if not (task / 'crops' / 'metadata.csv').exists():
+      write_crops(task / 'crops', COUNTS, tint)
+    changes = [f'--config.{field}={value}' for field, value in ({'data.dir': task / 'crops'} | FIELDS).items()]
+    command = [sys.executable, '-m', 'ule_jax.main', '--config=folder:ule', *changes, f'--workdir={task / "ule"}']
+    subprocess.run(command, check=True)  # done already: it says so
+    paint(task, Path(__file__).with_name(f'{name}.png'))
 
 
 if __name__ == '__main__':

@@ -27,7 +27,8 @@ from ule_jax.errors import (
   unknown,
 )
 from ule_jax.runs import progress
-from ule_jax.runs.signals import Signals, tell
+from ule_jax.runs.signals import Signals
+from ule_jax.runs.terminal import tell
 
 if TYPE_CHECKING:
   from cyclopts import App, CycloptsError
@@ -48,6 +49,15 @@ VERBS = {
 }
 
 HELP = 'Train image classifiers that do not take the shortcut, and look at what they have learned.'
+# The verbs that one needs first, in the order of use: the greeting of `ule-jax` alone
+FIRST = {
+  'main': 'train a network by a method on images, and say what came out',
+  'data': 'check images before anything is trained on them',
+  'report': 'put finished runs on one page: tables, curves, pictures',
+  'diagnose': 'look for groups of images that mislead a network',
+  'predict': 'classify images with the network of a run',
+}
+EXAMPLE = 'python -m ule_jax.main --config=digits'
 EXIT_CODES = 'Exit codes: 0 done, 2 usage or data, 75 stopped but resumable, 1 a defect of ule_jax.'
 HELP_FLAGS = ('--help', '-h', '-help')
 
@@ -205,14 +215,26 @@ def _sentence(error: CycloptsError, verb: App) -> str:
   return re.sub(r'(^|\. )([A-Z])', lambda start: start[1].replace('.', ';') + start[2].lower(), one_line(error))
 
 
+def greeting() -> str:
+  """Return the first words to somebody who has typed no verb: the purpose, a first command, and the first verbs."""
+  width = max(map(len, FIRST))
+  verbs = [f'  python -m ule_jax.{verb:{width}}  {purpose}' for verb, purpose in FIRST.items()]
+  parts = [HELP, f'Try it, on images that ship along:\n  {EXAMPLE}', 'The first verbs:\n' + '\n'.join(verbs)]
+  parts.append('ule-jax --help has all verbs, and each verb has its own --help.')
+  return '\n\n'.join(parts)
+
+
 def run_verb(verb: str) -> NoReturn:
   """Run a verb on the command line's arguments; signals are caught before its module is imported."""
   main(lambda: call(verb, sys.argv[1:]))
 
 
 def command() -> None:
-  """Run `ule-jax VERB ...`, which is `python -m ule_jax.VERB ...`."""
-  verb, *argv = sys.argv[1:] or HELP_FLAGS[:1]
+  """Run `ule-jax VERB ...`, which is `python -m ule_jax.VERB ...`; without arguments greet."""
+  if not sys.argv[1:]:
+    print(greeting())
+    return
+  verb, *argv = sys.argv[1:]
   if verb in HELP_FLAGS:
     from ule_jax.cli.help import print_help
 

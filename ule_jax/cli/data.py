@@ -9,25 +9,35 @@ from etils import epy
 from ule_jax.cli.arguments import ConfigFields, ConfigFile, Directory, Images
 from ule_jax.config import load
 from ule_jax.errors import UserError, unknown
-from ule_jax.paths import output_path
+from ule_jax.paths import local_path, output_path
 
 with epy.lazy_imports():  # help and errors of the command line come before what takes long to import
   import numpy as np
 
   from ule_jax import data as data_sets
   from ule_jax.cli import tables
-  from ule_jax.data import checks, sheets
+  from ule_jax.data import checks, class_folders, layouts, sheets
+  from ule_jax.runs import files
 
 if TYPE_CHECKING:
   from ule_jax.data.checks import Scan
 
 
-def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '', images: Images = True) -> None:
+def data(
+  *,
+  config: ConfigFile,
+  overrides: ConfigFields = (),
+  out: Directory = '',
+  images: Images = True,
+  write_metadata: bool = False,
+  force: bool = False,
+) -> None:
   """Check a data set: counts, every image, and a picture of each group.
 
   For example:
 
     python -m ule_jax.data --config=configs/waterbirds.py --config.data.dir=DIR
+    python -m ule_jax.data --config=folder --config.data.dir=DIR --write-metadata
 
   The counts are compared with those of the release. The exit code is 2 if something is wrong, and the
   error names it; other counts are only a warning with --config.data.official=False, and images that
@@ -36,9 +46,17 @@ def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '
   Args:
     out: folder for the contact sheets (default sheets/<config>).
     images: decode every image.
+    write_metadata: of a folder for each class, write DIR/metadata.csv with its labels and splits, for
+      you to edit, and do nothing else.
+    force: with --write-metadata, replace a metadata.csv that exists.
   """
   settings: Any
   settings, config_name = load.load_text(config, overrides)
+  if write_metadata:
+    _write_metadata(dict(settings.data), force)
+    return
+  if force:
+    raise UserError('--force is for --write-metadata, which replaces metadata.csv with it: give both, or neither.')
   folder = output_path(out or f'sheets/{config_name}', '--out')
   options = dict(settings.data)
   name = options.pop('name')
@@ -77,3 +95,35 @@ def data(*, config: ConfigFile, overrides: ConfigFields = (), out: Directory = '
   print(f'\n{len(written)} contact sheets in {folder}')
   if wrong:
     raise UserError(f'{name} is not as it should be: {"; ".join(wrong)}.')
+
+
+def _write_metadata(options: dict[str, Any], force: bool) -> None:
+  """Write metadata.csv of a folder without it, and print its path, the counts and the remarks.
+
+  Args:
+    options: of the data set, with its name.
+    force: replace the file.
+
+  Raises:
+    UserError: the file exists, the folder cannot be read as a folder for each class, or a row cannot be written.
+  """
+  name = options.pop('name')
+  if name != 'folder':
+    raise UserError(f'--write-metadata is for --config=folder, and {name} has lists of its own: leave it out.')
+  path = local_path(options['dir'], 'data.dir') / class_folders.METADATA
+  if path.exists() and not force:
+    raise UserError(f'{path} exists: edit it, move it away, or replace it with --force.')
+  if path.exists() and options['layout'] == 'auto':
+    options['layout'] = layouts.recognise(path.parent)
+  dataset = data_sets.read(name, options)
+  if dataset.table is None or dataset.table.is_array_record:
+    raise UserError(f'{path.parent} holds prepared data, which have their labels: --write-metadata is for image files.')
+  text, advice = class_folders.as_checked_csv(dataset.table, path)
+  try:
+    files.write_text(path, text)
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): make the folder writable.') from None
+  print(tables.counts_table(dataset))
+  print('\n' + '\n'.join(dataset.remarks))
+  rows = sum(split.count for split in dataset.splits.values())
+  print(f'\n{rows:,} rows in {path}, which is read from now on.{advice}')

@@ -12,9 +12,9 @@ from ule_jax.paths import local_path, output_path
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   from ule_jax.cli import tables
+  from ule_jax.deploy import finished
   from ule_jax.explain import diagnosis
   from ule_jax.report import numbers, page
-  from ule_jax.runs import recorded, restore
 
 
 def diagnose(
@@ -54,8 +54,8 @@ def diagnose(
   folder = output_path(out, '--out')
   page.refuse_others(folder, diagnosis.GENERATOR)
   directory = local_path(run, '--run')
-  recorded.read_run(directory)  # whether there is one, before jax is imported
-  restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
+  loaded = finished.load_run(directory, threads, compilation_cache)
+  restored, dataset = loaded.restored, loaded.dataset(split, force)
   drawn = examples if images and not dataset.is_features else 0  # features cannot be drawn
   content = diagnosis.look(restored, dataset, split, clusters, drawn)
   rows = content.pop('rows')
@@ -66,4 +66,4 @@ def diagnose(
   print(tables.clusters_table(content))
   if content['restricted'] and images:
     print(f'{content["restricted"]}: keep this page to yourself, or use --no-images.')
-  print(f'{folder / "index.html"}')
+  print(f'{folder / "index.html"}\n\n{tables.sentences(content["answer"])}')

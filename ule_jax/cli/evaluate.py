@@ -17,13 +17,10 @@ if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
-  import numpy as np
-
   from ule_jax import data
   from ule_jax.cli import tables
-  from ule_jax.data import pipeline
-  from ule_jax.explain import saliency as looks
-  from ule_jax.runs import files, recorded, restore
+  from ule_jax.deploy import finished
+  from ule_jax.runs import files
   from ule_jax.train import evaluate as evaluation
 
 
@@ -58,27 +55,17 @@ def evaluate(
       '--saliency writes into the folder of the run, for which --force could take other data: leave one out.'
     )
   directory = local_path(run, '--run')
-  config, _ = recorded.read_run(directory)  # whether there is one, before jax is imported
-  if saliency and data.holds_features(config.data.name):
+  loaded = finished.load_run(directory, threads, compilation_cache)
+  if saliency and data.holds_features(loaded.config.data.name):
     raise UserError(f'--saliency draws images, and {directory} was trained on features, which have none: leave it out.')
-  restored, dataset = restore.restore_with_data(directory, split, threads, compilation_cache, force)
-  step = evaluation.make_eval_step(
-    restored.model, restored.preprocess, restored.roles, len(dataset.groups), restored.mesh
-  )
-  batches = pipeline.eval_batches(dataset, split, batch_size=restored.batch_size, threads=threads)
-  where = f'{split} at step {restored.results["step"]:,}'
-  counts, predictions = evaluation.evaluate(step, restored.networks, batches, restored.mesh, bool(saliency), where)
+  restored, dataset = loaded.restored, loaded.dataset(split, force)
+  counts, predictions = loaded.evaluate(dataset, split, collect=bool(saliency))
   metrics = {role: {split: evaluation.summary(counts[role], dataset)} for role in restored.roles}
   print(tables.results_table({**restored.results, 'roles': metrics}, split))
   print(compare(restored, split, metrics))
   if saliency:
-    scalar = restored.scalar
-    look = looks.make_saliency_step(restored.model, restored.preprocess, restored.roles, scalar)
-    logits = looks.logits_by_role(predictions)
-    chosen = looks.choose(predictions['label'], predictions['group'], logits, saliency)
-    arrays = looks.collect(look, restored.networks, dataset, split, predictions, chosen)
+    arrays = loaded.saliency_of(dataset, split, predictions, saliency)
     path = directory / 'saliency' / f'{split}.npz'
-    arrays |= {'step': np.array(restored.results['step'], np.int32), 'scalar': np.array(scalar)}
     files.write_arrays(path, arrays)
     print(f'saliency of {len(arrays["index"])} examples: {path}')
 

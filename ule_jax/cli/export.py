@@ -16,8 +16,8 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
 
   from ule_jax.cli import tables
   from ule_jax.deploy import export as files
+  from ule_jax.deploy import finished
   from ule_jax.runs import files as run_files
-  from ule_jax.runs import recorded, restore
 
 
 def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache = 'default') -> None:
@@ -43,8 +43,7 @@ def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache 
   directory, path = local_path(run, '--run'), output_path(out, '--out')
   if path.suffix not in ('.stablehlo', '') or path.is_dir():
     raise UserError(f'--out {path} is for the StableHLO artifact: end it on .stablehlo; the other files lie beside it.')
-  recorded.read_run(directory)  # whether there is one, before jax is imported
-  restored = restore.restore(directory, compilation_cache=compilation_cache)
+  restored = finished.load_run(directory, compilation_cache=compilation_cache).restored
   variables = jax.tree.map(np.asarray, restored.variables(restored.roles[-1]))
   tensors, layout = files.weights(restored, variables)
   about = files.describe(restored, layout)

@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from etils import epy
@@ -16,13 +16,17 @@ from ule_jax.cli.arguments import Cache, Directory, File, Run, Threads
 from ule_jax.errors import UserError
 from ule_jax.paths import local_path, output_path
 
+if TYPE_CHECKING:
+  from ule_jax.deploy.finished import LoadedRun
+
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   import numpy as np
 
   from ule_jax import data
   from ule_jax.data import feature_files
+  from ule_jax.deploy import finished
   from ule_jax.deploy import predict as deployed
-  from ule_jax.runs import recorded, restore, workdir
+  from ule_jax.runs import workdir
 
 
 def predict(
@@ -56,16 +60,16 @@ def predict(
   Args:
     input: an image, or a folder of images at any depth; of a run on embeddings a file of features.
     out: the CSV file.
-    saliency: folder for a PNG of each image and of where the output of each network changes with its pixels.
+    saliency: folder for a PNG of each image, with a map over it of where each network's output changes with its pixels.
     on_bad_image: end if an image cannot be decoded, or give such images rows without a prediction.
   """
   directory, path = local_path(run, '--run'), output_path(out, '--out')
   pictures = output_path(saliency, '--saliency') if saliency else None
-  config, results = recorded.read_run(directory)
+  loaded = finished.load_run(directory, threads, compilation_cache)
+  config, results = loaded.config, loaded.results
   classes = results['classes']
   if data.holds_features(config.data.name):
-    source, of_images = local_path(input, '--input'), (saliency, on_bad_image)
-    predict_features(directory, source, path, of_images, threads, compilation_cache)
+    predict_features(loaded, local_path(input, '--input'), path, (saliency, on_bad_image))
     return
   listing = deployed.find(local_path(input, '--input'))
   decoding = data.input_spec(config.data.name, config.data).decoding
@@ -75,7 +79,7 @@ def predict(
   counts: Counter[str] = Counter()
   with deployed.writing(path) as file:
     bad = deployed.scan(listing, read, decoding, skip)
-    restored = restore.restore(directory, threads, compilation_cache)
+    restored = loaded.restored
     good = [name for name in listing.names if name not in bad]
     predictions = deployed.predict(restored, read, good, draw=pictures is not None)
     writer = csv.writer(file)
@@ -96,26 +100,23 @@ def predict(
   print(f'predictions: {path}' + (f'\nsaliency: {pictures}' if pictures is not None else ''))
 
 
-def predict_features(
-  directory: Path, source: Path, path: Path, of_images: tuple[str, str], threads: int, compilation_cache: str
-) -> None:
+def predict_features(run: LoadedRun, source: Path, path: Path, of_images: tuple[str, str]) -> None:
   """Classify the features of a file with the network of a run on features.
 
   Args:
-    directory: of the run.
+    run: on features.
     source: the file of features.
     path: of the CSV file.
     of_images: --saliency and --on-bad-image, which are for images.
-    threads, compilation_cache: as in `predict`.
 
   Raises:
     UserError: a flag is for images, or the features cannot be used.
   """
   if of_images != ('', 'fail'):
     flag = '--saliency' if of_images[0] else '--on-bad-image'
-    raise UserError(f'{flag} is for images, and {directory} was trained on features: leave it out.')
+    raise UserError(f'{flag} is for images, and {run.directory} was trained on features: leave it out.')
   features = feature_files.read(source)
-  restored = restore.restore(directory, threads, compilation_cache)
+  restored = run.restored
   classes, counts = restored.classes, Counter()
   dataset = deployed.of_features(features, restored)
   with deployed.writing(path) as file:

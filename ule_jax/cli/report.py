@@ -18,7 +18,7 @@ with epy.lazy_imports():  # help and errors of the command line come before what
 def report(
   *runs: Annotated[str, Parameter(metavar='RUN_OR_FOLDER')], out: Directory = 'report', images: Images = True
 ) -> None:
-  """Make one page of finished runs: tables, curves, input gradients of networks.
+  """Make one page of finished runs: verdicts, tables, photographs under input gradients.
 
   For example:
 
@@ -26,7 +26,7 @@ def report(
     python -m ule_jax.report runs/a runs/b                  some runs
     python -m ule_jax.evaluate --run=runs/a --saliency=4    before it, for pictures of a run
 
-  The page has tables over seeds, curves, groups and pictures, and opens anywhere.
+  The page says for each method whether it took a shortcut and whether it helped, and opens anywhere.
 
   Args:
     runs: --workdir folders of runs, or folders that hold such at any depth.

@@ -16,7 +16,7 @@ from ule_jax.paths import local_path
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
   from ule_jax.cli import tables
   from ule_jax.devices import processes, runtime
-  from ule_jax.runs import progress
+  from ule_jax.runs import progress, verdicts
   from ule_jax.train import run
 
 
@@ -40,8 +40,15 @@ def train(
     python -m ule_jax.main --config=celeba:ule,frozen ...             heads on a frozen encoder
     python -m ule_jax.main --config=digits --config.method.weight=100
 
-  It prints the accuracies of all groups, and the test accuracy at the checkpoint of each selection
-  rule. The same command on the same folder resumes where it stopped.
+  Which of the 22 methods?
+
+    no group labels                           erm and ule; compare them on validation images that
+                                              break the shortcut
+    group labels of some validation images    dfr, or ule with select=val/worst_group_accuracy
+    group labels of all training images       group_dro or rwg
+
+  It prints the accuracies on all splits, of every class and group, and whether they show a shortcut.
+  The same command on the same folder resumes where it stopped.
 
   Args:
     workdir: folder of the run (default runs/<config>-<method>-s<seed>).
@@ -69,7 +76,6 @@ def train(
   results = run.run(settings, directory, force=force)
   if not processes.is_first():
     return
-  print(tables.results_table(results))
-  print()
-  print(tables.rules_table(results))
-  print(f'\nresults: {directory / "results.json"}')
+  parts = tables.run_table(results), tables.rules_table(results), tables.sentences(verdicts.verdicts(results))
+  print('\n\n'.join(parts))
+  print(f'\nresults: {directory / "results.json"}\n{tables.next_commands(directory)}')

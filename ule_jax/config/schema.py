@@ -14,7 +14,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from ule_jax.config.fields import flatten
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, SOURCES
 from ule_jax.methods import METHODS
 from ule_jax.models import BATCH_NORMS, Model
 from ule_jax.optim import Optim
@@ -182,7 +182,7 @@ def sections(data: str, method: str) -> dict[str, type[Options]]:
     if isinstance(field.annotation, type) and issubclass(field.annotation, Options)
   }
   kinds = {
-    'data': named(DATASETS[data].options),
+    'data': named(SOURCES[data].options),
     'method': named(METHODS[method].options),
     **{name: field.annotation for name, field in Config.model_fields.items() if name not in ('data', 'method')},
     'two_stage': two_stage,

@@ -10,7 +10,7 @@ from typing import Any
 from ule_jax.config.fields import flatten
 from ule_jax.config.former import present_names
 from ule_jax.config.schema import LIMIT, NO_RULE, Config, defaults, every_option, sections
-from ule_jax.data import DATASETS, holds_features
+from ule_jax.data import SOURCES, holds_features
 from ule_jax.errors import UserError, nearest_names
 from ule_jax.methods import METHODS
 from ule_jax.models import MODELS, ON_FEATURES
@@ -32,7 +32,7 @@ def parse_config(config: Any, completes: bool = False) -> Config:
   """
   values = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
   fields = present_names(flatten(values))
-  for name, table in (('data.name', DATASETS), ('method.name', METHODS)):
+  for name, table in (('data.name', SOURCES), ('method.name', METHODS)):
     chosen = fields.setdefault(name, None)
     if not isinstance(chosen, str) or chosen not in table:
       raise UserError(f'{name} is {chosen!r}: it is one of {", ".join(sorted(table))}.')
@@ -74,7 +74,7 @@ def recorded_fields(recorded: Mapping[str, Any]) -> dict[str, Any]:
   """
   fields = present_names(flatten(dict(recorded)))
   parts = {name.rpartition('.')[0] for name in fields}
-  source = DATASETS.get(fields.get('data.name', ''))
+  source = SOURCES.get(fields.get('data.name', ''))
   for name, field in every_option().items():
     part, _, last = name.rpartition('.')
     if meta(field).added and part in parts and (part != 'data' or (source and last in source.options.model_fields)):

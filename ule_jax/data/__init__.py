@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ule_jax.data import class_folders
 from ule_jax.data.checks import (
   differences,
   look_at_images,
@@ -57,6 +58,8 @@ DATASETS = {
   'folder': row('folder'),
   'embeddings': row('embeddings'),
 }
+# With data that no command can name, because Python hands them over
+SOURCES = {**DATASETS, 'arrays': row('in_memory')}
 
 
 def holds_features(name: str) -> bool:
@@ -94,7 +97,7 @@ def _options(name: str, options: Options | Mapping[str, Any]) -> Options:
   if isinstance(options, Options):
     return options
   values = {option: value for option, value in options.items() if option != 'name'}
-  return validate(DATASETS[name].options, values, 'data')
+  return validate(SOURCES[name].options, values, 'data')
 
 
 def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -107,7 +110,7 @@ def read(name: str, options: Options | Mapping[str, Any]) -> Dataset:
   Raises:
     UserError: a file is missing or malformed, a split is empty, or a label is missing.
   """
-  dataset = DATASETS[name].load(_options(name, options))
+  dataset = SOURCES[name].load(_options(name, options))
   for part, split in dataset.splits.items():
     if not split.count:
       raise UserError(
@@ -124,7 +127,7 @@ def input_spec(name: str, options: Options | Mapping[str, Any]) -> InputSpec:
     name: a key of DATASETS.
     options: as in `load`.
   """
-  return DATASETS[name].input_spec(_options(name, options))
+  return SOURCES[name].input_spec(_options(name, options))
 
 
 def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
@@ -143,14 +146,22 @@ def check_images(dataset: Dataset, options: Any, sampled: bool = False) -> None:
     look_at_images(dataset, sampled or dataset.table.is_array_record)
 
 
+def drawn_split(dataset: Dataset) -> str:
+  """Return the images, labels and splits as the text of a metadata.csv if a split was drawn from train, else ''."""
+  table = dataset.table
+  return class_folders.as_csv(table) if table is not None and 'drawn' in table.notes else ''
+
+
 __all__ = [
   'DATASETS',
   'ON_BAD_IMAGE',
+  'SOURCES',
   'Dataset',
   'InputSpec',
   'Source',
   'Split',
   'check_images',
+  'drawn_split',
   'holds_features',
   'input_spec',
   'load',

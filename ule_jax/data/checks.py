@@ -106,7 +106,7 @@ def scan_images(split: Split) -> Scan:
       return Scan(1, {i: str(error)})
     return scan_of(image)
 
-  return together(_each(attempt, split.count))
+  return together(each(attempt, split.count))
 
 
 def together(scans: Iterable[Scan]) -> Scan:
@@ -125,7 +125,7 @@ def together(scans: Iterable[Scan]) -> Scan:
   return total
 
 
-def _each(attempt: Callable[[int], T], count: int) -> Iterator[T]:
+def each(attempt: Callable[[int], T], count: int) -> Iterator[T]:
   """Map `attempt` over the indices of a split's images in threads, yield the results in order, and log progress."""
   began = logged = time.monotonic()
   with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -221,6 +221,6 @@ def warn_of_changed_pixels(dataset: Dataset) -> None:
         pass
       return Scan(1, {})
 
-    scans.append(together(_each(attempt, len(rows.names))))
+    scans.append(together(each(attempt, len(rows.names))))
   for text in remarks(scans, dataset.decoding):
     log.warning(text)

@@ -47,19 +47,39 @@ class Listing(NamedTuple):
     return self._replace(names=[self.names[i] for i in order], place=lambda i: self.place(order[i]), columns=columns)
 
 
-def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Iterable[str] = ()) -> Listing:
+def read_csv(
+  path: Path, key: str, required: Iterable[str] = (), optional: Iterable[str] = (), alias: str = ''
+) -> Listing:
   """Read a comma-separated file with a header.
 
   Args:
     key: the column with the names of the images.
     required: further columns that must exist.
     optional: columns that may exist; one of nearly that name is refused.
+    alias: another name of the column `key`.
 
   Raises:
     UserError: the file is missing, not text or empty, or lacks a column or a value; the error has the line.
   """
-  lines, rows, loose = _rows(path, read_text(path))
+  return parse_csv(path, read_text(path), key, required, optional, alias)
+
+
+def parse_csv(
+  path: Path, text: str, key: str, required: Iterable[str] = (), optional: Iterable[str] = (), alias: str = ''
+) -> Listing:
+  """Read the text of a comma-separated file with a header, as `read_csv`.
+
+  Args:
+    path: of the file, for messages.
+    text: its content.
+    key, required, optional, alias: as in `read_csv`.
+  """
+  lines, rows, loose = _rows(path, text)
   header, *rows = rows or [[]]
+  if alias and alias in header:
+    if key in header:
+      raise UserError(f'{path} has both a column {key} and a column {alias}: keep one.')
+    header = [key if name == alias else name for name in header]
   _check_header(path, header, (key, *required), optional)
   if not rows:
     raise UserError(f'{path} lists no image: restore the original.')
@@ -74,8 +94,12 @@ def read_csv(path: Path, key: str, required: Iterable[str] = (), optional: Itera
     for line, value in zip(lines, columns.get(column, ()), strict=False):
       if '"' in value and line in loose:  # in other columns a quote may mean inches
         raise UserError(f"{path}, line {line}: the {column} '{brief(value)}' has a quote too many: take it out.")
-  if '' in columns and any(columns.pop('')):
-    raise UserError(f'{path} has a column without a name: name it, or take it out.')
+  columns.pop('', None)
+  for at in (at for at, name in enumerate(header) if not name):
+    values = [row[at] for row in rows]
+    is_index = at == 0 and all(value.isdecimal() for value in values)  # as pandas writes it
+    if any(values) and not is_index:
+      raise UserError(f'{path} has a column without a name: name it, or take it out.')
   return Listing(path, columns[key], lambda i: f'line {lines[i]}', columns)
 
 

@@ -19,7 +19,6 @@ records. Nothing is unpickled.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +26,8 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from ule_jax import options as declared
-from ule_jax.data import arrays, feature_files, folder
-from ule_jax.data.codes import Numbered, number, refuse_alike, refuse_same_look, whole_number, written
+from ule_jax.data import arrays, feature_files, folder, split_names
+from ule_jax.data.codes import Numbered, number, refuse_same_look, written
 from ule_jax.data.csv_files import Listing
 from ule_jax.data.dataset import Dataset, InputSpec
 from ule_jax.data.draw_splits import draw
@@ -141,18 +140,7 @@ def _parts(listing: Listing, label: Int32[np.ndarray, 'n'], options: Options) ->
   Raises:
     UserError: a value is no name of a split, there is no train, or a class is too small for the splits.
   """
-  texts = listing.columns.get('split')
-  if texts is None:
-    parts = ['train'] * len(label)
-  else:
-    distinct = dict.fromkeys(texts)
-    refuse_alike(listing, 'split', distinct)
-    known = {value: folder.CODES.get(whole, whole) for value, whole in whole_number(distinct).items()}
-    for value, name in known.items():
-      if not re.fullmatch(r'train|val|test|val_\w+', name):
-        given = f"the split '{brief(value)}'" if value else 'no split'
-        raise UserError(f'{listing.at(texts.index(value))} has {given} instead of train, val, test or val_<something>.')
-    parts = [known[value] for value in texts]
+  parts = split_names.of_column(listing) if 'split' in listing.columns else ['train'] * len(label)
   if 'train' not in parts:
     raise UserError(f'{listing.path} gives no example to train: name some in the column split.')
   shares = {name: getattr(options, name) for name in ('val', 'test') if name not in parts}

@@ -1,6 +1,6 @@
-"""A user's images: a folder with `metadata.csv` and the files that it lists.
+"""A user's images: a folder for each class (class_folders.py), or `metadata.csv` and the files that it lists.
 
-`metadata.csv` has the columns `filename` (relative to the folder), `label`, `split`, and at most one of
+`metadata.csv` has the columns `filename` (or `file_name`; relative to the folder), `label`, `split`, and at most one of
 `group` and `attribute`:
 
   label      0..k-1, or names; classes are indexed in the order of the sorted names, or of data.classes
@@ -15,7 +15,6 @@ array_record, with the features image, label, and group or attribute, are read b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from ule_jax.data import array_record, csv_files, tables
-from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_alike, refuse_same_look, whole_number, written
+from ule_jax.data import array_record, class_folders, csv_files, split_names, tables
+from ule_jax.data.codes import SUSPICIOUS, Numbered, number, refuse_same_look, written
 from ule_jax.data.csv_files import Listing
 from ule_jax.data.dataset import Dataset, InputSpec, Transform
 from ule_jax.data.decoding import make_decoding
 from ule_jax.data.image_files import check_size, random_crop_and_flip, split_of, square, stretch
-from ule_jax.data.listing import match_files
+from ule_jax.data.layouts import LAYOUTS
+from ule_jax.data.listing import match_files, relative_names
+from ule_jax.data.near_duplicates import TOGETHER
 from ule_jax.data.open_table import open_table
 from ule_jax.data.options import Files, augment, size
+from ule_jax.data.split_names import CODES as CODES
 from ule_jax.data.tables import Rows, Table
 from ule_jax.data.transforms import color_jitter, make_resize
 from ule_jax.errors import UserError, brief
 from ule_jax.options import option
 
 FITS = {'crop': square, 'stretch': stretch}
-CODES = {'0': 'train', '1': 'val', '2': 'test', 'valid': 'val', 'validation': 'val'}
+OF_FOLDERS = ('layout', 'val', 'test', 'split_seed', 'together')  # options that metadata.csv has no use for
 
 
 class Options(Files):
@@ -51,11 +53,29 @@ class Options(Files):
   ratio: tuple = option((0.75, 4 / 3), 'range of width / height of random crops', treatment=True)
   jitter: float = option(0.0, 'strength of colour jitter in training', ge=0, le=0.5, treatment=True)
   unlisted: str = option(
-    'fail', 'fail, or ignore image files without a row in metadata.csv', choices=('fail', 'ignore'), treatment=True
+    'fail',
+    'fail, or ignore image files without a row in metadata.csv, or in no class',
+    choices=('fail', 'ignore'),
+    treatment=True,
   )
   classes: tuple = option(
     (),
     'names of the classes in order, of which every label has to be one; (): those that occur, sorted',
+    added=True,
+  )
+  layout: str = option(
+    'auto',
+    'auto: metadata.csv if there is one, else class or split_class; CLASS/*.jpg, SPLIT/CLASS/*.jpg, CLASS_NUMBER.jpg',
+    choices=LAYOUTS,
+    added=True,
+  )
+  val: float = option(0.2, 'share of train that becomes val, where there is no folder val', gt=0, lt=0.5, added=True)
+  test: float = option(0.2, 'share of train that becomes test, where there is no folder test', gt=0, lt=0.5, added=True)
+  split_seed: int = option(0, 'of the draw of val and test, not of training', ge=0, added=True)
+  together: str = option(
+    'none',
+    'images that the draw keeps in one split: files of one name, near_duplicates (decodes all images), or both',
+    choices=TOGETHER,
     added=True,
   )
 
@@ -83,11 +103,12 @@ def load(options: Options) -> Dataset:
   spec = input_spec(options)
   decoding = spec.decoding
   classes = class_names(options.classes)
-  table = open_table(
-    options.dir, 'a folder of images', lambda root: scan(root, options.unlisted, classes), (), {'label': None}
-  )
+  table = open_table(options.dir, 'a folder of images', lambda root: scan(root, options, classes), (), {'label': None})
   if table.is_array_record:
     table = _from_records(options.dir, table, classes)
+    table = table._replace(
+      remarks=(*table.remarks, *_without_effect(options, OF_FOLDERS, 'prepared data have their splits'))
+    )
   values = table.names.get('attribute')
 
   def split(rows: Rows):
@@ -106,7 +127,7 @@ def load(options: Options) -> Dataset:
     **spec._asdict(),
     notes={
       'size': options.size, 'fit': options.fit, 'resize': options.resize, 'augment': options.augment,
-      'scale': list(options.scale), 'ratio': list(options.ratio), 'jitter': options.jitter,
+      'scale': list(options.scale), 'ratio': list(options.ratio), 'jitter': options.jitter, **table.notes,
     },
     table=table,
     remarks=table.remarks,
@@ -144,40 +165,40 @@ def _augmented(crop: Transform, jitter: float) -> Transform:
   return lambda image, rng: color_jitter(crop(image, rng), rng, jitter, jitter)
 
 
-def scan(root: Path, unlisted: str, classes: tuple[str, ...] = ()) -> Table:
-  """Read metadata.csv: label, and group or attribute, of each image, by split.
+def scan(root: Path, options: Options, classes: tuple[str, ...] = ()) -> Table:
+  """Read metadata.csv, or the folders of classes: label, and group or attribute, of each image, by split.
 
   Args:
-    unlisted: fail, or ignore image files that have no row.
     classes: all names of classes, in their order; () uses the sorted labels.
   """
   path = root / 'metadata.csv'
-  if not path.is_file():
-    raise UserError(f'{root} has no metadata.csv: write one with the columns filename, label, split.')
-  listing = csv_files.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'))
-  match_files(listing, root, unlisted)
-  parts = _parts(listing)
-  codes, names, remarks = _encode(listing, parts, classes)
+  if options.layout == 'auto' and path.is_file():
+    listing = csv_files.read_csv(path, 'filename', ('label', 'split'), ('group', 'attribute'), 'file_name')
+    listing = listing._replace(names=relative_names(listing.names, root))
+    match_files(listing, root, options.unlisted)
+    parts, notes = split_names.of_column(listing), {}
+    codes, names, remarks = _encode(listing, parts, classes)
+    remarks += _without_effect(options, OF_FOLDERS, 'metadata.csv gives the splits') + class_folders.beside_csv(listing)
+  else:
+    shares = {'val': options.val, 'test': options.test}
+    draw = class_folders.Draw(shares, options.split_seed, options.together, input_spec(options).decoding)
+    listing, parts, known, notes, before = class_folders.read_images(
+      root, options.layout, options.unlisted, classes, draw
+    )
+    codes, names, remarks = _encode(listing, parts, known)
+    drawn = notes.get('drawn', {})
+    unused = [name for name in OF_FOLDERS[1:] if name not in drawn]
+    remarks = (*before, *remarks, *_without_effect(options, unused, 'it is of splits that are drawn'))
   order = ['train', *sorted({p for p in parts if p.startswith('val')}), 'test']
   part = np.array([order.index(p) for p in parts], np.int32)
-  return tables.parted(path, root, listing.names, codes, part, order, names)._replace(remarks=remarks)
+  table = tables.parted(listing.path, root, listing.names, codes, part, order, names)
+  return table._replace(remarks=remarks, notes=notes)
 
 
-def _parts(listing: Listing) -> list[str]:
-  """Return the split of each row.
-
-  Raises:
-    UserError: a value is no name of a split.
-  """
-  values = listing.columns['split']
-  refuse_alike(listing, 'split', dict.fromkeys(values))
-  as_whole = whole_number(dict.fromkeys(values))
-  parts = {value: CODES.get(as_whole[value], value) for value in as_whole}
-  for value, part in parts.items():
-    if not re.fullmatch(r'train|val|test|val_\w+', part):
-      given = f"the split '{brief(value)}'" if value else 'no split'
-      raise UserError(f'{listing.at(values.index(value))} has {given} instead of train, val, test or val_<something>.')
-  return [parts[value] for value in values]
+def _without_effect(options: Options, names: Sequence[str], reason: str) -> tuple[str, ...]:
+  """Format a remark with those of some options that were chosen, and do nothing."""
+  chosen = [f'data.{name}' for name in names if getattr(options, name) != Options.model_fields[name].default]
+  return (f'{", ".join(chosen)} {"have" if chosen[1:] else "has"} no effect: {reason}.',) if chosen else ()
 
 
 def _from_records(dir: str, table: Table, classes: tuple[str, ...]) -> Table:

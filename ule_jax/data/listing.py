@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ule_jax.data.csv_files import Listing, refuse_twice
@@ -93,9 +94,12 @@ def match_files(listing: Listing, root: Path, unlisted: str = 'fail') -> None:
   missing = listed - existing
   missing = {name for name in missing if not _is_file(root / name)}  # files of other suffixes may be listed
   if missing:
+    first = min(missing)
+    alike = next((name for name in sorted(existing) if _same_letters(name) == _same_letters(first)), '')
+    other = f'; the file is {brief(alike)}, in other letters' if alike else ''
     raise UserError(
-      f'{len(missing)} images of {path.name} are missing, the first is {brief(root / min(missing), 300)} '
-      f'({listing.place(names.index(min(missing)))}): '
+      f'{len(missing)} images of {path.name} are missing, the first is {brief(root / first, 300)} '
+      f'({listing.place(names.index(first))}{other}): '
       'complete the folder, or take their rows out of the list.'
     )
   if unlisted == 'fail' and (extra := existing - listed):
@@ -103,6 +107,29 @@ def match_files(listing: Listing, root: Path, unlisted: str = 'fail') -> None:
       f'{len(extra)} images in {root} have no row in {path.name}, the first is {brief(min(extra))}: '
       'add their rows, or move the files away.'
     )
+
+
+def relative_names(names: Sequence[str], root: Path) -> list[str]:
+  """Return paths without `./`, and those inside a folder, if absolute, relative to it; all others unchanged.
+
+  >>> relative_names(['./a/1.jpg', '/photos/a/1.jpg', '/etc/1.jpg', '../1.jpg', ''], Path('/photos'))
+  ['a/1.jpg', 'a/1.jpg', '/etc/1.jpg', '../1.jpg', '']
+  """
+  tops = [f'{top.rstrip("/")}/' for top in dict.fromkeys((root.absolute().as_posix(), root.resolve().as_posix()))]
+
+  def relative(name: str) -> str:
+    path = PurePosixPath(name)
+    if not name or '..' in path.parts:
+      return name
+    text = path.as_posix()
+    return next((text.removeprefix(top) for top in tops if text.startswith(top)), text)
+
+  return [relative(name) if name.startswith(('.', '/')) or '/.' in name or '//' in name else name for name in names]
+
+
+def _same_letters(name: str) -> str:
+  """Return a key that is equal for names that differ by case, or by the form of their accents."""
+  return unicodedata.normalize('NFC', name.casefold())
 
 
 def _is_file(path: Path) -> bool:
@@ -121,10 +148,13 @@ def is_companion(name: str) -> bool:
   return name.startswith('.') or name.casefold() in COMPANIONS
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+def walk(root: Path, companions: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
   """Yield each folder below `root`, as a relative path, with the names of its files; companions are skipped.
 
   Links to folders are followed, but no folder is entered twice, and none that contains `root`, so that loops end.
+
+  Args:
+    companions: a list to which the names of skipped files and folders are appended.
 
   Raises:
     UserError: a folder cannot be read.
@@ -143,6 +173,8 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         folders.clear()
         continue
       entered.add(real)
+      if companions is not None:
+        companions += [name for name in (*folders, *files) if is_companion(name)]
       folders[:] = sorted(name for name in folders if not is_companion(name))
       # Links come last, so that a folder below the root keeps its own path.
       queue += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]

@@ -61,6 +61,7 @@ class Table(NamedTuple):
     is_array_record: whether it was read from array_record shards.
     remarks: notes that every verb logs at its start.
     unusable: feature of array_record data that is no column -> the reason.
+    notes: entries for results.json.
   """
 
   parts: Mapping[str, Rows]
@@ -68,6 +69,7 @@ class Table(NamedTuple):
   is_array_record: bool = False
   remarks: tuple[str, ...] = ()
   unusable: Mapping[str, str] = {}
+  notes: Mapping[str, Any] = {}
 
 
 def files_rows(root: Path, names: Sequence[str], columns: Mapping[str, Any], masks: Mapping[str, Sequence[str]] = {}):

@@ -30,12 +30,12 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
 
   from ule_jax.data import pipeline
   from ule_jax.devices import mesh
-  from ule_jax.explain import saliency
-  from ule_jax.report import pictures
+  from ule_jax.explain import photographs, saliency
+  from ule_jax.report import panels, pictures, sheet
 
 log = logging.getLogger(__name__)
 
-SIDE = 192  # approximate side of a picture, in pixels
+LONGEST = 1024  # pixels of the longer side of a photograph in a picture; larger ones are shrunk
 
 SPLIT = 'input'
 
@@ -153,45 +153,70 @@ def predict(
     run: whose deployed network predicts.
     look: of `reader`.
     files: names of images.
-    draw: as in `predict_examples`.
+    draw: make the pictures: the image, and the saliency of each network over it.
 
   Raises:
     UserError: an image cannot be decoded, or its logits are not finite.
   """
-  return predict_examples(run, of_files(run, look, files), draw)
+  return predict_examples(run, of_files(run, look, files), look if draw else None)
 
 
 def predict_examples(
-  run: Restored, dataset: Dataset, draw: bool = False
+  run: Restored, dataset: Dataset, look: Callable[[str], Decoded] | None = None
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
   """Yield (name, probabilities [k], picture of the saliency or None) of each example, in order.
 
   Args:
     run: whose deployed network predicts.
     dataset: of `of_files` or `of_features`.
-    draw: make the pictures: the image and the saliency of each network.
+    look: of `reader`, where pictures are made.
 
   Raises:
     UserError: an image cannot be decoded, or its logits are not finite.
   """
   deployed, inputs = run.roles[-1], dataset.splits[SPLIT]
   forward = jax.jit(run.forward())
-  gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
+  gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if look else None
+  box = photographs.visible_box(run.input_spec.eval_transform) if look else None
   size = min(run.batch_size, -(-inputs.count // run.mesh.size) * run.mesh.size)
   for batch in pipeline.eval_batches(dataset, SPLIT, batch_size=size, threads=run.config.loader.threads):
     image = mesh.shard_batch(batch['image'], run.mesh)
     chances = np.asarray(jax.nn.softmax(forward(run.variables(deployed), image)))
-    maps = {}
+    maps, answers = {}, {}
     if gradients_of is not None:
       gradients, _, _ = gradients_of(*run.networks, image, chances.argmax(1).astype(np.int32))
       maps = {role: np.linalg.norm(np.asarray(g, np.float32), axis=-1) for role, g in gradients.items()}
+      answers = {role: np.asarray(jax.nn.softmax(forward(run.variables(role), image))) for role in run.roles}
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
-      panels = [batch['image'][row], *(pictures.colored(maps[role][row]) for role in maps)]
-      picture = pictures.beside([pictures.scaled(panel, SIDE) for panel in panels]) if draw else None
       name = inputs.name(int(batch['index'][row]))
       if not np.isfinite(chances[row]).all():
         raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
+      picture = None
+      if look and box:
+        photograph = look(name).pixels
+        answered = {role: (values[row], maps[role][row]) for role, values in answers.items()}
+        picture = _sheet(run, name, pictures.scaled(photograph, LONGEST), box(*photograph.shape[:2]), answered)
       yield name, chances[row], picture
+
+
+def _sheet(
+  run: Restored, name: str, photograph: np.ndarray, box: photographs.Box, answers: dict[str, tuple[np.ndarray, ...]]
+) -> np.ndarray:
+  """Draw a photograph and each network's map over it, with its answer.
+
+  Args:
+    run: whose networks answered.
+    name: of the file.
+    photograph: uint8 [h w 3].
+    box: the part of the photograph that the networks see.
+    answers: role -> probabilities [k], map [h w].
+  """
+  tiles = [sheet.Tile(photograph, sheet.one_line(name))]
+  for chances, values in answers.values():
+    caption = f'{run.classes[chances.argmax()]}, {100 * chances.max():.0f}\xa0%'
+    tiles.append(sheet.Tile(pictures.overlay(photograph, values, box), caption))
+  headings = [panels.heading(run.config.method.name, run.roles, role) for role in run.roles]
+  return sheet.draw(['photograph', *headings], [tiles])
 
 
 def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]) -> Dataset:

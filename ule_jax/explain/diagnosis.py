@@ -9,8 +9,8 @@ import numpy as np
 from etils import epy
 
 from ule_jax.data import DATASETS, Dataset
+from ule_jax.explain.answer import answer
 from ule_jax.explain.clusters import examples, find_clusters, match, remark, summarise
-from ule_jax.report.page import data_uri
 from ule_jax.train.evaluate import evaluate, make_eval_step
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 with epy.lazy_imports():  # jax takes seconds to import, which --help and errors of the command line do not need
   from ule_jax.data import pipeline
   from ule_jax.explain import saliency
-  from ule_jax.report import panels
-  from ule_jax.report import pictures as drawings
+  from ule_jax.report import examples as examples_page
+  from ule_jax.report import panels, series
 
 GENERATOR = 'ule_jax.diagnose'
 MOST = 20  # clusters of a class
-SIDE = 80  # approximate side of a picture, in pixels
+SIDE = 320  # pixels of the longer side of a picture, at most
 
 
 def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int)
   return {
     'generator': GENERATOR,
     'method': run.config.method.name,
-    'dataset': run.config.data.name,
+    'dataset': series.title(run.config.data.name, getattr(run.config.data, 'dir', '') or ''),
     'step': run.results['step'],
     'seed': run.config.seed,
     'split': split,
@@ -65,7 +65,9 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int)
     'summaries': summaries,
     'matches': matches,
     'remark': remark(matches),
+    'answer': answer(summaries, run.classes, split),
     'pictures': draw(run, dataset, split, predictions, chosen) if chosen else {},
+    'bar': examples_page.legend(),
     'restricted': DATASETS[run.config.data.name].licence,
     'rows': [
       (
@@ -82,8 +84,8 @@ def look(run: Restored, dataset: Dataset, split: str, count: int, pictures: int)
 
 def draw(
   run: Restored, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], chosen: Sequence[tuple[str, int]]
-) -> dict[int, list[tuple[str, str]]]:
-  """Draw the chosen examples with their saliency; return cluster -> (caption, picture as a data URI).
+) -> dict[int, examples_page.Table]:
+  """Draw the chosen examples with their saliency; return cluster -> a table of photographs.
 
   Args:
     predictions: arrays of predictions/<split>.npz.
@@ -91,12 +93,8 @@ def draw(
   """
   step = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
   arrays = saliency.collect(step, run.networks, dataset, split, predictions, chosen)
-  pictures: dict[int, list[tuple[str, str]]] = {}
-  for row, number in enumerate(arrays['category'].tolist()):
-    group = int(arrays['group'][row])
-    truth = dataset.groups[group] if group >= 0 else run.classes[arrays['label'][row]]
-    predicted = ', '.join(f'{role}: {run.classes[arrays[f"prediction_{role}"][row]]}' for role in run.roles)
-    text = f'{dataset.splits[split].name(int(arrays["index"][row]))}, {truth}. {predicted}'
-    pixels = panels.picture(arrays, row, run.roles, SIDE)
-    pictures.setdefault(int(number), []).append((text, data_uri(*drawings.encode(pixels))))
-  return pictures
+  rows = panels.of_arrays(arrays, run.config.method.name, run.roles, run.classes, dataset.groups, split, SIDE)
+  by_cluster: dict[int, list[panels.Panel]] = {}
+  for panel in rows:
+    by_cluster.setdefault(int(panel.category), []).append(panel)
+  return {number: examples_page.table('Where the networks look', rows) for number, rows in by_cluster.items()}

@@ -12,6 +12,10 @@
   gradient_<role>         int8: the signed gradient of each channel, scaled so that its largest magnitude is 127
   prediction_<role>, probability_<role>     the predicted class, the probabilities of all classes
   cosine                  of the two roles' signed gradients
+  name                    of the example in its data set, such as its file
+  photograph              the image before its transform, at most 640 pixels long: PNG or JPEG files, one after another
+  photograph_end          where each of these files ends
+  box                     the part of the photograph that is the networks' input: left, top, right, bottom in [0, 1]
   step                    of the checkpoint
   scalar                  the differentiated output: config.method.scalar, or margin
 """
@@ -29,6 +33,7 @@ from scipy.special import log_softmax, softmax
 
 from ule_jax import losses
 from ule_jax.data import Dataset, Split
+from ule_jax.explain.photographs import joined, visible_box
 
 CHUNK = 32  # examples of one compiled call
 
@@ -123,14 +128,18 @@ def collect(
   rows = np.array([i for _, i in chosen])
   content = dataset.splits[split]
   inputs = [_transformed(dataset, content, i) for i in rows.tolist()]
-  image, label = np.stack([image for image, _ in inputs]), predictions['label'][rows]
+  image, label = np.stack([image for image, _, _ in inputs]), predictions['label'][rows]
+  box, photographs = visible_box(dataset.eval_transform), [photograph for _, _, photograph in inputs]
   arrays = {
     'index': predictions['index'][rows],
     'label': label,
     'group': predictions['group'][rows],
     'category': np.array([category for category, _ in chosen]),
     'image': image,
-    **{f'mask_{name}': np.stack([masks[name] for _, masks in inputs]) for name in inputs[0][1]},
+    **{f'mask_{name}': np.stack([masks[name] for _, masks, _ in inputs]) for name in inputs[0][1]},
+    'name': np.array([_plain(content.name(i)) for i in rows.tolist()]),
+    **joined(photographs),
+    'box': np.array([box(*photograph.shape[:2]) for photograph in photographs], np.float32),
   }
   parts = []
   for start in range(0, len(rows), CHUNK):
@@ -156,13 +165,18 @@ def _cosine(a: Float[Array, 'b h w c'], b: Float[Array, 'b h w c']) -> Float[Arr
   return product(a, b) / jnp.sqrt(product(a, a) * product(b, b) + losses.EPS)
 
 
-def _transformed(dataset: Dataset, split: Split, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Read an image and its masks, and apply the evaluation transform."""
-  masks = split.masks(i) if split.masks else {}
+def _plain(name: str) -> str:
+  """Replace the bytes of a file name that are no text, which an array of strings cannot hold."""
+  return name.encode(errors='replace').decode()
+
+
+def _transformed(dataset: Dataset, split: Split, i: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+  """Read an image and its masks, and apply the evaluation transform; return both, and the image before it."""
+  masks, photograph = split.masks(i) if split.masks else {}, split.load(i)
 
   def transform(image):
     return dataset.eval_transform(image, np.random.default_rng((0, 0, 0))) if dataset.eval_transform else image
 
   # The transform needs three channels: the mask is repeated.
   transformed = {name: transform(np.repeat(mask[..., None], 3, axis=-1))[..., 0] for name, mask in masks.items()}
-  return transform(split.load(i)), transformed
+  return transform(photograph), transformed, photograph

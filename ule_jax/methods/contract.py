@@ -147,8 +147,8 @@ class Sizes(NamedTuple):
 
   n: int
   k: int
-  g: int
-  group_counts: Any
+  g: int = 0
+  group_counts: Any = ()
   couples_examples: bool = True
 
 

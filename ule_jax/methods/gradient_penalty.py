@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ule_jax import losses
 from ule_jax.methods.contract import PER_EXAMPLE, Aux, Method, Sizes, Step
-from ule_jax.methods.ule import STUDENT, TEACHER, Student, properties_of, student_signal, weighted
+from ule_jax.methods.ule import STUDENT, TEACHER, Student, properties_of, share_of, student_signal, weighted
 from ule_jax.options import option
 
 
@@ -59,7 +59,9 @@ def make_method(options: GradientPenalty, sizes: Sizes) -> Method:
     if not losses.is_static_zero(options.weight):
       penalty = step.mean(step.per_example(losses.gradient_penalty(g_t)))
       metrics['penalty'] = penalty
-      learned = learned + trust * weighted(penalty, options.weight, options.warmup_steps, step.number)
+      added = trust * weighted(penalty, options.weight, options.warmup_steps, step.number)
+      metrics['term_share'] = share_of(added, learned)
+      learned = learned + added
     values[TEACHER], stats[TEACHER] = learned, teacher.batch_stats
     return total + learned, Aux(values, stats, metrics=metrics)
 

@@ -145,7 +145,9 @@ def student_and_teacher(
     if not losses.is_static_zero(options.weight):
       shared = step.mean(step.per_example(term(jax.lax.stop_gradient(pair(g_s, step)), g_t)))
       metrics['shared'] = shared
-      learned = learned + trust * weighted(shared, options.weight, options.warmup_steps, step.number)
+      added = trust * weighted(shared, options.weight, options.warmup_steps, step.number)
+      metrics['term_share'] = share_of(added, learned)
+      learned = learned + added
     return fitted + learned, Aux(
       losses={STUDENT: fitted, TEACHER: learned},
       batch_stats={STUDENT: student.batch_stats, TEACHER: teacher.batch_stats},
@@ -154,6 +156,15 @@ def student_and_teacher(
     )
 
   return Method((STUDENT, TEACHER), loss, properties)
+
+
+def share_of(term: Float[jax.Array, ''], learned: Float[jax.Array, '']) -> Float[jax.Array, '']:
+  """Return the share of the teacher's loss that is the weighted term, in [0, 1]; neither part is negative.
+
+  >>> float(share_of(jnp.float32(1), jnp.float32(3)))
+  0.25
+  """
+  return term / (term + learned + losses.EPS)
 
 
 def weighted(

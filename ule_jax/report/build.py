@@ -20,21 +20,14 @@ from ule_jax.report.runs import Found, find
 from ule_jax.report.series import Series, gather
 
 with epy.lazy_imports():  # matplotlib and scipy take a second to import, which --help does not need
-  from ule_jax.report import figures, panels, pictures
+  from ule_jax.report import examples, figures, looks, panels, verdict
 
 LIMIT = 10 * 2**20  # bytes of the page
 
-# (side of a picture in pixels, examples of a category), from the best to the smallest page
-SIZES = ((96, 4), (80, 3), (64, 2), (48, 1))
+# (longer side of a picture in pixels, examples of a category), from the best to the smallest page
+SIZES = ((640, 4), (320, 3), (160, 2), (96, 1))
 
 GENERATOR = 'ule_jax.report'
-
-CATEGORIES = {
-  'hardest': 'Hardest: the greatest losses of the deployed network',
-  'typical': 'Typical: losses nearest to the median',
-  'group': 'Each group, at random',
-  'class': 'Each class, at random',
-}
 
 # Config fields that differ between seeds or machines
 HIDDEN = ('seed', 'data.dir', 'data.file', 'data.table', 'two_stage.workdir')
@@ -56,7 +49,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   series, left_out = gather(listing.runs)
   drawings = draw(series)
   for size in (*SIZES, None) if images else (None,):
-    saliency = show(series, *size) if size else {}
+    saliency = examples.collect(series, *size) if size else {}
     page = render(Path(__file__).parent / 'page.html', context(listing, left_out, series, drawings, saliency, images))
     if len(page) <= LIMIT:
       break
@@ -65,8 +58,9 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   files = {'index.html': page}
   for drawing in (drawing for charts in drawings.values() for drawing in charts):
     files |= {f'figures/{_slug(drawing.name)}.svg': drawing.svg, f'figures/{_slug(drawing.name)}.png': drawing.png}
-  for member, (_, examples) in saliency.items():
-    files[f'figures/{_slug(f"{member.dataset} {member.label} saliency")}.png'] = panels.sheet(examples)
+  for member, pictures in saliency.items():
+    if slide := pictures.first[: examples.SLIDE]:
+      files[f'figures/{_slug(f"{member.dataset} {member.label} saliency")}.png'] = panels.to_png(slide)
   files['results.csv'] = numbers.to_csv(numbers.RESULTS, numbers.result_rows(series)).encode(errors='surrogateescape')
   files['summary.csv'] = numbers.to_csv(numbers.SUMMARY, numbers.summary_rows(series)).encode(errors='surrogateescape')
   files['changes.csv'] = numbers.to_csv(numbers.CHANGES, numbers.change_rows(series)).encode(errors='surrogateescape')
@@ -77,7 +71,7 @@ def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:
   if images and not saliency and any(panels.splits(run) for member in series for run in member.runs):
     lines += [f'images are left out: the page would exceed {LIMIT / 2**20:.0f} MiB']
   lines += [f'{text}: keep this page to yourself, or use --no-images.' for text in restricted(series) if saliency]
-  return [*lines, f'{len(listing.runs)} runs, {len(page) / 2**20:.1f} MiB: {out / "index.html"}']
+  return [*lines, f'{_count(len(listing.runs), "run")}, {len(page) / 2**20:.1f} MiB: {out / "index.html"}']
 
 
 def restricted(series: Sequence[Series]) -> list[str]:
@@ -95,26 +89,14 @@ def draw(series: Sequence[Series]) -> dict[str, list[figures.Drawing]]:
   """Draw the charts of each data set."""
   drawings = {}
   for name, members in datasets(series).items():
-    bars = figures.group_bars(name, members, selection.default_rule(numbers.rules(members)))
-    drawings[name] = [*([bars] if bars else []), *figures.curves(name, members)]
+    rule, metric = selection.default_rule(numbers.rules(members)), numbers.headline(members)
+    charts = [
+      figures.scatter(name, members, rule, metric, numbers.title(members, metric)),
+      figures.group_bars(name, members, rule),
+      *figures.curves(name, members),
+    ]
+    drawings[name] = [chart for chart in charts if chart]
   return drawings
-
-
-def show(series: Sequence[Series], side: int, count: int) -> dict[Series, tuple[str, list[panels.Panel]]]:
-  """Draw the panels of the first run of each series that has saliency; return series -> (source, panels).
-
-  Args:
-    side: approximate side of a picture in pixels.
-    count: examples of a category, and of each group.
-  """
-  drawn = {}
-  for member in series:
-    for run in member.runs:
-      if splits := panels.splits(run):
-        source = f'seed {run.seed}, {splits[0]}, commit {run.commit}'
-        drawn[member] = source, list(panels.panels(run, splits[0], side, count))
-        break
-  return drawn
 
 
 def context(listing: Found, left_out, series, drawings, saliency, images: bool) -> dict[str, Any]:
@@ -125,35 +107,15 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
     left_out: sentences on runs that are omitted.
     series: all series, in the order of the page.
     drawings: data set -> its charts.
-    saliency: series -> (source, panels).
-    images: whether examples of the data may be shown.
+    saliency: series -> its `examples.Pictures`.
+    images: whether examples of the data may be pictures.
   """
-  sections = []
-  for name, members in datasets(series).items():
-    names, metric = numbers.rules(members), numbers.headline(members)
-    main = [rule for rule in (selection.default_rule(names), selection.oracle_rule(names)) if rule]
-    splits = {member: panels.splits(member.runs[0]) for member in members}
-    looks = {member: panels.look(member, names[0]) for member, names in splits.items() if names}
-    sections.append(
-      {
-        'name': name,
-        'slug': _slug(name),
-        'series': members,
-        'rules': names,
-        'main': main,
-        'metric': metric,
-        'title': numbers.title(members, metric),
-        'metrics': [(m, numbers.title(members, m)) for m in numbers.metrics(members)],
-        'caption': caption(members),
-        'drawings': [(d, data_uri(d.svg, 'image/svg+xml')) for d in drawings[name]],
-        'changes': {member: rows for member in members if (rows := numbers.changes(member.runs[0]))},
-        'looks': {member: look for member, look in looks.items() if look},
-        'masks': sorted({mask for look in looks.values() if look for mask in look.area}),
-        'scalar': ', '.join(sorted({look.scalar for look in looks.values() if look})),
-        'panels': {m: (saliency[m][0], _categories(saliency[m][1])) for m in members if m in saliency},
-      }
-    )
+  sections = [
+    section(name, members, drawings[name], {m: saliency[m] for m in members if m in saliency})
+    for name, members in datasets(series).items()
+  ]
   methods = list(dict.fromkeys(member.label for member in series))
+  commits = list(dict.fromkeys(run.commit for member in series for run in member.runs))
   return {
     'generator': GENERATOR,
     'listing': listing,
@@ -161,6 +123,9 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
     'series': series,
     'sections': sections,
     'methods': methods,
+    'size': f'{_count(len(listing.runs), "run")} of {_count(len(methods), "method")}',
+    'commits': commits,
+    'trusted': any(run.results.get('trust') for run in listing.runs),
     'series_of': {(member.dataset, member.label): member for member in series},
     'styles': {member.label: style(member.method, member.variant) for member in series},
     'images': images,
@@ -170,13 +135,56 @@ def context(listing: Found, left_out, series, drawings, saliency, images: bool) 
     'cell': numbers.cell,
     'label_free': selection.is_label_free,
     'needs_groups': numbers.needs_groups,
-    'categories': CATEGORIES,
+    'bar': examples.legend(),
     'hidden': HIDDEN,
   }
 
 
+def section(name: str, members: list[Series], drawings, saliency) -> dict[str, Any]:
+  """Return the variables of a data set's part of page.html.
+
+  Args:
+    name: of the data set.
+    members: its series.
+    drawings: its charts.
+    saliency: series -> its `examples.Pictures`.
+  """
+  names, metric = numbers.rules(members), numbers.headline(members)
+  main = [rule for rule in (selection.default_rule(names), selection.oracle_rule(names)) if rule]
+  splits = {member: panels.splits(member.runs[0]) for member in members}
+  summaries = {member: looks.look(member, names[0]) for member, names in splits.items() if names}
+  charts = [(drawing, data_uri(drawing.svg, 'image/svg+xml')) for drawing in drawings]
+  answers = [number for number, (drawing, _) in enumerate(charts) if drawing.name.endswith('average and worst')]
+  return {
+    'name': name,
+    'slug': _slug(name),
+    'series': members,
+    'verdicts': verdict.verdicts(members, main[0]),
+    'cannot': verdict.cannot(members, main[0]),
+    'remarks': verdict.remarks(members, main[0]),
+    'rules': names,
+    'main': main,
+    'metric': metric,
+    'title': numbers.title(members, metric),
+    'metrics': [(m, numbers.title(members, m)) for m in numbers.metrics(members)],
+    'caption': caption(members),
+    'chart': charts.pop(answers[0]) if answers else None,
+    'drawings': charts,
+    'changes': {member: rows for member in members if (rows := numbers.changes(member.runs[0]))},
+    'looks': {member: look for member, look in summaries.items() if look},
+    'masks': sorted({mask for look in summaries.values() if look for mask in look.area}),
+    'scalar': ', '.join(sorted({look.scalar for look in summaries.values() if look})),
+    'pictures': {member: (pictures.source, *examples.tables(pictures)) for member, pictures in saliency.items()},
+    'colours': {
+      member: examples.table('Which change of the pixels raises the score of the label', pictures.colours)
+      for member, pictures in saliency.items()
+      if pictures.colours
+    },
+  }
+
+
 def caption(series: Sequence[Series]) -> str:
-  """Format the model, steps, optimiser, seeds and commits of the runs in a table; "several" where they differ."""
+  """Format the model, steps, optimiser and seeds of the runs of a data set; "several" where they differ."""
   runs = [run for member in series for run in member.runs]
 
   def common(field: str) -> str:
@@ -187,7 +195,7 @@ def caption(series: Sequence[Series]) -> str:
   return (
     f'Model {common("model.name")}, {steps[0] if len(steps) == 1 else "several"} steps of '
     f'{common("train.batch_size")}, {common("optim.name")} at {common("optim.lr")}; '
-    f'{seeds(series)}; {commits(series)}'
+    f'{seeds(series)}'
   )
 
 
@@ -197,18 +205,13 @@ def seeds(series: Sequence[Series]) -> str:
   return f'seed{"s" if len(values) > 1 else ""} {", ".join(map(str, values))}'
 
 
-def commits(series: Sequence[Series]) -> str:
-  """Format the commits of some runs as `commits a, b`."""
-  hashes = list(dict.fromkeys(run.commit for member in series for run in member.runs))
-  return f'commit{"s" if len(hashes) > 1 else ""} {", ".join(hashes)}'
+def _count(number: int, noun: str) -> str:
+  """Format a number with its noun.
 
-
-def _categories(examples: Sequence[panels.Panel]) -> dict[str, list[tuple[str, str]]]:
-  """Group panels by category, as (caption, data URI)."""
-  by_category: dict[str, list[tuple[str, str]]] = {}
-  for panel in examples:
-    by_category.setdefault(panel.category, []).append((panel.text, data_uri(*pictures.encode(panel.pixels))))
-  return by_category
+  >>> _count(1, 'run'), _count(1200, 'run')
+  ('1 run', '1,200 runs')
+  """
+  return f'{number:,} {noun}{"" if number == 1 else "s"}'
 
 
 def _slug(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The charts of a report: curves over training and bars of group accuracies, each as SVG and PNG."""
+"""The charts of a report: average against worst group, curves, bars of group accuracies, each as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ule_jax.report.colors import Style, style
 from ule_jax.report.series import Series
 
 POINTS = 150  # at most in a curve
+FEWEST = 20  # logged steps of a loss, each of one batch: fewer make no curve
+WINDOW = 1 / 10  # share of the logged steps over which a loss is averaged
 BARS = 96  # at most in a chart
 WIDTH = 4.2  # inches: legible on a telephone, two next to each other on a desktop
 SETTINGS: dict[Any, Any] = {  # keys: matplotlib lists its names as a type from 3.11 on
@@ -44,7 +46,8 @@ class Drawing(NamedTuple):
 def curves(dataset: str, series: Sequence[Series]) -> list[Drawing]:
   """Draw worst-group accuracy on each validation split, and each role's training loss, over training.
 
-  Without group labels, worst-class accuracy takes the place of worst-group accuracy.
+  Without group labels, worst-class accuracy takes the place of worst-group accuracy. A loss is logged of single
+  batches: it is drawn as a running mean, or not at all if few were logged.
   """
   logs = {member: [run.metrics() for run in member.runs] for member in series}
   keys = {key for runs in logs.values() for lines in runs for line in lines for key in line}
@@ -62,12 +65,54 @@ def curves(dataset: str, series: Sequence[Series]) -> list[Drawing]:
       break
   for role in dict.fromkeys(role for member in series for role in member.runs[0].roles):
     drawn = {
-      (member, ''): [_curve(lines, f'train/loss/{role}') for lines in runs]
+      (member, ''): [_curve(_running_mean(lines, f'train/loss/{role}'), 'loss') for lines in runs]
       for member, runs in logs.items()
       if role in member.runs[0].roles
     }
-    drawings.append(_draw_curves(f'{dataset} loss {role}', f'training loss of the {role}', drawn, 1))
+    quantity = f'training loss of the {role}, running mean'
+    drawings.append(_draw_curves(f'{dataset} loss {role}', quantity, drawn, 1))
   return [drawing for drawing in drawings if drawing]
+
+
+def scatter(dataset: str, series: Sequence[Series], rule: str, metric: str, title: str) -> Drawing | None:
+  """Draw accuracy against the worst group (or class) on the test split: a dot for each run.
+
+  Args:
+    rule: selection rule of the checkpoints.
+    metric: of the vertical axis.
+    title: name of that metric.
+
+  Returns:
+    None if no run has both metrics under the rule.
+  """
+  dots = {}
+  for s in series:
+    tests = [entry['test'] for run in s.runs if (entry := run.results.by_rule(rule))]
+    pairs = [(test['accuracy'], test[metric]) for test in tests]
+    values = [(100 * average, 100 * worst) for average, worst in pairs if average is not None and worst is not None]
+    dots |= {s: values} if values else {}
+  if not dots:
+    return None
+
+  def paint(axes):
+    axes.plot([0, 100], [0, 100], color='#999999', linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.annotate(
+      'worst = average', (97, 97), rotation=45, rotation_mode='anchor', ha='right', va='bottom', fontsize=8,
+      color='#777777',
+    )  # fmt: skip
+    for s, values in dots.items():
+      look = style(s.method, s.variant)
+      x, y = zip(*values, strict=True)
+      axes.plot(
+        x, y, look.marker, color=look.color, markersize=7, markeredgecolor='white', label=s.label, clip_on=False
+      )
+    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel='test accuracy, %', ylabel=f'test {title}, %', aspect='equal')
+
+  each = '; '.join(f'{s.label}: ' + ', '.join(f'{x:.1f} and {y:.1f}' for x, y in dots[s]) for s in dots)
+  caption = f'A dot is a run, under {rule}. The further below the line, the worse is its worst group than the average.'
+  if 'class' in metric:
+    caption = f'A dot is a run, under {rule}. No test example has a known group: classes take their place.'
+  return _draw(f'{dataset} average and worst', caption, f'Accuracy and {title} of each run: {each}.', paint, 3.6)
 
 
 def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | None:
@@ -122,6 +167,18 @@ def group_bars(dataset: str, series: Sequence[Series], rule: str) -> Drawing | N
   return _draw(f'{dataset} groups', caption, alt, paint, 1 + 0.16 * len(drawn) * max(len(tests), 2))
 
 
+def _running_mean(lines: list[dict[str, float]], key: str) -> list[dict[str, float]]:
+  """Return the mean of a metric over the last logged steps, as lines with the key `loss`; none of fewer than FEWEST."""
+  logged = [line for line in lines if key in line]
+  window = max(round(WINDOW * len(logged)), 5)
+  if len(logged) < FEWEST:
+    return []
+  return [
+    {'step': logged[i]['step'], 'loss': statistics.fmean(line[key] for line in logged[i + 1 - window : i + 1])}
+    for i in range(window - 1, len(logged))
+  ]
+
+
 def _curve(lines: list[dict[str, float]], key: str) -> dict[int, float]:
   """Return step -> value of a metric, thinned to about POINTS steps; the last step is kept."""
   values = {int(line['step']): line[key] for line in lines if key in line}
@@ -171,7 +228,8 @@ def _draw_curves(
     f'{s.label}{", " + role if role else ""} ends at {means[-1]:.3g}' for (s, role), (_, means, _, _) in lines.items()
   )
   title = quantity[0].upper() + quantity[1:]
-  caption = f'{title} over training: mean over seeds, and their range.'
+  several = any(len(curves) > 1 for curves in drawn.values())
+  caption = f'{title} over training' + (': mean over seeds, and their range.' if several else '.')
   caption += ' Dotted, hollow: the other role.' if any(role for _, role in lines) else ''
   return _draw(name, caption, f'{title} over training. {ends}.', paint, 2.8)
 

@@ -1,57 +1,42 @@
-"""Saliency as pictures and numbers, from saliency/<split>.npz, which ule_jax.evaluate writes."""
+"""Saliency as pictures, from saliency/<split>.npz, which ule_jax.evaluate writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import rankdata
 
 from ule_jax.errors import UserError
-from ule_jax.report.numbers import Cell, average
-from ule_jax.report.pictures import GAP, beside, colored, scaled, signed, stack, to_png
-from ule_jax.report.series import Series
+from ule_jax.report import pictures, sheet
+from ule_jax.report.pictures import Pixels, decode, overlay, scaled, signed
+from ule_jax.report.sheet import Tile, one_line
 from ule_jax.runs.recorded import FinishedRun
+
+# (index, label) of an example -> arrays of saliency/<split>.npz, and its row
+Others = dict[tuple[int, int], tuple[dict[str, np.ndarray], int]]
 
 RANDOM = ('group', 'class')  # the categories of randomly drawn examples, over which numbers are averaged
 
 
 class Panel(NamedTuple):
-  """One example: the image, each role's saliency map and each role's signed gradient, in one picture.
+  """One example as a row: the photograph, and for each network its map over it and its answer.
 
   Attributes:
-    category: hardest, typical, group or class.
-    text: caption.
-    pixels: uint8, h w 3.
+    category: hardest, typical, group, class, or only <role> right.
+    name: of the example in its data set, such as its file.
+    truth: its group, or its class.
+    photograph: before the networks' transform where that was recorded, else their input.
+    looks: heading -> tile; without a network that has no map of the example.
+    disagree: whether the networks differ in being right.
   """
 
   category: str
-  text: str
-  pixels: np.ndarray
-
-
-class Look(NamedTuple):
-  """Numbers of a series' saliency: means over the randomly drawn examples, then over seeds.
-
-  Attributes:
-    examples: their number, over all seeds.
-    scalar: the output whose input gradient is taken.
-    agreement: rank correlation of the two roles' maps, in [-1, 1].
-    cosine: absolute cosine of the two roles' gradients, in [0, 1].
-    colour: role -> share of the squared gradient that is one change of colour at all pixels, in [0, 1].
-    on_mask: mask -> role -> share of the map on the mask, in [0, 1].
-    area: mask -> its share of the image, in [0, 1].
-  """
-
-  examples: int
-  scalar: str
-  agreement: Cell
-  cosine: Cell
-  colour: dict[str, Cell]
-  on_mask: dict[str, dict[str, Cell]]
-  area: dict[str, Cell]
+  name: str
+  truth: str
+  photograph: Pixels
+  looks: dict[str, Tile]
+  disagree: bool
 
 
 def splits(run: FinishedRun) -> list[str]:
@@ -78,107 +63,152 @@ def read(run: FinishedRun, split: str) -> dict[str, np.ndarray] | None:
   return arrays
 
 
-def rank_correlation(a: Float[np.ndarray, 'h w'], b: Float[np.ndarray, 'h w']) -> float:
-  """Compute Spearman's rank correlation of two maps, in [-1, 1]; 0 for a constant map.
-
-  >>> float(round(rank_correlation(np.array([[1.0, 2.0, 4.0]]), np.array([[1.0, 3.0, 9.0]])), 6))
-  1.0
-  """
-  a, b = (rankdata(v.ravel().astype(np.float64)) for v in (a, b))  # SciPy's ranks of float16 are float16
-  a, b = a - a.mean(), b - b.mean()
-  scale = np.sqrt((a @ a) * (b @ b))
-  return float(a @ b / scale) if scale else 0.0
-
-
-def one_colour(gradient: Float[np.ndarray, 'h w c']) -> float:
-  """Compute the share of the squared gradient that is one change of colour at all pixels, as of a tint; in [0, 1].
-
-  >>> one_colour(np.ones((2, 2, 3))), one_colour(np.array([[[1.0, 0, 0], [-1.0, 0, 0]]]))
-  (1.0, 0.0)
-  """
-  pixels = gradient.shape[0] * gradient.shape[1]
-  total = float((gradient**2).sum())
-  return float(pixels * (gradient.mean((0, 1)) ** 2).sum() / total) if total else 0.0
-
-
-def look(series: Series, split: str) -> Look | None:
-  """Compute the saliency numbers of a series; None without saliency of the split."""
-  saliency = [arrays for run in series.runs if (arrays := read(run, split)) is not None]
-  if not saliency:
-    return None
-  roles = series.runs[0].roles
-
-  def over_seeds(value) -> Cell:
-    means = []
-    for arrays in saliency:
-      rows = np.flatnonzero(np.isin(arrays['category'], RANDOM))
-      means.append(float(np.mean([value(arrays, i) for i in rows])))
-    return average(means)
-
-  def maps(arrays, i):
-    return [arrays[f'saliency_{role}'][i].astype(np.float64) for role in roles]
-
-  def on_mask(arrays, i, name, role):
-    size, mask = arrays[f'saliency_{role}'][i].astype(np.float64), arrays[name][i] / 255
-    return (size * mask).sum() / max(size.sum(), 1e-12)
-
-  masks = [name for name in saliency[0] if name.startswith('mask_')]
-  return Look(
-    examples=sum(int(np.isin(arrays['category'], RANDOM).sum()) for arrays in saliency),
-    scalar=str(saliency[0]['scalar']),
-    agreement=over_seeds(lambda a, i: rank_correlation(*maps(a, i))) if len(roles) == 2 else Cell(reason='one role'),
-    cosine=over_seeds(lambda a, i: abs(a['cosine'][i])) if len(roles) == 2 else Cell(reason='one role'),
-    colour={r: over_seeds(lambda a, i, r=r: one_colour(a[f'gradient_{r}'][i].astype(np.float64))) for r in roles},
-    on_mask={
-      m.removeprefix('mask_'): {r: over_seeds(lambda a, i, m=m, r=r: on_mask(a, i, m, r)) for r in roles} for m in masks
-    },
-    area={m.removeprefix('mask_'): over_seeds(lambda a, i, m=m: a[m][i].mean() / 255) for m in masks},
-  )
-
-
-def panels(run: FinishedRun, split: str, side: int, count: int) -> Iterator[Panel]:
+def panels(
+  run: FinishedRun, split: str, longest: int, count: int, plain: FinishedRun | None = None, colours: bool = False
+) -> list[Panel]:
   """Draw the panels of a run; none without saliency of the split.
 
   Args:
-    side: approximate side of each picture in pixels.
+    longest: pixels of the longer side of a picture; larger photographs are shrunk.
     count: examples of a category, and of each group.
+    plain: a run of plain training on the same data, whose maps stand first where it has them.
+    colours: draw which change of colour raises the label's score, in place of the maps.
   """
-  arrays = read(run, split)
+  arrays, counts, rows = read(run, split), {}, []
   if arrays is None:
-    return
-  classes, groups, counts = run.results.classes, run.results.groups, {}
+    return []
   for i, category in enumerate(arrays['category'].tolist()):
-    label, group = int(arrays['label'][i]), int(arrays['group'][i])
-    key = (category, (group, label) if category in RANDOM else None)
+    key = (category, (int(arrays['group'][i]), int(arrays['label'][i])) if category in RANDOM else None)
     counts[key] = counts.get(key, 0) + 1
-    if counts[key] > count:
-      continue
-    facts = [
-      f'{role}: {classes[arrays[f"prediction_{role}"][i]]} ({100 * arrays[f"probability_{role}"][i].max():.0f}\xa0%)'
-      for role in run.roles
-    ]
-    if len(run.roles) == 2:
-      facts.append(f'rank correlation {rank_correlation(*(arrays[f"saliency_{role}"][i] for role in run.roles)):.2f}')
+    if counts[key] <= count:
+      rows.append(i)
+  others = (plain.roles[-1], beside(plain, split)) if plain else None
+  results = run.results
+  return of_arrays(
+    arrays, results.method, run.roles, run.classes, results.groups, split, longest, rows, others, colours
+  )
+
+
+def of_arrays(
+  arrays: dict[str, np.ndarray],
+  method: str,
+  roles: Sequence[str],
+  classes: Sequence[str],
+  groups: Sequence[str],
+  split: str,
+  longest: int,
+  rows: Iterable[int] | None = None,
+  plain: tuple[str, Others] | None = None,
+  colours: bool = False,
+) -> list[Panel]:
+  """Draw panels of the arrays of saliency/<split>.npz.
+
+  Args:
+    arrays: of the file.
+    method: its name.
+    roles: its networks.
+    classes: names.
+    groups: names.
+    split: of the examples.
+    longest: pixels of the longer side of a picture.
+    rows: of the arrays; None for all.
+    plain: role of plain training, and its saliency as of `beside`.
+    colours: as in `panels`.
+  """
+  drawn = []
+  for i in range(len(arrays['index'])) if rows is None else rows:
+    label, group = int(arrays['label'][i]), int(arrays['group'][i])
+    photograph, box = photograph_of(arrays, i)
+    photograph = scaled(photograph, longest)
+    sources = [(arrays, i, role, heading(method, roles, role)) for role in roles]
+    if plain and (other := plain[1].get((int(arrays['index'][i]), label))) is not None:
+      sources.insert(0, (*other, plain[0], 'ERM'))
+    looks = {}
+    for source, row, role, name in sources:
+      picture = scaled(signed(source[f'gradient_{role}'][row]), longest) if colours else None
+      looks[name] = tile(source, row, role, classes, photograph, box, picture)
     truth = groups[group] if group >= 0 else classes[label] if label >= 0 else 'no label'
-    text = f'{split} {arrays["index"][i]}, {truth}. {", ".join(facts)}'
-    yield Panel(category, text, picture(arrays, i, run.roles, side))
+    differ = len({look.right for look in looks.values()}) > 1
+    drawn.append(Panel(str(arrays['category'][i]), name_of(arrays, i, split), truth, photograph, looks, differ))
+  return drawn
 
 
-def picture(arrays: dict[str, np.ndarray], i: int, roles: Sequence[str], side: int) -> np.ndarray:
-  """Draw one row of saliency arrays: the image, each role's map, each role's signed gradient.
+def heading(method: str, roles: Sequence[str], role: str) -> str:
+  """Return the heading of a network's column: its role, or the method where it has only one network.
+
+  >>> heading('ule', ('student', 'teacher'), 'teacher'), heading('erm', ('model',), 'model')
+  ('teacher', 'ERM')
+  """
+  return role if len(roles) > 1 else 'ERM' if method == 'erm' else method
+
+
+def beside(plain: FinishedRun, split: str) -> Others:
+  """Return (index, label) -> the arrays and the row of plain training's saliency of an example."""
+  arrays = read(plain, split)
+  if arrays is None:
+    return {}
+  return {(int(n), int(label)): (arrays, i) for i, (n, label) in enumerate(zip(arrays['index'], arrays['label']))}
+
+
+def name_of(arrays: dict[str, np.ndarray], i: int, split: str) -> str:
+  """Return the name of an example; files of older versions have only its number."""
+  return str(arrays['name'][i]) if 'name' in arrays else f'{split} {arrays["index"][i]}'
+
+
+def photograph_of(arrays: dict[str, np.ndarray], i: int) -> tuple[Pixels, tuple[float, float, float, float]]:
+  """Return the photograph of a row of saliency arrays, and the part of it that is the networks' input.
+
+  Files of older versions have only that input.
+  """
+  if 'photograph' not in arrays:
+    return arrays['image'][i], (0.0, 0.0, 1.0, 1.0)
+  end = int(arrays['photograph_end'][i])
+  begin = int(arrays['photograph_end'][i - 1]) if i else 0
+  left, top, right, bottom = map(float, arrays['box'][i])
+  return decode(arrays['photograph'][begin:end].tobytes()), (left, top, right, bottom)
+
+
+def tile(
+  arrays: dict[str, np.ndarray],
+  i: int,
+  role: str,
+  classes: Sequence[str],
+  photograph: Pixels,
+  box: tuple[float, float, float, float],
+  picture: Pixels | None = None,
+) -> Tile:
+  """Draw one network's map of an example over its photograph, with its answer.
 
   Args:
     arrays: of saliency/<split>.npz.
     i: the row.
-    side: approximate side of each tile in pixels.
+    role: the network.
+    classes: names.
+    photograph: as large as it is drawn.
+    box: as of `photograph_of`.
+    picture: in place of the map.
   """
-  tiles = [arrays['image'][i]]
-  tiles += [colored(arrays[f'saliency_{role}'][i]) for role in roles]
-  tiles += [signed(arrays[f'gradient_{role}'][i]) for role in roles]
-  return beside([scaled(tile, side) for tile in tiles])
+  answer, label = int(arrays[f'prediction_{role}'][i]), int(arrays['label'][i])
+  caption = f'{classes[answer]}, {100 * arrays[f"probability_{role}"][i].max():.0f}\xa0%'
+  drawn = overlay(photograph, arrays[f'saliency_{role}'][i], box) if picture is None else picture
+  return Tile(drawn, caption, answer == label if label >= 0 else None)
 
 
-def sheet(examples: Sequence[Panel]) -> bytes:
-  """Join all panels of a run, four in a row, and encode them as PNG."""
-  rows = [[panel.pixels for panel in examples[i : i + 4]] for i in range(0, len(examples), 4)]
-  return to_png(stack([beside(row, 4 * GAP) for row in rows]))
+def headings(examples: Sequence[Panel]) -> list[str]:
+  """Return the columns of some panels: all networks that have a map of one of them, plain training first."""
+  names = dict.fromkeys(name for panel in examples for name in panel.looks)
+  return sorted(names, key=lambda name: name != 'ERM')
+
+
+def to_png(examples: Sequence[Panel]) -> bytes:
+  """Draw all panels of a run on a sheet, as PNG."""
+  columns = headings(examples)
+  nothing = Tile(None, 'no map')
+  rows = [
+    [
+      Tile(panel.photograph, f'{one_line(panel.name)}\n{panel.truth}'),
+      *(panel.looks.get(name, nothing) for name in columns),
+    ]
+    for panel in examples
+  ]
+  return pictures.to_png(sheet.draw(['photograph', *columns], rows))

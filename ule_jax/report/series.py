@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ule_jax.config.schema import options_where
@@ -17,6 +18,10 @@ FREE = options_where(identity=False)
 
 # Fields of config.data that set the transforms and decoding of images, and do not identify the data set.
 TREATMENT = options_where(treatment=True)
+
+
+# Kinds of data whose name says nothing of their content; their folder does.
+UNNAMED = ('folder', 'embeddings')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,9 +49,9 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
   Returns:
     The series, and a clause for each run that is omitted, because another has its config and seed.
   """
-  datasets = _labels(
-    {r.name: (r.fields['data.name'], fields) for r, fields in zip(runs, _named(runs), strict=True)}, 'data.'
-  )
+  titles = [title(run.fields['data.name'], run.fields.get('data.dir') or '') for run in runs]
+  named = zip(runs, titles, _named(runs), strict=True)
+  datasets = _labels({run.name: (name, fields) for run, name, fields in named}, 'data.')
   families, members, left_out = {}, {}, []
   for run in runs:
     dataset = datasets[run.name]
@@ -69,6 +74,15 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Series], list[str]]:
     by_seed = tuple(sorted(series[dataset, method, label], key=lambda run: run.seed))
     gathered.append(Series(dataset, method, label, variant, by_seed))
   return gathered, left_out
+
+
+def title(name: str, folder: str) -> str:
+  """Return the title of a data set: its name, or the last part of its folder where the name is only a kind of data.
+
+  >>> title('folder', '/home/me/photos'), title('folder', ''), title('celeba', '/data/celeba_8k')
+  ('photos', 'folder', 'celeba')
+  """
+  return Path(folder).name or name if name in UNNAMED else name
 
 
 def _identity(run: FinishedRun) -> dict[str, Any]:

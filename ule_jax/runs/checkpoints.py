@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -77,6 +77,11 @@ class Checkpoints:
     if damaged := [step for step, scores in self._scores.items() if scores is None]:
       raise self._damaged(damaged[0], 'its scores cannot be read')
     return self._best()
+
+  def best_score(self, rule: str) -> tuple[float, int] | None:
+    """Return the highest score by a rule, and its step; None before an evaluation, and for other rules."""
+    step = self._best().get(rule)
+    return None if step is None else (cast(Scores, self._scores[step])[rule], step)
 
   def save(self, step: int, state: PyTree, scores: Scores) -> None:
     """Start saving a state.

@@ -20,7 +20,7 @@ from ule_jax.config.validate import validate_config
 from ule_jax.data import Dataset, InputSpec, embeddings
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate
-from ule_jax.errors import UserError, unknown
+from ule_jax.errors import UserError
 from ule_jax.models import make_model
 from ule_jax.models.build import headless, make_preprocess, network_and_shapes, pixel_scale
 from ule_jax.models.on_encoder import OnEncoder
@@ -148,25 +148,6 @@ def read_networks(
   like = {part: dict.fromkeys(roles, variables.get(part, {})) for part in Networks._fields}
   with closing(Checkpoints(directory / 'checkpoints', ())) as checkpoints:
     return Networks(**checkpoints.restore_parts(step, like))
-
-
-def restore_with_data(
-  directory: Path, split: str, threads: int, compilation_cache: str, force: bool
-) -> tuple[Restored, Dataset]:
-  """Restore a run, and load the data that it was trained on, as `restore` and `load_data` do.
-
-  Args:
-    directory: of the run.
-    split: one that the data must have.
-
-  Raises:
-    UserError: as both; or there is no such split.
-  """
-  run = restore(directory, threads, compilation_cache)
-  dataset = load_data(run, force)
-  if split not in dataset.splits:
-    raise unknown('split', split, dataset.splits)
-  return run, dataset
 
 
 def load_data(run: Restored, force: bool = False) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ule_jax.errors import RESUMABLE, Interrupted, UserError
+from ule_jax.runs.terminal import acknowledge
 
 # From a scheduler, and from a person: a second one of these exits at once.
 URGENT = (signal.SIGTERM, signal.SIGINT)
@@ -180,18 +180,3 @@ def leave() -> None:
     time.sleep(PATIENCE)
   acknowledge('stopped: a second signal; resumable, the same command continues from the last checkpoint.')
   os._exit(RESUMABLE)
-
-
-def tell(text: str) -> None:
-  """Print a line to stderr; a terminal that is gone, as after SIGHUP, is not an error."""
-  try:
-    print(text, file=sys.stderr, flush=True)
-  except OSError:
-    with open(os.devnull, 'w') as nowhere:
-      os.dup2(nowhere.fileno(), 2)  # or the rest of the buffer would fail again at exit
-
-
-def acknowledge(text: str) -> None:
-  """Write a line to stderr at once and unbuffered, from any thread; the terminal may be gone."""
-  with contextlib.suppress(OSError):
-    os.write(2, f'{text}\n'.encode())

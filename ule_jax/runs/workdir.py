@@ -36,7 +36,7 @@ LOCK = 'lock'
 BELOW = 400  # bytes of the longest path in a run: of a part of a checkpoint of a first run, or of a sweep's member
 
 # The files that a start writes before anything is trained; a folder with only these and the lock holds no run.
-START = ('config.json', 'env.json', 'weights.json', 'features.json', 'fingerprint.json')
+START = ('config.json', 'env.json', 'weights.json', 'features.json', 'fingerprint.json', 'split.csv')
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 

@@ -18,7 +18,7 @@ from ule_jax.sweep.compare import compare
 from ule_jax.sweep.loop import Place, Sweep
 from ule_jax.sweep.members import at, networks_of, save_networks, write_log
 from ule_jax.train.assemble import assemble
-from ule_jax.train.conclude import arrange, header
+from ule_jax.train.conclude import arrange, header, training_means
 from ule_jax.train.evaluate import not_finite, summary
 
 Counts = dict[str, dict[str, dict[str, Any]]]  # rule or `last` -> split -> role -> counts of all members
@@ -55,7 +55,9 @@ def conclude(sweep: Sweep) -> dict[str, Any]:
     if member.place in failed:
       files.write_json(folder / results.NAME, about | {'failed': failed[member.place]})
       continue
-    finished[member.name] = Results(about | metrics_of(sweep, member.place, counts))
+    means = training_means(read_log(folder / 'metrics.jsonl'), config.train.log_every, task.steps)
+    values = metrics_of(sweep, member.place, counts) | means
+    finished[member.name] = Results(about | values)
     save_networks(folder, finished[member.name].step, at(deployed, member.place))
     finished[member.name].write(folder)
   failures = {member.name: failed[member.place] for member in sweep.members if member.place in failed}

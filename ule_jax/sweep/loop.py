@@ -15,13 +15,14 @@ from jaxtyping import Float, PyTree
 from ule_jax import selection
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.runs.log import MetricsLog
-from ule_jax.runs.progress import Progress
+from ule_jax.runs.progress import Progress, on_a_line
 from ule_jax.runs.signals import Signals
 from ule_jax.sweep import population
 from ule_jax.sweep.axes import Member, overrides_of
 from ule_jax.sweep.members import at, networks_of
 from ule_jax.train.evaluate import scores_of, summary
 from ule_jax.train.folder import Folder
+from ule_jax.train.selection import warn_of_blind_rule
 from ule_jax.train.step import TrainState
 from ule_jax.train.task import Task
 from ule_jax.train.weights import Begin
@@ -104,11 +105,11 @@ class Sweep:
     train, steps, checkpoints = self.task.config.train, self.task.steps, self.folder.checkpoints
     order = population.make_order(self.task.config, self.task.training, self.population.seeds)
     room = min(STEPS, train.eval_every, train.log_every, max(steps, 1))
-    progress = Progress(steps, self.first, train.batch_size * len(self.members))
     self.log_start()
+    progress = Progress(steps, self.first, train.batch_size * len(self.members))
     saved, saved_step = time.monotonic(), self.first
     metrics_log = MetricsLog(self.folder.path, self.first)
-    with contextlib.closing(metrics_log), signals.deferred():
+    with contextlib.closing(metrics_log), contextlib.closing(progress), signals.deferred():
       number, most = self.first, FIRST
       count = self.until_due(number, most)
       batches = order(number, count, room)
@@ -136,7 +137,7 @@ class Sweep:
         progress.begin(number)
         most = int(np.clip(done * CALL / (time.monotonic() - began), 1, STEPS))
         if number % train.log_every == 0 or number == steps:
-          progress.report(number, {name: median(values) for name, values in metrics.items() if 'loss/' in name})
+          progress.report(number, {name: median(values) for name, values in on_a_line(metrics).items()})
           metrics_log.write(number, self.by_member(metrics))
 
   def log_start(self) -> None:
@@ -147,6 +148,8 @@ class Sweep:
       f'{self.population.settings} settings), {task.examples:,} training examples, {task.steps:,} steps of '
       f'{config.train.batch_size}, in {self.folder.path}' + (f', from step {self.first:,}' if self.first else '')
     )
+    if not self.first:
+      warn_of_blind_rule(task.dataset, config.select)
 
   def by_member(self, metrics: dict[str, Float[np.ndarray, 's n']]) -> dict[str, float]:
     """Return the finite training metrics as a line of the log: `<member>/train/<metric>` -> value."""

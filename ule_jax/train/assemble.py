@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ule_jax.methods import METHODS, Method, Sizes
 from ule_jax.models import make_model
 from ule_jax.models.build import Preprocess, make_preprocess, pixel_scale
 from ule_jax.optim import make_optimizer
-from ule_jax.train import training_data
+from ule_jax.train import programs, training_data
 from ule_jax.train.step import TrainState, create_state
 
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -34,7 +34,7 @@ class Components(NamedTuple):
 
 
 class Trainer(NamedTuple):
-  """The parts of a run, its key and its initial state on the devices."""
+  """The parts of a run, its key and its initial state on the devices; `identity` is that of its functions."""
 
   method: Method
   model: Any
@@ -42,6 +42,7 @@ class Trainer(NamedTuple):
   preprocess: Preprocess
   key: Array
   state: TrainState
+  identity: Hashable
 
 
 def assemble(config: Config, training: Dataset, overrides: Mapping[str, Any] = NONE) -> Components:
@@ -73,16 +74,20 @@ def initialise(config: Config, training: Dataset, mesh: jax.sharding.Mesh) -> Tr
     training: the data set that is trained on.
     mesh: of all devices.
   """
-  components = assemble(config, training)
-  key = jax.random.key(config.seed)
-  sample = sample_of(training, components.preprocess)
+  identity, key = programs.identity(config, training, mesh), jax.random.key(config.seed)
 
-  def create(key: Array) -> TrainState:  # an argument: as a constant, every seed would compile it again
-    return create_state(components.method, components.model, components.tx, sample, key)
+  def build() -> tuple[Components, Callable[[Array], TrainState]]:
+    components = assemble(config, training)
+    sample = sample_of(training, components.preprocess)
 
-  shardings = placement(jax.eval_shape(create, key), mesh, config.fsdp)
-  state = jax.jit(create, out_shardings=shardings)(key)
-  return Trainer(*components, key, state)
+    def create(key: Array) -> TrainState:  # an argument: as a constant, every seed would compile it again
+      return create_state(components.method, components.model, components.tx, sample, key)
+
+    shardings = placement(jax.eval_shape(create, key), mesh, config.fsdp)
+    return components, jax.jit(create, out_shardings=shardings)
+
+  components, create = programs.remembered(('create', identity), build)
+  return Trainer(*components, key, create(key), identity)
 
 
 def sizes_of(config: Config, dataset: Dataset) -> Sizes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ule_jax import selection
@@ -12,9 +13,13 @@ from ule_jax.devices import processes
 from ule_jax.methods import LABEL_FREE, Method
 from ule_jax.runs import inputs
 from ule_jax.runs.files import write_arrays
+from ule_jax.runs.progress import ABOUT_TERM
+from ule_jax.runs.recorded import read_log
 from ule_jax.runs.results import Results
+from ule_jax.runs.verdicts import chance
 from ule_jax.train.evaluate import Evaluator, summary
 from ule_jax.train.folder import Folder
+from ule_jax.train.selection import classes_of_groups, counter_examples
 from ule_jax.train.step import TrainState
 from ule_jax.train.task import Task
 from ule_jax.two_stage.contract import SecondStage
@@ -79,6 +84,8 @@ def header(config: Config, dataset: Dataset, method: Method, second: SecondStage
     'classes': list(dataset.classes),
     'groups': list(dataset.groups),
     'titles': dict(dataset.titles),
+    'class_of_group': classes_of_groups(dataset),
+    'counter_examples': {name: counter_examples(split) for name, split in dataset.splits.items()},
   }
 
 
@@ -104,7 +111,27 @@ def arrange(
     'train': by_step[deployed][roles[-1]]['train'],
     'selected': {rule: entry(step, roles[-1]) for rule, step in best.items()},
     'last': entry(last, roles[-1]),
-    'roles': {role: entry(deployed, role) for role in roles},
+    'roles': {role: entry(deployed, role) | {'train': by_step[deployed][role]['train']} for role in roles},
+    'chance': {split: chance(by_step[deployed][roles[-1]][split]) for split in data.splits},
+  }
+
+
+def training_means(log: Iterable[Mapping[str, float]], every: int, last: int) -> dict[str, dict[str, float]]:
+  """Return `trust` and `term_share`, as far as a method logs them, each with its mean and last value.
+
+  Args:
+    log: the lines of metrics.jsonl.
+    every: steps between reports, `train.log_every`. Other lines, as of the end of a run that was made longer, are left
+      out: the results would depend on where it ended.
+    last: the last step.
+  """
+  lines = [line for line in log if line['step'] % every == 0 or line['step'] == last]
+  series = {name: [line[f'train/{name}'] for line in lines if f'train/{name}' in line] for name in ABOUT_TERM}
+  # Three digits: the rounding of machines, and of sweeps, is below them.
+  return {
+    name: {'mean': float(f'{statistics.fmean(values):.3g}'), 'last': float(f'{values[-1]:.3g}')}
+    for name, values in series.items()
+    if values
   }
 
 
@@ -128,4 +155,5 @@ def results_of(task: Task, folder: Folder, method: Method, values: dict[str, Any
     values: of `evaluate_checkpoints`.
   """
   about = header(task.config, task.dataset, method, task.second) | inputs.forced_changes(folder.path)
-  return Results(about | values)
+  log = read_log(folder.path / 'metrics.jsonl')
+  return Results(about | values | training_means(log, task.config.train.log_every, task.steps))

@@ -29,6 +29,7 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.data import pipeline
   from ule_jax.devices import mesh as device_mesh
   from ule_jax.devices import processes
+  from ule_jax.train import programs
 
 
 OUTPUTS = ('logits', 'features')
@@ -155,7 +156,10 @@ class Evaluator:
     self.roles = trainer.method.roles
     self._is_linear = task.has_linear_head
     groups = len(task.dataset.groups)
-    self._step = make_eval_step(trainer.model, trainer.preprocess, self.roles, groups, mesh)
+    self._step = programs.remembered(
+      ('evaluate', trainer.identity, groups),
+      lambda: make_eval_step(trainer.model, trainer.preprocess, self.roles, groups, mesh),
+    )
 
   def split(self, name: str, state: TrainState, collect: bool = False) -> Evaluation:
     """Evaluate a state on a split.

@@ -122,7 +122,7 @@ def open_folder(
 
 
 def record(task: Task, folder: Folder) -> None:
-  """Write fingerprint.json and env.json, when all inputs are read and compared.
+  """Write fingerprint.json, env.json and a split that was drawn as split.csv, when all inputs are read and compared.
 
   Raises:
     UserError: a process has other data than the first.
@@ -136,6 +136,10 @@ def record(task: Task, folder: Folder) -> None:
   if processes.is_first():
     environment = describe_environment(runtime.describe()) | {'correction': correction}
     files.write_json(folder.path / 'env.json', environment)
+    if split := data.drawn_split(task.inputs.dataset):
+      files.write_text(folder.path / 'split.csv', split)
+    elif differs:  # the draw of former data
+      (folder.path / 'split.csv').unlink(missing_ok=True)
   if folder.checkpoints.latest and correction != former:
     log.warning(
       f'the loss of {name} was corrected since this run began ({correction}); it continues with the corrected one: for '

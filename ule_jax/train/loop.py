@@ -15,13 +15,15 @@ from ule_jax.devices.mesh import compile_step, make_mesh
 from ule_jax.errors import Interrupted, UserError
 from ule_jax.methods import Batch
 from ule_jax.runs.log import MetricsLog, NoLog
-from ule_jax.runs.progress import Progress
+from ule_jax.runs.progress import Best, Progress, on_a_line
 from ule_jax.runs.results import Results
 from ule_jax.runs.signals import Signals
+from ule_jax.train import programs
 from ule_jax.train.assemble import initialise
 from ule_jax.train.conclude import evaluate_checkpoints, results_of
 from ule_jax.train.evaluate import Evaluator
 from ule_jax.train.folder import Folder
+from ule_jax.train.selection import warn_of_blind_rule
 from ule_jax.train.step import TrainState, make_train_step
 from ule_jax.train.task import Task
 from ule_jax.train.weights import Begin
@@ -43,8 +45,10 @@ def train(task: Task, begin: Begin, folder: Folder, signals: Signals) -> Results
     Interrupted: a signal was received; the state is saved.
   """
   loop = Loop(task, begin, folder, signals)
-  state = loop.train()
-  values = evaluate_checkpoints(task, folder, loop.evaluator, state)
+  with contextlib.closing(loop.progress):
+    state = loop.train()
+    loop.progress.note('evaluating')
+    values = evaluate_checkpoints(task, folder, loop.evaluator, state)
   results = results_of(task, folder, loop.method, values)
   if processes.is_first():
     results.write(folder.path)
@@ -62,13 +66,15 @@ class Loop:
     config, mesh = task.config, make_mesh()
     trainer = initialise(config, task.training, mesh)
     self.method = trainer.method
+    method, model, tx, preprocess, *_ = trainer
+    options = preprocess, config.train.accumulate, config.optim.trainable
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-      options = trainer.preprocess, config.train.accumulate, config.optim.trainable
-      return make_train_step(trainer.method, trainer.model, trainer.tx, key, *options)(state, batch)
+      return make_train_step(method, model, tx, key, *options)(state, batch)
 
+    shared = programs.remembered(('step', trainer.identity), lambda: step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.state)
-    self.step = compile_step(step, mesh, config.parallel, shardings, trainer.key)
+    self.step = compile_step(shared, mesh, config.parallel, shardings, trainer.key)
     self.evaluator = Evaluator(task, trainer, mesh, signals)
     self.first, self.state = self.checkpoints.restore_newest(begin(trainer.state))
     self.progress = Progress(task.steps, self.first, config.train.batch_size)
@@ -119,6 +125,8 @@ class Loop:
       f'{config.train.batch_size}, seed {config.seed}, {jax.device_count()} x {jax.devices()[0].platform}, in '
       f'{self.folder.path}' + (f', from step {self.first:,}' if self.first else '')
     )
+    if not self.first and not task.is_fit:
+      warn_of_blind_rule(task.dataset, config.select)
 
   def batches(self) -> Any:
     """Return an iterator over this process's part of the training batches from the first step on, to be closed."""
@@ -135,6 +143,12 @@ class Loop:
       **processes.process_slice(),
     )
 
+  def best(self) -> Best | None:
+    """Return the best validation score so far by the run's rule, None before there is one and for `last`."""
+    rule = self.task.config.select
+    best = self.checkpoints.best_score(rule)
+    return best and Best(rule, *best)
+
   def report(self, pending: tuple[int, dict[str, jax.Array]] | None, metrics_log: MetricsLog | NoLog) -> None:
     """Fetch and log the metrics of a step, if there are any; called when a later step is already on its way."""
     if pending is None:
@@ -142,9 +156,9 @@ class Loop:
     number, metrics = pending
     if not all(math.isfinite(value) for value in jax.device_get(metrics).values()):
       refuse_non_finite(self.state, self.checkpoints.latest)
-    values = {f'train/{name}': float(value) for name, value in metrics.items()}
-    losses = {name: float(value) for name, value in metrics.items() if 'loss/' in name}
-    rate = self.progress.report(number, losses)
+    numbers = {name: float(value) for name, value in metrics.items()}
+    values = {f'train/{name}': value for name, value in numbers.items()}
+    rate = self.progress.report(number, on_a_line(numbers), self.best())
     metrics_log.write(number, values | ({'train/examples_per_second': rate} if math.isfinite(rate) else {}))
 
 

@@ -31,13 +31,14 @@ from ule_jax.two_stage.contract import SecondStage
 log = logging.getLogger(__name__)
 
 
-def run(config: Any, directory: Path, force: bool = False) -> Results:
+def run(config: Any, directory: Path, force: bool = False, current: Fingerprint | None = None) -> Results:
   """Train, evaluate and write the results of one config; resume where an earlier run stopped.
 
   Args:
     config: a ConfigDict, as `load_config` returns, or a `Config`.
     directory: the workdir.
     force: continue although the workdir's config, data or weights differ.
+    current: data that the caller loaded, or has as arrays; None: those that the config names.
 
   Returns:
     The content of results.json.
@@ -48,7 +49,7 @@ def run(config: Any, directory: Path, force: bool = False) -> Results:
   """
   config = validate_config(config)
   with name_remedy(less_memory(config)), Signals(shared=processes.is_distributed()) as signals:
-    return run_config(config, local_path(directory, '--workdir'), force, signals)
+    return run_config(config, local_path(directory, '--workdir'), force, signals, current)
 
 
 def run_config(
@@ -61,7 +62,7 @@ def run_config(
     path: the workdir.
     force: as in `run`.
     signals: stop the run.
-    current: the data, if another run of this process loaded them.
+    current: the data, if another run of this process or the caller loaded them.
   """
   runtime.require_devices()
   check_devices(config)

@@ -30,7 +30,7 @@ def of_stage(config: Config, dataset: Dataset, second: SecondStage) -> Dataset:
   Args:
     config: says which share is held out.
     dataset: as it was loaded, or with the features of a frozen encoder.
-    second: the groups and the sampling weights from a first run replace those of the data.
+    second: the groups from a first run replace those of the data, and its sampling weights multiply them.
 
   Raises:
     UserError: nothing is left to train on, or the data have sampling weights that the sampling does not read.
@@ -46,7 +46,8 @@ def of_stage(config: Config, dataset: Dataset, second: SecondStage) -> Dataset:
     train = train._replace(group=np.asarray(second.group, np.int32))
     dataset = dataset._replace(groups=second.groups)
   if second.sampling_weight is not None:
-    train = train._replace(sampling_weight=np.asarray(second.sampling_weight, np.float64))
+    before = 1.0 if train.sampling_weight is None else train.sampling_weight
+    train = train._replace(sampling_weight=before * np.asarray(second.sampling_weight, np.float64))
   if config.train.holdout:
     train = train.take(np.flatnonzero(~held_out(config, dataset)))
     if not train.count:

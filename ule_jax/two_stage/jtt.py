@@ -30,17 +30,22 @@ class Jtt(Options):
   )
 
 
+class EmptyErrorSet(UserError):
+  """The first run gets no training example wrong, or all: there is nothing to draw more often."""
+
+
 def prepare(options: Jtt, first: FirstRun) -> SecondStage:
   """Return sampling weights that follow from the error set of the first run.
 
   Raises:
-    UserError: a training example has no label, or the error set is empty or all of train.
+    EmptyErrorSet: the error set is empty or all of train.
+    UserError: a training example has no label.
   """
   train = first.labelled('train')
   wrong = train['logits'].argmax(1) != train['label']
   if not wrong.any() or wrong.all():
     change = 'shorter or weaker (two_stage.steps, two_stage.epochs, a smaller two_stage.lr)'
-    raise UserError(
+    raise EmptyErrorSet(
       f'the error set of JTT has {int(wrong.sum())} of {len(wrong)} training examples: make the first run '
       f'{"longer" if wrong.any() else change}.'
     )
