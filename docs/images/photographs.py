@@ -1,4 +1,4 @@
-"""Draw docs/images/photographs.png and photographs_tint.png: photographs, and where student and teacher look at them.
+"""Draw the pictures of photographs in docs/images: where student and teacher look at them.
 
   python docs/images/photographs.py [FOLDER]
 
@@ -6,8 +6,9 @@ The task: grey crops of the two photographs that scikit-learn ships, a temple an
 class in 98 % of the training crops (orange on temples, blue on flowers), and nothing in the test crops, which are other
 crops of the same two photographs. A map is bright where a grey square over the photograph takes most away from the
 answer. In the second task a tint of the whole crop takes the sticker's place; its picture has the answers to the same
-crop under both tints, and which change of colour each network asks for. FOLDER keeps crops and runs (default: a
-temporary one); a run that is there is not made again.
+crop under both tints, and which change of colour each network asks for. photographs_report.png is the slide that the
+report draws of the first task, with plain training beside. FOLDER keeps crops and runs (default: a temporary one); a
+run that is there is not made again.
 """
 
 import csv
@@ -220,16 +221,37 @@ def draw_tints(folder: Path, path: Path, count: int = 2) -> None:
   save(figure, axes, path)
 
 
+def python(*arguments: str) -> None:
+  """Run a verb."""
+  subprocess.run([sys.executable, '-m', *arguments], check=True)
+
+
+def train(task: Path, method: str) -> Path:
+  """Train on the crops of a task, and return the folder of the run; one that is done is left as it is."""
+  changes = [f'--config.{field}={value}' for field, value in ({'data.dir': task / 'crops'} | FIELDS).items()]
+  python('ule_jax.main', f'--config=folder:{method}', *changes, f'--workdir={task / method}')
+  return task / method
+
+
+def draw_slide(folder: Path, path: Path) -> None:
+  """Copy the slide of a report, in 256 colours."""
+  runs = [train(folder, method) for method in ('erm', 'ule')]
+  for run in runs:
+    python('ule_jax.evaluate', f'--run={run}', '--saliency=4')
+  python('ule_jax.report', *map(str, runs), f'--out={folder / "report"}')
+  slide = Image.open(folder / 'report' / 'figures' / 'crops-ule-saliency.png').convert('RGB')
+  slide.quantize(palette=slide.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+
+
 def main(folder: Path) -> None:
   """Make whatever is missing in a folder, and draw the pictures."""
   for name, tint, paint in (('photographs', False, draw), ('photographs_tint', True, draw_tints)):
     task = folder / 'tint' if tint else folder
     if not (task / 'crops' / 'metadata.csv').exists():
       write_crops(task / 'crops', COUNTS, tint)
-    changes = [f'--config.{field}={value}' for field, value in ({'data.dir': task / 'crops'} | FIELDS).items()]
-    command = [sys.executable, '-m', 'ule_jax.main', '--config=folder:ule', *changes, f'--workdir={task / "ule"}']
-    subprocess.run(command, check=True)  # done already: it says so
+    train(task, 'ule')
     paint(task, Path(__file__).with_name(f'{name}.png'))
+  draw_slide(folder, Path(__file__).with_name('photographs_report.png'))
 
 
 if __name__ == '__main__':
