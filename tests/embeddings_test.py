@@ -14,6 +14,7 @@ from ule_jax.cli import app
 from ule_jax.config.validate import validate_config
 from ule_jax.data import available, feature_files, pipeline
 from ule_jax.data.draw_splits import draw
+from ule_jax.deploy.finished import load_run
 from ule_jax.errors import UserError
 from ule_jax.runs.fingerprint import Fingerprint
 from ule_jax.train.run import run
@@ -242,6 +243,9 @@ def test_a_run_predicts_what_it_evaluated(head, file, tmp_path):
   chances = jax.nn.softmax(predictions['logits_teacher'])
   np.testing.assert_allclose([float(row['probability_dog']) for row in rows[180:]], chances[:, 1], atol=2e-6)
   assert 'features_teacher' not in predictions  # they are the input
+  loaded = load_run(head)
+  for inputs in (file, features()['x'].astype(np.float32)):
+    np.testing.assert_allclose(loaded.predict(inputs).probabilities[180:], chances, atol=2e-6)
   recorded = json.loads((head / 'features.json').read_text())
   np.testing.assert_allclose(recorded['mean'], features()['x'][:120].astype(np.float64).mean(0))
 
