@@ -268,6 +268,11 @@ def test_verbs_after_training_work_without_pictures(head, tmp_path, capsys):
   assert 'embeddings' in (tmp_path / 'r' / 'index.html').read_text()
 
 
+def test_saliency_in_python_is_refused(head):
+  with pytest.raises(UserError, match='was trained on features'):
+    load_run(head).saliency()
+
+
 @pytest.mark.parametrize(
   ('verb', 'flag'), [('evaluate', '--saliency=2'), ('predict', '--saliency=x'), ('predict', '--on-bad-image=skip')]
 )

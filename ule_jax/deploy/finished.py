@@ -193,7 +193,7 @@ class LoadedRun:
       count: examples of each category.
 
     Raises:
-      UserError: the data are missing or differ from those in training.
+      UserError: the data are missing or differ from those in training, or are features, which cannot be drawn.
     """
     dataset = self.dataset(split)
     return self.saliency_of(dataset, split, self.evaluate(dataset, split, collect=True).predictions, count)
@@ -202,6 +202,8 @@ class LoadedRun:
     self, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], count: int
   ) -> dict[str, np.ndarray]:
     """Return the same as `saliency`, from predictions of `evaluate`."""
+    if dataset.is_features:
+      raise UserError(f'saliency is of images, and {self.directory} was trained on features, which have none.')
     run = self.restored
     look = looks.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
     logits = looks.logits_by_role(predictions)
