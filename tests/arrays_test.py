@@ -15,7 +15,7 @@ def test_features_of_half_precision_are_standardised_by_train():
   np.testing.assert_allclose(std, [*x.astype(np.float64).std(0)[:2], 1])
   rows = Rows(x, np.arange(4000) % 2)
   dataset = from_rows({'train': rows, 'val': rows, 'test': rows}, ('a', 'b'))
-  assert (dataset.image_shape, dataset.dtype, dataset.mean) == ((3,), np.float32, tuple(mean.tolist()))
+  assert (dataset.image_shape, dataset.dtype, dataset.mean) == ((3,), np.float16, tuple(mean.tolist()))
   batch = next(iter(pipeline.eval_batches(dataset, 'test', batch_size=8, threads=0)))
   np.testing.assert_array_equal(batch['image'], x[:8].astype(np.float32))
   assert batch['group'].tolist() == [-1] * 8

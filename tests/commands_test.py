@@ -75,6 +75,13 @@ CASES = {
     (['--config=digits', '--out=bare'], 'bare exists'),
     (['--config=folder', '--config.data.dir=nowhere', '--out=new'], 'data.dir nowhere is not a folder'),
   ],
+  'embed': [
+    *CONFIG,
+    (['--config=digits', '--out=f.csv'], '--out f.csv ends on no kind of file'),
+    (['--config=digits', '--checkpoint=x.pth'], '--checkpoint is of --timm'),
+    (['--config=embeddings', '--config.data.file=f.npz'], 'embeddings are features already'),
+    (['--config=folder:ule', '--config.data.dir=nowhere', '--timm=resnet18'], 'data.dir nowhere is not a folder'),
+  ],
   'sweep': [
     *CONFIG,
     (['--config=digits'], 'give at least one axis'),

@@ -24,8 +24,9 @@ from ule_jax.train.assemble import make_method
 from ule_jax.train.step import create_state, make_train_step
 from ule_jax.two_stage import TWO_STAGE
 
-SOMEWHERE = ('--config.data.dir=somewhere',)
+SOMEWHERE, FEATURES = ('--config.data.dir=somewhere',), ('--config.data.file=some.npz',)
 CONFIGS = {'digits': ()} | dict.fromkeys(('waterbirds', 'celeba', 'spawrious', 'urbancars', 'folder'), SOMEWHERE)
+CONFIGS['embeddings'] = FEATURES
 
 
 SMALL = ('--config.model.name=cnn', '--config.model.width=8', '--config.model.depth=1', '--config.data.size=16')
@@ -51,24 +52,25 @@ def test_the_tables_of_options_and_of_methods_name_the_same(name):
 @pytest.mark.parametrize('method', METHODS)
 def test_every_config_and_method_makes_a_step(name, method):
   """Traced: shapes and types only, with a small network."""
-  traced(name, load(name, method, *(() if name == 'digits' else SMALL)))
+  traced(name, load(name, method, *(() if name in ('digits', 'embeddings') else SMALL)))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('name', [name for name in CONFIGS if name != 'digits'])
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name not in ('digits', 'embeddings')])
 def test_every_config_makes_a_step_of_ule_at_full_size(name):
   traced(name, load(name, 'ule'))
 
 
 def traced(name, config):
-  size = 16 if name == 'digits' else config.data.size
+  size = config.data.size if 'size' in config.data else 16
   k, g = {'spawrious': (4, 24), 'urbancars': (2, 8)}.get(name, (2, 4))
   config = parse_config(config)
   made = make_method(config, Sizes(1000, k, g, np.full(g, 1000 // g)))
   model = make_model(config.model, k)
   tx = make_optimizer(config.optim, made.roles, 100)
-  preprocess, key = make_preprocess((0.5,) * 3, (0.2,) * 3), jax.random.key(0)
-  image = jnp.zeros((8, size, size, 3), jnp.uint8)
+  width = 5 if name == 'embeddings' else 3
+  preprocess, key = make_preprocess((0.5,) * width, (0.2,) * width), jax.random.key(0)
+  image = jnp.zeros((8, width), jnp.float16) if name == 'embeddings' else jnp.zeros((8, size, size, 3), jnp.uint8)
   ids = jnp.zeros(8, jnp.int32)
   state = jax.eval_shape(lambda: create_state(made, model, tx, preprocess(image), key))
   batch = Batch(image, ids, ids, ids, jnp.ones(8))

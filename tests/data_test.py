@@ -192,10 +192,14 @@ def test_the_input_spec_is_the_same_without_the_data():
   from configs import base
   from ule_jax.data import DATASETS, input_spec
 
-  for name in DATASETS:
+  for name, source in DATASETS.items():
     options = base.make(name, 'erm').data.to_dict()
     spec = input_spec(name, options)
     assert spec.description
+    if source.is_features:
+      assert spec.eval_transform is None
+      assert spec.dtype == np.float32
+      continue
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     assert spec.eval_transform is not None
     assert spec.eval_transform(image, np.random.default_rng(0)).shape == spec.image_shape

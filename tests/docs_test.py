@@ -12,7 +12,7 @@ import warnings
 import pytest
 import yaml
 from PIL import Image
-from writers import write_celeba, write_folder, write_spawrious, write_urbancars, write_waterbirds
+from writers import write_celeba, write_features, write_folder, write_spawrious, write_urbancars, write_waterbirds
 
 from ule_jax.cli import app
 from ule_jax.data import DATASETS
@@ -26,7 +26,7 @@ PAGES = (
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
   'docs/guides/resume', 'docs/guides/report', 'docs/guides/detect', 'docs/guides/diagnose', 'docs/guides/predict',
-  'docs/guides/own-loop', 'docs/guides/notebook',
+  'docs/guides/own-loop', 'docs/guides/notebook', 'docs/guides/embeddings',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
@@ -51,6 +51,7 @@ def place(tmp_path_factory):
   write_urbancars(data / 'urbancars')
   splits = ('train',) * 6 + ('val',) * 2 + ('test',) * 2
   write_folder(data / 'folder', [(f'{c}/{i}.jpg', c, s) for c in ('cat', 'dog') for i, s in enumerate(splits)])
+  write_features(data / 'features.npz')
   (root / 'pictures').mkdir()
   for i in range(2):
     Image.new('RGB', (20, 20), (100 * i, 50, 0)).save(root / 'pictures' / f'{i}.png')
@@ -156,7 +157,7 @@ def smaller(verb, argv):
     changes += ['data.crops=1']
   if verb in ('main', 'sweep'):
     # A config file that the page writes is small already: its network is the one that readers train.
-    changes += SHORT if kind == 'digits' or kind.endswith('.py') else TINY
+    changes += SHORT if kind in ('digits', 'embeddings') or kind.endswith('.py') else TINY
   fast = ['--permutations=100', '--steps=16'] if verb == 'detect' else []
   return [*(f'--config.{change}' for change in changes), *fast]
 

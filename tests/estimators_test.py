@@ -25,7 +25,7 @@ TOO_FEW = {
   'spare': ('SPARE finds no clusters',),
   'cnc': ('the first run of CnC makes no mistake',),
 }
-FULL = ('erm', 'ule', 'lff', 'jtt', 'group_dro', 'dfr')
+FULL = ('erm', 'ule', 'lff', 'jtt', 'group_dro')
 # Checks that fit nothing or little, or of which another one is no part
 QUICK = (
   'check_no_attributes_set_in_init', 'check_parameters_default_constructible', 'check_estimator_cloneable',

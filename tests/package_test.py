@@ -34,7 +34,9 @@ def test_what_is_in_the_wheel(wheel, root):
   assert {'ule_jax/py.typed', 'ule_jax/report/page.html', 'ule_jax/explain/page.html'} <= names
   assert {f'ule_jax/configs/{p.name}' for p in (root / 'configs').glob('*.py')} <= names
   assert not [n for n in names if not n.startswith(('ule_jax/', 'ule_jax-'))]  # no tests, no benchmarks
-  assert set(about.get_all('Provides-Extra', [])) == {'cuda', 'tpu', 'torch', 'weights', 'bench', 'docs', 'dev'}
+  assert set(about.get_all('Provides-Extra', [])) == {
+    'cuda', 'tpu', 'torch', 'weights', 'parquet', 'embed', 'bench', 'docs', 'dev',
+  }  # fmt: skip
   assert 'ule-jax = ule_jax.cli.app:command' in scripts
   core = [line for line in about.get_all('Requires-Dist', []) if 'extra ==' not in line]
   assert not [line for line in core if line.startswith(('torch', 'tensorflow>', 'tensorflow-cpu'))]

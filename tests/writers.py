@@ -128,3 +128,40 @@ def write_folder(root: Path, rows: Iterable[tuple], header=('filename', 'label',
     photograph(rng, *size).save(root / name)
   write_csv(root / 'metadata.csv', header, rows)
   return root
+
+
+def features(n: int = 240, d: int = 6, seed: int = 5) -> dict[str, np.ndarray]:
+  """Features of two classes, with an attribute that is easier to see and goes with the class in train."""
+  rng = np.random.default_rng(seed)
+  split = np.repeat(['train', 'val', 'test'], [n // 2, n // 4, n - n // 2 - n // 4])
+  label = np.arange(n) % 2
+  attribute = np.where(rng.random(n) < 0.9, label, 1 - label)
+  attribute[n // 2 :] = np.arange(n - n // 2) // 2 % 2
+  x = rng.normal(0, 1, (n, d)).astype(np.float32)
+  x[:, 0] += 2 * label
+  x[:, 1] += 4 * attribute
+  return {
+    'x': x, 'label': np.array(['cat', 'dog'])[label], 'split': split, 'attribute': np.array(['in', 'out'])[attribute],
+    'id': np.array([f'row {i}' for i in range(n)]),
+  }  # fmt: skip
+
+
+def write_features(path: Path, arrays: dict[str, np.ndarray] | None = None) -> Path:
+  """A file of features, by its ending; its columns are inside, or in a .csv beside it."""
+  arrays = features() if arrays is None else arrays
+  path.parent.mkdir(parents=True, exist_ok=True)
+  columns = {name: values for name, values in arrays.items() if name != 'x'}
+  if path.suffix == '.npz':
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType] no array has the name allow_pickle
+  elif path.suffix == '.parquet':
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = {'x': pa.array(list(arrays['x']))} | {name: pa.array(values.tolist()) for name, values in columns.items()}
+    parquet.write_table(pa.table(table), path)
+  else:
+    from safetensors.numpy import save_file
+
+    np.save(path, arrays['x']) if path.suffix == '.npy' else save_file({'x': arrays['x']}, path)
+    write_csv(path.with_suffix('.csv'), tuple(columns), zip(*columns.values(), strict=True))
+  return path

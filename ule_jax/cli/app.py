@@ -38,6 +38,7 @@ VERBS = {
   'main': 'ule_jax.cli.train:train',
   'data': 'ule_jax.cli.data:data',
   'prepare': 'ule_jax.cli.prepare:prepare',
+  'embed': 'ule_jax.cli.embed:embed',
   'sweep': 'ule_jax.cli.sweep:sweep',
   'evaluate': 'ule_jax.cli.evaluate:evaluate',
   'report': 'ule_jax.cli.report:report',

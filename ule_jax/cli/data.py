@@ -12,6 +12,8 @@ from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path, output_path
 
 with epy.lazy_imports():  # help and errors of the command line come before what takes long to import
+  import numpy as np
+
   from ule_jax import data as data_sets
   from ule_jax.cli import tables
   from ule_jax.data import checks, class_folders, layouts, sheets
@@ -65,6 +67,10 @@ def data(
   print(tables.counts_table(dataset))
   if dataset.remarks:
     print('\n' + '\n'.join(dataset.remarks))
+  if dataset.is_features:
+    precision = np.dtype(dataset.dtype)
+    print(f'\n{dataset.image_shape[0]:,} finite features a row in {precision}; there are no images to draw')
+    return
   wrong = []
   if differences := checks.differences(dataset):
     print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in differences))

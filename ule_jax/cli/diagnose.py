@@ -56,7 +56,8 @@ def diagnose(
   directory = local_path(run, '--run')
   loaded = finished.load_run(directory, threads, compilation_cache)
   restored, dataset = loaded.restored, loaded.dataset(split, force)
-  content = diagnosis.look(restored, dataset, split, clusters, examples if images else 0)
+  drawn = examples if images and not dataset.is_features else 0  # features cannot be drawn
+  content = diagnosis.look(restored, dataset, split, clusters, drawn)
   rows = content.pop('rows')
   columns = ('filename', 'label', 'cluster', *(f'prediction_{role}' for role in restored.roles), 'group')
   template = Path(diagnosis.__file__).with_name('page.html')

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
 
 with epy.lazy_imports():  # jax takes seconds to import: help and errors of the command line come before it
+  from ule_jax import data
   from ule_jax.cli import tables
   from ule_jax.deploy import finished
   from ule_jax.runs import files
@@ -55,6 +56,8 @@ def evaluate(
     )
   directory = local_path(run, '--run')
   loaded = finished.load_run(directory, threads, compilation_cache)
+  if saliency and data.holds_features(loaded.config.data.name):
+    raise UserError(f'--saliency draws images, and {directory} was trained on features, which have none: leave it out.')
   restored, dataset = loaded.restored, loaded.dataset(split, force)
   counts, predictions = loaded.evaluate(dataset, split, collect=bool(saliency))
   metrics = {role: {split: evaluation.summary(counts[role], dataset)} for role in restored.roles}

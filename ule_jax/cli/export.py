@@ -29,7 +29,8 @@ def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache 
 
   The training data of the run need not be there. It writes three files of the same name:
 
-    .stablehlo     the network, for CPU, CUDA and TPU at any batch size: uint8 images in, logits out
+    .stablehlo     the network, for CPU, CUDA and TPU at any batch size: uint8 images in, logits out;
+                   of a run on embeddings float32 features in, as the encoder is not inside
     .safetensors   its weights under torchvision's or timm's names (resnets and vits), else under
                    ours; --config.model.weights=FILE starts another run from them
     .json          classes, image shape, how images are prepared, pixel mean and deviation
@@ -59,4 +60,6 @@ def export(*, run: Run, out: File = 'model.stablehlo', compilation_cache: Cache 
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
   print(about['weights'])
+  if 'encoder' in about:
+    print(about['encoder'])
   print(tables.files_table({file: len(content) for file, content in contents.items()}))

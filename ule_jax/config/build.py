@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ule_jax.config import schema
 from ule_jax.config.former import announce, former_words
-from ule_jax.data import DATASETS
+from ule_jax.data import DATASETS, holds_features
 from ule_jax.methods import METHODS
 
 # variant -> the fields that it changes, behind a method: --config=celeba:ule,vit_b16,frozen. Both are ours, and were
@@ -26,6 +26,8 @@ VARIANTS = {
     'model.encoder': 'frozen', 'optim.name': 'adam', 'optim.lr': 1e-3, 'optim.weight_decay': 0.0,
     'train.steps': 0, 'train.epochs': 20.0,
   },
+  # A hidden layer in place of a linear head, on features
+  'mlp': {'model.name': 'mlp', 'model.width': 256, 'model.depth': 1},
 }  # fmt: skip
 
 
@@ -100,10 +102,11 @@ def split_spec(spec: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def vary(config: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
-  """Apply the changes of variants; on a frozen encoder, methods that take gradients take them at the features."""
+  """Apply the changes of variants; on features, methods that take gradients take them there."""
   for change in changes:
     config.update_from_flattened_dict(change)
-  if config.model.encoder == 'frozen' and 'at' in config.method:
+  on_features = config.model.encoder == 'frozen' or holds_features(config.data.name)
+  if on_features and 'at' in config.method:
     config.method.at = 'features'
   return config
 

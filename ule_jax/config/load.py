@@ -19,7 +19,10 @@ if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
 # Options that name a file or a folder, in which a `~` is the home folder
-PATHS = ('data.dir', 'two_stage.workdir', 'model.feature_cache', 'model.weights', 'compilation_cache')
+PATHS = (
+  'data.dir', 'data.file', 'data.table', 'two_stage.workdir', 'model.feature_cache', 'model.weights',
+  'compilation_cache',
+)  # fmt: skip
 
 
 def load_config(spec: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> ConfigDict:

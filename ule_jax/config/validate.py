@@ -10,10 +10,10 @@ from typing import Any
 from ule_jax.config.fields import flatten
 from ule_jax.config.former import present_names
 from ule_jax.config.schema import LIMIT, NO_RULE, Config, defaults, every_option, sections
-from ule_jax.data import SOURCES
+from ule_jax.data import SOURCES, holds_features
 from ule_jax.errors import UserError, nearest_names
 from ule_jax.methods import METHODS
-from ule_jax.models import MODELS
+from ule_jax.models import MODELS, ON_FEATURES
 from ule_jax.models.pretrained import sources
 from ule_jax.options import Options, meta, validate
 from ule_jax.paths import local_path
@@ -119,6 +119,7 @@ def validate_config(config: Any) -> Config:
     )
   _check_two_stage(parsed)
   _check_network(parsed)
+  _check_features(parsed)
   _check_encoder(parsed)
   return parsed
 
@@ -162,9 +163,27 @@ def _check_network(config: Config) -> None:
     local_path(model.weights, 'model.weights')
 
 
+def _check_features(config: Config) -> None:
+  """Check the network and the place of gradients on data that are features."""
+  data, model = config.data.name, config.model
+  if not holds_features(data):
+    return
+  if model.encoder == 'frozen':
+    raise UserError(f'model.encoder=frozen is for images, and {data} are features already: set model.encoder=trained.')
+  if model.name not in ON_FEATURES:
+    raise UserError(
+      f'model.name is {model.name}, which is for images, and {data} are features: choose {" or ".join(ON_FEATURES)}.'
+    )
+  if model.pixels != 'default':
+    raise UserError(f'model.pixels is of images, and {data} are features, standardised by train: leave it out.')
+  if (at := getattr(config.method, 'at', 'features')) != 'features':
+    raise UserError(f'method.at is {at}, and {data} have no images: set method.at=features.')
+
+
 def _check_encoder(config: Config) -> None:
   """Check the options that are for a frozen encoder, or not for one."""
   model, frozen, at = config.model, config.model.encoder == 'frozen', getattr(config.method, 'at', None)
+  on_features = frozen or holds_features(config.data.name)
   if frozen and model.weights == 'none':
     raise UserError('model.encoder=frozen needs model.weights: a file, hf:OWNER/NAME or default.')
   if frozen and (model.remat or model.drop_path):
@@ -173,7 +192,7 @@ def _check_encoder(config: Config) -> None:
     )
   if model.keep_head and (frozen or model.weights == 'none'):
     raise UserError('model.keep_head takes the last layer from model.weights, for model.encoder=trained.')
-  if at is not None and (at == 'features') != frozen:
+  if at is not None and (at == 'features') != on_features:
     raise UserError(
       f'method.at is {at} and model.encoder is {model.encoder}: gradients are taken at features where '
       'both networks share them, and only there: set method.at=features and model.encoder=frozen, or image and trained.'

@@ -27,18 +27,26 @@ class Source(NamedTuple):
   """A row of the table of data sets.
 
   licence: the reason why its images may not be published; empty where there is none.
+  is_features: its examples are features of an encoder, whose width and statistics a run records.
   """
 
   load: Callable[[Any], Dataset]
   input_spec: Callable[[Any], InputSpec]
   options: type[Options]
   licence: str = ''
+  is_features: bool = False
 
 
 def row(module: str) -> Source:
   """Return the row of the data set in a module of this package."""
   source = importlib.import_module(f'{__name__}.{module}')
-  return Source(source.load, source.input_spec, source.Options, getattr(source, 'LICENCE', ''))
+  return Source(
+    source.load,
+    source.input_spec,
+    source.Options,
+    getattr(source, 'LICENCE', ''),
+    getattr(source, 'IS_FEATURES', False),
+  )
 
 
 DATASETS = {
@@ -48,9 +56,15 @@ DATASETS = {
   'spawrious': row('spawrious'),
   'urbancars': row('urbancars'),
   'folder': row('folder'),
+  'embeddings': row('embeddings'),
 }
 # With data that no command can name, because Python hands them over
 SOURCES = {**DATASETS, 'arrays': row('in_memory')}
+
+
+def holds_features(name: str) -> bool:
+  """Return whether a data set by its name consists of features, not images; False for a name of no data set."""
+  return name in DATASETS and DATASETS[name].is_features
 
 
 def load(name: str, options: Options | Mapping[str, Any]) -> Dataset:
@@ -148,6 +162,7 @@ __all__ = [
   'Split',
   'check_images',
   'drawn_split',
+  'holds_features',
   'input_spec',
   'load',
   'read',

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32, UInt8
+from jaxtyping import Float, Float16, Float32, Int, Int32, UInt8
 
 from ule_jax.data.decoding import BY_TYPE, Decoded, Decoding
 from ule_jax.data.tables import Table
 
-Image = UInt8[np.ndarray, 'h w c'] | Float32[np.ndarray, 'd']
+Image = UInt8[np.ndarray, 'h w c'] | Float32[np.ndarray, 'd'] | Float16[np.ndarray, 'd']
 Transform = Callable[[Image, np.random.Generator], Image]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,13 +24,14 @@ class Split(NamedTuple):
   Attributes:
     label: class index of each example, from 0.
     group: group index of each example; -1 is unknown.
-    load: reads and decodes image `i`: uint8 pixels, or float32 features of a frozen encoder.
+    load: reads and decodes image `i`: uint8 pixels, or features of an encoder.
     name: of image `i`, for messages and tables.
     masks: reads the masks of image `i`: name -> 0 to 255 (None: the data set has no masks).
     sampling_weight: how often each example is drawn in training, relative to the others (None: equally often).
     version: text that changes when a file of image `i` does (None: there are no files).
     look: `load(i)` with the properties of the file that its pixels do not show (None: there are no files).
     files: reads the bytes of the files of image `i`: the image, then its masks (None: there are no files).
+    load_rows: reads several images at once, as arrays in memory can (None: `load` reads each).
   """
 
   label: Int32[np.ndarray, 'n']
@@ -42,6 +43,7 @@ class Split(NamedTuple):
   version: Callable[[int], str] | None = None
   look: Callable[[int], Decoded] | None = None
   files: Callable[[int], tuple[bytes, ...]] | None = None
+  load_rows: Callable[[Int[np.ndarray, 'm']], np.ndarray] | None = None
 
   @property
   def count(self) -> int:
@@ -50,7 +52,7 @@ class Split(NamedTuple):
 
   def take(self, ids: Int[np.ndarray, 'm']) -> Split:
     """Return the split of the given examples, in their order."""
-    masks, version, look, files = self.masks, self.version, self.look, self.files
+    masks, version, look, files, load_rows = self.masks, self.version, self.look, self.files, self.load_rows
     return Split(
       label=self.label[ids],
       group=self.group[ids],
@@ -61,6 +63,7 @@ class Split(NamedTuple):
       version=version and (lambda i: version(int(ids[i]))),
       look=look and (lambda i: look(int(ids[i]))),
       files=files and (lambda i: files(int(ids[i]))),
+      load_rows=load_rows and (lambda block: load_rows(ids[block])),
     )
 
 
@@ -96,7 +99,7 @@ class Dataset(NamedTuple):
     combinations: metrics of the field that are linear in the group accuracies: name -> a weight per group.
     titles: metric -> its name in the field.
     table: the rows that the splits were read from (None: there are no files).
-    dtype: of an image: uint8 pixels, or float32 features.
+    dtype: of an image: uint8 pixels, or float32 or float16 features.
     description: of `eval_transform`.
     decoding: the pixel value that is white in the files, and the background of transparent images.
     remarks: notes on the data that every verb logs at its start.
@@ -119,6 +122,11 @@ class Dataset(NamedTuple):
   description: str = ''
   decoding: Decoding = BY_TYPE
   remarks: tuple[str, ...] = ()
+
+  @property
+  def is_features(self) -> bool:
+    """Whether the examples are features, [d], and not images."""
+    return len(self.image_shape) == 1
 
   def group_counts(self, split: str = 'train') -> Int32[np.ndarray, 'g']:
     """Count the examples of each group in a split; examples of an unknown group are not counted."""

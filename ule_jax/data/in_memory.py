@@ -20,8 +20,8 @@ def load(options: Options) -> NoReturn:
   """
   del options
   raise UserError(
-    'data.name=arrays stands for arrays in memory, which only Python can hand over: call ule_jax.fit, or choose '
-    'another --config=FILE.'
+    'data.name=arrays stands for arrays in memory, which only Python can hand over: call ule_jax.fit, whose estimator '
+    'predicts and saves itself, or choose another --config=FILE.'
   )
 
 

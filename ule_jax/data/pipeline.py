@@ -193,12 +193,15 @@ def _read(
     keys: seed of the transform of each example.
   """
   split = dataset.splits[name]
-  image = np.zeros((len(block), *dataset.image_shape), dataset.dtype)
-  for row, (i, key) in enumerate(zip(block.tolist(), keys, strict=True)):
-    if i >= 0:
-      pixels = split.load(i)
-      image[row] = pixels if transform is None else transform(pixels, np.random.default_rng(key))
   real, safe = block >= 0, np.maximum(block, 0)
+  image = np.zeros((len(block), *dataset.image_shape), dataset.dtype)
+  if split.load_rows is not None and transform is None:
+    image[real] = split.load_rows(block[real])
+  else:
+    for row, (i, key) in enumerate(zip(block.tolist(), keys, strict=True)):
+      if i >= 0:
+        pixels = split.load(i)
+        image[row] = pixels if transform is None else transform(pixels, np.random.default_rng(key))
   return {
     'image': image,
     'label': np.where(real, split.label[safe], 0).astype(np.int32),

@@ -28,11 +28,14 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
 
   from ule_jax.models import build
 
+NO_ENCODER = 'the encoder that made the features is not in these files: apply it to images first'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def stablehlo(run: Restored, variables: PyTree) -> bytes:
   """Export the function uint8 images [b h w c] -> logits [b k] with its weights, for any batch size and PLATFORMS.
+
+  Of a run on features the function is float32 features [b d] -> logits [b k].
 
   Args:
     run: whose network is exported.
@@ -40,8 +43,8 @@ def stablehlo(run: Restored, variables: PyTree) -> bytes:
   """
   forward = run.forward()
   (batch,) = jax.export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, *run.input_spec.image_shape), np.uint8)
-  exported = jax.export.export(jax.jit(lambda image: forward(variables, image)), platforms=PLATFORMS)(images)
+  inputs = jax.ShapeDtypeStruct((batch, *run.input_spec.image_shape), run.input_spec.dtype)
+  exported = jax.export.export(jax.jit(lambda image: forward(variables, image)), platforms=PLATFORMS)(inputs)
   return bytes(exported.serialize())
 
 
@@ -100,17 +103,24 @@ def describe(run: Restored, layout: str) -> dict[str, Any]:
     layout: of the weights, '' for our own names.
   """
   mean, std = build.pixel_scale(run.config, run.input_spec)
-  name = run.config.model.name
+  name, features = run.config.model.name, len(run.input_spec.image_shape) == 1
   if layout in ('', layouts.OURS):
     kind = f'names of ours, as {name} has no other home' + ('' if layout else ' with a head of hidden layers')
   else:
     kind = f'names of {layout}'
+  if features:
+    prepared = 'float32, as the encoder made them; the artifact standardises them itself'
+    of_input = {'features': prepared, 'encoder': NO_ENCODER}
+  else:
+    of_input = {
+      'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
+      'prepare': run.input_spec.description,
+      'decode': run.input_spec.decoding.description,
+    }
   return {
     'classes': list(run.classes),
     'image_shape': list(run.input_spec.image_shape),
-    'image': 'uint8, height x width x channels, RGB; the artifact normalises them itself',
-    'prepare': run.input_spec.description,
-    'decode': run.input_spec.decoding.description,
+    **of_input,
     'mean': list(mean),
     'std': list(std),
     'outputs': 'logits, one per class',

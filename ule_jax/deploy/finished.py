@@ -13,7 +13,7 @@ from etils import epy
 from jaxtyping import Float
 
 from ule_jax.config.schema import Config
-from ule_jax.data import Dataset
+from ule_jax.data import Dataset, feature_files, holds_features
 from ule_jax.errors import UserError, unknown
 from ule_jax.paths import local_path
 from ule_jax.runs import recorded
@@ -146,12 +146,17 @@ class LoadedRun:
 
     Args:
       images: an image file or a folder of them at any depth, prepared as the run prepared its own; or an array of
-        prepared inputs: uint8 images [n h w c] or features [n d].
+        prepared inputs: uint8 images [n h w c] or features [n d]. Of a run on embeddings a file of features.
 
     Raises:
       UserError: an image cannot be decoded, or inputs have another shape or type.
     """
-    if isinstance(images, (str, os.PathLike)):
+    if isinstance(images, (str, os.PathLike)) and holds_features(self.config.data.name):
+      features = feature_files.read(local_path(Path(images), 'images'))
+      dataset = deployed.of_features(features, self.restored)
+      rows = [(name, chances) for name, chances, _ in deployed.predict_examples(self.restored, dataset)]
+      names, probabilities = [name for name, _ in rows], np.stack([chances for _, chances in rows])
+    elif isinstance(images, (str, os.PathLike)):
       listing = deployed.find(local_path(Path(images), 'images'))
       decoding, older = self.restored.input_spec.decoding, workdir.lacks(self.directory, 'data.white')
       look = deployed.reader(listing.root, decoding, older)
@@ -188,7 +193,7 @@ class LoadedRun:
       count: examples of each category.
 
     Raises:
-      UserError: the data are missing or differ from those in training.
+      UserError: the data are missing or differ from those in training, or are features, which cannot be drawn.
     """
     dataset = self.dataset(split)
     return self.saliency_of(dataset, split, self.evaluate(dataset, split, collect=True).predictions, count)
@@ -197,6 +202,8 @@ class LoadedRun:
     self, dataset: Dataset, split: str, predictions: dict[str, np.ndarray], count: int
   ) -> dict[str, np.ndarray]:
     """Return the same as `saliency`, from predictions of `evaluate`."""
+    if dataset.is_features:
+      raise UserError(f'saliency is of images, and {self.directory} was trained on features, which have none.')
     run = self.restored
     look = looks.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar)
     logits = looks.logits_by_role(predictions)

@@ -14,9 +14,10 @@ import numpy as np
 from etils import epy
 from jaxtyping import Float
 
-from ule_jax.data import Dataset, Split
+from ule_jax.data import Dataset, Split, arrays
 from ule_jax.data.checks import remarks, scan_images
 from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_changed, read
+from ule_jax.data.feature_files import FeatureFile
 from ule_jax.data.listing import SUFFIXES, walk
 from ule_jax.errors import UserError
 from ule_jax.runs.files import write_atomic
@@ -146,7 +147,7 @@ def scan(listing: Listing, look: Callable[[str], Decoded], decoding: Decoding, s
 def predict(
   run: Restored, look: Callable[[str], Decoded], files: Sequence[str], draw: bool = False
 ) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
-  """Yield (name, probabilities [k], picture of the saliency or None) of each image, in order.
+  """Yield the predictions of image files, as `predict_examples`.
 
   Args:
     run: whose deployed network predicts.
@@ -157,11 +158,27 @@ def predict(
   Raises:
     UserError: an image cannot be decoded, or its logits are not finite.
   """
-  dataset, deployed = of_files(run, look, files), run.roles[-1]
+  return predict_examples(run, of_files(run, look, files), look if draw else None)
+
+
+def predict_examples(
+  run: Restored, dataset: Dataset, look: Callable[[str], Decoded] | None = None
+) -> Iterator[tuple[str, Float[np.ndarray, 'k'], np.ndarray | None]]:
+  """Yield (name, probabilities [k], picture of the saliency or None) of each example, in order.
+
+  Args:
+    run: whose deployed network predicts.
+    dataset: of `of_files` or `of_features`.
+    look: of `reader`, where pictures are made.
+
+  Raises:
+    UserError: an image cannot be decoded, or its logits are not finite.
+  """
+  deployed, inputs = run.roles[-1], dataset.splits[SPLIT]
   forward = jax.jit(run.forward())
-  gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if draw else None
-  box = photographs.visible_box(run.input_spec.eval_transform)
-  size = min(run.batch_size, -(-len(files) // run.mesh.size) * run.mesh.size)
+  gradients_of = saliency.make_saliency_step(run.model, run.preprocess, run.roles, run.scalar) if look else None
+  box = photographs.visible_box(run.input_spec.eval_transform) if look else None
+  size = min(run.batch_size, -(-inputs.count // run.mesh.size) * run.mesh.size)
   for batch in pipeline.eval_batches(dataset, SPLIT, batch_size=size, threads=run.config.loader.threads):
     image = mesh.shard_batch(batch['image'], run.mesh)
     chances = np.asarray(jax.nn.softmax(forward(run.variables(deployed), image)))
@@ -171,11 +188,11 @@ def predict(
       maps = {role: np.linalg.norm(np.asarray(g, np.float32), axis=-1) for role, g in gradients.items()}
       answers = {role: np.asarray(jax.nn.softmax(forward(run.variables(role), image))) for role in run.roles}
     for row in np.flatnonzero(batch['weight'] > 0).tolist():
-      name = files[int(batch['index'][row])]
+      name = inputs.name(int(batch['index'][row]))
       if not np.isfinite(chances[row]).all():
         raise UserError(f'the logits of {deployed} are not finite for {name}: choose a run whose network is.')
       picture = None
-      if draw:
+      if look and box:
         photograph = look(name).pixels
         answered = {role: (values[row], maps[role][row]) for role, values in answers.items()}
         picture = _sheet(run, name, pictures.scaled(photograph, LONGEST), box(*photograph.shape[:2]), answered)
@@ -212,6 +229,27 @@ def of_files(run: Restored, look: Callable[[str], Decoded], files: Sequence[str]
   """
   split = split_of_files(look, files)
   return Dataset({SPLIT: split}, run.classes, (), train_transform=None, **run.input_spec._asdict())
+
+
+def of_features(features: FeatureFile, run: Restored) -> Dataset:
+  """Return a data set of the features of a file without labels.
+
+  Args:
+    features: whose rows are named by a column `id` in the file, or in a table beside it.
+    run: as in `predict`.
+
+  Raises:
+    UserError: the features are of another width than those of the run.
+  """
+  x, listing = features
+  (width,) = run.input_spec.image_shape
+  if x.shape[1] != width:
+    raise UserError(
+      f'{listing.path} has {x.shape[1]:,} features a row, and the run was trained on {width:,}: encode it with the '
+      'same encoder.'
+    )
+  rows = arrays.Rows(x, np.full(len(x), -1), names=listing.names)
+  return arrays.from_rows({SPLIT: rows}, run.classes, standardise=False)
 
 
 def split_of_files(look: Callable[[str], Decoded], files: Sequence[str]) -> Split:

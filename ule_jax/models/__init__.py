@@ -46,6 +46,7 @@ MODELS = {
   'efficientnet_lite1': (partial(EfficientNetLite, width=1.0, depth=1.1), _RESNET),
   'efficientnet_lite2': (partial(EfficientNetLite, width=1.1, depth=1.2), _RESNET),
 }
+ON_FEATURES = ('linear', 'mlp')  # of networks that need no image
 ENCODERS = ('trained', 'frozen')
 BATCH_NORMS = ('none', 'batch', 'frozen')
 

@@ -29,7 +29,8 @@ SIZES = ((640, 4), (320, 3), (160, 2), (96, 1))
 
 GENERATOR = 'ule_jax.report'
 
-HIDDEN = ('seed', 'data.dir', 'two_stage.workdir')  # config fields that differ between seeds or machines
+# Config fields that differ between seeds or machines
+HIDDEN = ('seed', 'data.dir', 'data.file', 'data.table', 'two_stage.workdir')
 
 
 def build(paths: Sequence[Path], out: Path, images: bool = True) -> list[str]:

@@ -121,7 +121,7 @@ def _load(run: FinishedRun, skipped: dict[str, list[str]]) -> Fingerprint | str 
   Returns:
     Their fingerprint; an error's sentence if they are damaged; None if they are absent or not files.
   """
-  if not os.path.isdir(run.fields.get('data.dir') or ''):
+  if not (os.path.isdir(run.fields.get('data.dir') or '') or os.path.isfile(run.fields.get('data.file') or '')):
     return None
   try:
     options = complete_config(_config(run.directory), {}).data

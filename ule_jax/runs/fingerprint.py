@@ -32,6 +32,8 @@ VERSION = 1
 THREADS = 16  # that wait for a disk or a network
 CHUNK = 512  # examples of one task
 EVERY = 10.0  # seconds between lines of progress
+ROWS = 2**22  # bytes of one task where examples are arrays
+WEIGHTS = 'weights'
 # key of a split's record -> its name in messages
 ASPECTS = {
   'names': 'image names or their order',
@@ -39,6 +41,7 @@ ASPECTS = {
   'groups': 'groups',
   'content': 'images',
   'masks': 'masks',
+  WEIGHTS: 'sampling weights',
 }
 ELSEWHERE = 'Restore the data, choose another --workdir, or continue with --force'
 
@@ -50,6 +53,8 @@ class Fingerprint:
     """Keep the data set; nothing is read yet."""
     self.dataset = dataset
     self._content: dict[str, dict[str, str]] = {}
+    of_features = {'names': 'names or the order of the rows', 'content': 'features'} if dataset.is_features else {}
+    self._words = ASPECTS | of_features
 
   @functools.cached_property
   def quick(self) -> dict[str, dict[str, Any]]:
@@ -92,10 +97,10 @@ class Fingerprint:
       if now['count'] != old['count']:
         clauses.append(f'{name} has {now["count"]:,} examples where it had {old["count"]:,}')
         continue
-      aspects = ['names', 'labels', 'groups']
+      aspects = ['names', 'labels', 'groups', WEIGHTS]
       if now['names'] == old['names']:  # the digests of images are in the order of the names
         now, aspects = now | self.content(name), list(ASPECTS)
-      if changed := tuple(f'the {ASPECTS[key]}' for key in aspects if now.get(key) != old.get(key)):
+      if changed := tuple(f'the {self._words[key]}' for key in aspects if now.get(key) != old.get(key)):
         differing.setdefault(changed, []).append(name)
     parts = [f'{_listed(aspects)} of {_listed(names)}' for aspects, names in differing.items()]
     return '; '.join([*clauses, *([f'{_listed(parts)} differ'] if parts else [])])
@@ -162,7 +167,10 @@ def refresh(directory: Path, current: Fingerprint) -> None:
 
 def identity(recorded: Mapping[str, Any]) -> str:
   """Return 8 hex digits that are equal for all runs on the same data, whatever their folder."""
-  splits = {name: {key: split.get(key) for key in ASPECTS} for name, split in recorded['splits'].items()}
+  splits = {
+    name: {key: split.get(key) for key in ASPECTS if key != WEIGHTS or key in split}  # most data have none
+    for name, split in recorded['splits'].items()
+  }
   text = json.dumps([recorded['classes'], recorded['groups'], splits], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -211,12 +219,15 @@ def _quick(dataset: Dataset, name: str, split: Split) -> dict[str, Any]:
     'labels': digest(split.label),
     'groups': digest(split.group),
     'state': state,
+    **({} if split.sampling_weight is None else {WEIGHTS: digest(split.sampling_weight)}),
   }
 
 
 def _content(name: str, split: Split) -> dict[str, str]:
   """Compute the SHA-256 of the images and of the masks of a split: each over the files' digests, in order."""
   images, masks = hashlib.sha256(), hashlib.sha256()
+  if split.load_rows and not split.files and not split.masks:
+    return {'content': _rows_digest(split)}
   count, done, began = split.count, 0, time.monotonic()
   logged = began
   for chunk in _in_chunks(count, lambda ids: [_digests(split, i) for i in ids]):
@@ -228,6 +239,19 @@ def _content(name: str, split: Split) -> dict[str, str]:
       logged, rate = now, done / (now - began)
       log.info(f'fingerprint of {name}: {done:,} of {count:,} files read, {(count - done) / rate:,.0f} s left')
   return {'content': images.hexdigest()} | ({'masks': masks.hexdigest()} if split.masks else {})
+
+
+def _rows_digest(split: Split) -> str:
+  """Compute the SHA-256 over the digests of blocks of rows, of about `ROWS` bytes each, of a split of arrays."""
+  load_rows = split.load_rows
+  assert load_rows is not None, 'the caller has asked'
+  size = max(1, ROWS // max(1, load_rows(np.arange(min(1, split.count))).nbytes))
+  hasher = hashlib.sha256()
+  with ThreadPoolExecutor(THREADS) as pool:
+    blocks = [np.arange(start, min(start + size, split.count)) for start in range(0, split.count, size)]
+    for block in pool.map(lambda ids: hashlib.sha256(np.ascontiguousarray(load_rows(ids)).data).digest(), blocks):
+      hasher.update(block)
+  return hasher.hexdigest()
 
 
 def _digests(split: Split, i: int) -> list[bytes]:

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from ule_jax import data
 from ule_jax.config.schema import Config
 from ule_jax.config.validate import validate_config
-from ule_jax.data import Dataset, InputSpec
+from ule_jax.data import Dataset, InputSpec, embeddings
 from ule_jax.devices import runtime
 from ule_jax.devices.mesh import make_mesh, replicate
 from ule_jax.errors import UserError
@@ -45,7 +45,7 @@ class Restored(FinishedRun):
 
   Attributes:
     config: complete, with the fields of HOST_BOUND as they are on this host.
-    input_spec: from image files to the uint8 images that `preprocess` takes.
+    input_spec: from image files to the uint8 images that `preprocess` takes, or the contract of features.
     model: the network from the preprocessed image on, a frozen encoder included.
     preprocess: uint8 images -> the input of `model`.
     networks: at the deployed step; the last role is deployed.
@@ -100,9 +100,12 @@ def restore(directory: Path, threads: int = 2, compilation_cache: str = 'default
   validate_config(config)
   runtime.require_devices()
   runtime.use_cache(config.compilation_cache)
-  input_spec = data.input_spec(config.data.name, config.data)
-  frozen = config.model.encoder == 'frozen'
-  statistics = read_features(directory) if frozen else {}
+  frozen, on_features = config.model.encoder == 'frozen', data.holds_features(config.data.name)
+  statistics = read_features(directory) if frozen or on_features else {}
+  if on_features:
+    input_spec = embeddings.recorded_spec(statistics['mean'], statistics['std'])
+  else:
+    input_spec = data.input_spec(config.data.name, config.data)
   shape = (len(statistics['mean']),) if frozen else input_spec.image_shape
   folder, step = directory / 'checkpoints', results.step
   if not (folder / str(step)).is_dir():

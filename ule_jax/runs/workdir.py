@@ -28,8 +28,8 @@ MAY_CHANGE = options_where(resume=True)
 # These as well under a constant schedule; under another one the learning rate of every step depends on them.
 LENGTH = ('train.steps', 'train.epochs')
 
-# And this one, if the fingerprint shows that the data are the same.
-PLACE = 'data.dir'
+# And these, if the fingerprint shows that the data are the same.
+PLACES = ('data.dir', 'data.file', 'data.table')
 
 LOCK = 'lock'
 
@@ -67,7 +67,7 @@ def _free(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path, example
   constant = all(fields.get('optim.schedule', 'constant') == 'constant' for fields in (old, new))
   known = all(field in fields for field in LENGTH for fields in (old, new))
   lasting = constant or (known and total_steps(old, examples) == total_steps(new, examples))
-  return MAY_CHANGE + (LENGTH if lasting else ()) + ((PLACE,) if (workdir / 'fingerprint.json').exists() else ())
+  return MAY_CHANGE + (LENGTH if lasting else ()) + (PLACES if (workdir / 'fingerprint.json').exists() else ())
 
 
 def compare(workdir: Path, config: dict[str, Any], force: bool, examples: int = 1) -> bool:

@@ -26,7 +26,8 @@ from ule_jax.train.assemble import assemble, sample_of
 from ule_jax.train.evaluate import make_score
 from ule_jax.train.step import TrainState, create_state, make_train_step
 
-LIMIT = 1 << 30  # bytes of images or features that may be kept on the device
+OF_IMAGES = 'lower data.size, set model.encoder=frozen with model.weights'
+LIMIT = 1 << 31  # bytes of images or features that may be kept on the device
 
 
 class Members(NamedTuple):
@@ -180,9 +181,11 @@ def load(dataset: Dataset, block: int, threads: int) -> dict[str, Batch]:
   count = sum(split.count for split in dataset.splits.values())
   size = count * int(np.prod(dataset.image_shape)) * np.dtype(dataset.dtype).itemsize
   if size > LIMIT:
+    kind = 'features' if dataset.is_features else 'images'
+    less = 'save them in half precision' if dataset.is_features else OF_IMAGES
     raise UserError(
-      f'a sweep keeps its images on the device, up to {LIMIT:,} bytes, and these take {size:,}: lower data.size, set '
-      'model.encoder=frozen with model.weights, or train sequentially with ule_jax.main.'
+      f'a sweep keeps its {kind} on the device, up to {LIMIT:,} bytes, and these take {size:,}: {less}, or train '
+      'sequentially with ule_jax.main.'
     )
 
   return {split: read(dataset, split, block, threads) for split in dataset.splits}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,9 @@ with epy.lazy_imports():  # jax takes seconds to import: --help and errors of th
   from ule_jax.devices import mesh as device_mesh
   from ule_jax.devices import processes
   from ule_jax.train import programs
+
+
+OUTPUTS = ('logits', 'features')
 
 
 class Evaluation(NamedTuple):
@@ -98,6 +101,7 @@ def evaluate(
   mesh: jax.sharding.Mesh,
   collect: bool = False,
   where: str = 'the split',
+  outputs_kept: Sequence[str] = OUTPUTS,
 ) -> Evaluation:
   """Evaluate a state on the batches of one split.
 
@@ -108,6 +112,7 @@ def evaluate(
     mesh: of all devices.
     collect: return predictions.
     where: the split and the step in words, for an error.
+    outputs_kept: of OUTPUTS, those that predictions have.
 
   Raises:
     UserError: a logit is not finite.
@@ -118,11 +123,12 @@ def evaluate(
     counts, outputs, rows = eval_step(state.params, state.batch_stats, device_mesh.shard_batch(batch, mesh))
     total = counts if total is None else {role: total[role].merge(counts[role]) for role in total}
     if collect:
-      outputs, rows = jax.device_get((outputs, rows))
+      kept_on_device = {role: {name: output[name] for name in outputs_kept} for role, output in outputs.items()}
+      outputs, rows = jax.device_get((kept_on_device, rows))
       kept = rows['weight'] > 0
       row = {name: rows[name][kept] for name in ('index', 'label', 'group')}
       for role, output in outputs.items():
-        row |= {f'{name}_{role}': np.asarray(value, np.float32)[kept] for name, value in output.items()}
+        row |= {f'{name}_{role}': np.asarray(output[name], np.float32)[kept] for name in outputs_kept}
       collected.append(row)
   predictions = {name: np.concatenate([row[name] for row in collected]) for name in (collected or [{}])[0]}
   by_role: dict[str, Counts] = jax.device_get(total or {})
@@ -148,6 +154,7 @@ class Evaluator:
     """
     self._config, self._dataset, self._mesh, self._signals = task.config, task.dataset, mesh, signals
     self.roles = trainer.method.roles
+    self._is_linear = task.has_linear_head
     groups = len(task.dataset.groups)
     self._step = programs.remembered(
       ('evaluate', trainer.identity, groups),
@@ -169,7 +176,9 @@ class Evaluator:
       **processes.process_slice(),
     )
     where = f'{name} at step {int(state.step):,}'
-    return evaluate(self._step, state, self._signals.until_signal(batches), self._mesh, collect, where)
+    # A linear head's features are its input: those of a million rows would fill the disk for each role.
+    kept = OUTPUTS[:1] if self._is_linear else OUTPUTS
+    return evaluate(self._step, state, self._signals.until_signal(batches), self._mesh, collect, where, kept)
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Return the scores of a state on the validation splits: rule -> value, of the student as `<role>/<rule>`.

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -68,12 +69,12 @@ def encode_splits(
     rows = _open(path, split.count)
     if rows is None:
       log.info(f'computing the features of {split.count:,} images of {name}, once, into {path}')
-      computed = _compute(dataset, name, apply, batch_size, threads)
+      computed = compute(dataset, name, apply, batch_size, threads)
       _write(path, computed)
       stored = _open(path, split.count)
       rows = computed if stored is None else stored
     features[name] = rows
-    splits[name] = split._replace(load=lambda i, rows=rows: rows[i])
+    splits[name] = split._replace(load=lambda i, rows=rows: rows[i], load_rows=lambda block, rows=rows: rows[block])
   mean, std = _statistics(features['train'])
   return dataset._replace(
     splits=splits,
@@ -128,13 +129,23 @@ def _write(path: Path, features: Float32[np.ndarray, 'n d']) -> None:
     ) from None
 
 
-def _compute(dataset: Dataset, name: str, apply: Apply, batch_size: int, threads: int) -> Float32[np.ndarray, 'n d']:
+def compute(
+  dataset: Dataset, name: str, apply: Apply, batch_size: int, threads: int, first: int = 0, total: int = 0
+) -> Float32[np.ndarray, 'n d']:
   """Compute the features of a split, in its order.
+
+  Args:
+    dataset: of images.
+    name: of the split.
+    apply, batch_size, threads: as in `encode_splits`.
+    first: number of images before these, and `total` of all, for lines of progress; 0 where the split is everything.
+    total: see `first`.
 
   Raises:
     UserError: an image cannot be read, or a feature is not finite.
   """
   count, features = dataset.splits[name].count, np.empty((0, 0), np.float32)
+  total = total or count
   began = logged = time.monotonic()
   for batch in pipeline.eval_batches(dataset, name, batch_size=batch_size, threads=threads):
     kept = batch['weight'] > 0
@@ -147,7 +158,8 @@ def _compute(dataset: Dataset, name: str, apply: Apply, batch_size: int, threads
     done, now = int(batch['index'].max()) + 1, time.monotonic()
     if now - logged > EVERY:
       logged, rate = now, done / (now - began)
-      log.info(f'features of {name}: {done:,} of {count:,}, {rate:,.0f} images/s, {(count - done) / rate:,.0f} s left')
+      left = (total - first - done) / rate
+      log.info(f'features of {name}: {first + done:,} of {total:,}, {rate:,.0f} images/s, {left:,.0f} s left')
   return features
 
 
@@ -166,6 +178,40 @@ def feature_code() -> str:
   return fingerprint.code(models, decoding, transforms, image_files, sys.modules[__name__], make_preprocess)
 
 
+class Encoder(NamedTuple):
+  """A frozen network as a function.
+
+  Attributes:
+    apply: images as `InputSpec.eval_transform` leaves them [b h w c] -> features [b d].
+    identity: of its weights, code and pixel scale, for keys.
+    scale: mean and standard deviation by which pixels in [0, 1] are normalised.
+  """
+
+  apply: Apply
+  identity: str
+  scale: tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def encoder_of(config: Config, dataset: Dataset, weights: mapping.Pretrained) -> Encoder:
+  """Return the network of a config with some weights as an encoder, on all local devices.
+
+  Args:
+    config: names the network.
+    dataset: of images.
+    weights: of the network.
+  """
+  scale, mesh = pixel_scale(config, dataset), local_mesh()
+  preprocess = make_preprocess(*scale)
+  network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
+  variables = replicate(headless(weights, template), mesh)
+  apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
+  return Encoder(
+    lambda image: apply(variables, shard_batch(image, mesh)),
+    f'{weights.sha256} {config.model.name} {config.model.precision} {scale} {feature_code()}',
+    scale,
+  )
+
+
 def encode_dataset(config: Config, current: Fingerprint, weights: mapping.Pretrained) -> Dataset:
   """Return a data set with the features of the config's frozen encoder, from the cache where they are in it.
 
@@ -177,18 +223,13 @@ def encode_dataset(config: Config, current: Fingerprint, weights: mapping.Pretra
   Raises:
     UserError: an image cannot be read, or the cache cannot be written.
   """
-  dataset = current.dataset
-  scale, mesh = pixel_scale(config, dataset), local_mesh()
-  preprocess = make_preprocess(*scale)
-  network, template = network_and_shapes(config, len(dataset.classes), dataset.image_shape)
-  variables = replicate(headless(weights, template), mesh)
-  apply = jax.jit(lambda variables, image: network.apply(variables, preprocess(image), train=False)[1])
+  encoder = encoder_of(config, current.dataset, weights)
   with processes.first_process_first('features'):  # the others read them from the cache, if it is shared
     return encode_splits(
-      dataset,
-      lambda image: apply(variables, shard_batch(image, mesh)),
-      encoder=f'{weights.sha256} {config.model.name} {config.model.precision} {scale} {feature_code()}',
-      contents={name: current.content(name)['content'] for name in dataset.splits},
+      current.dataset,
+      encoder.apply,
+      encoder=encoder.identity,
+      contents={name: current.content(name)['content'] for name in current.dataset.splits},
       cache=local_path(config.model.feature_cache or runtime.user_cache() / 'features', 'model.feature_cache'),
       batch_size=config.train.eval_batch_size,
       threads=config.loader.threads,

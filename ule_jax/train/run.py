@@ -25,7 +25,7 @@ from ule_jax.train import two_stage
 from ule_jax.train.folder import Folder, compare_folder, open_folder, record, refuse_fewer_steps, set_results_aside
 from ule_jax.train.loop import train
 from ule_jax.train.task import Task, load_task
-from ule_jax.train.weights import Begin, start_from_weights, with_head
+from ule_jax.train.weights import Begin, record_statistics, start_from_weights, with_head
 from ule_jax.two_stage.contract import SecondStage
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,8 @@ def starting_point(task: Task, folder: Folder, signals: Signals) -> tuple[Task, 
   if is_new or task.is_frozen:
     dataset, begin, differs = start_from_weights(config, folder.path, task.inputs, folder.force)
     folder.differs.append(differs)
+  if task.dataset.is_features:
+    record_statistics(folder.path, dataset)
   if task.has_first_run:
     networks, second = run_first(task.on(dataset, second), folder, signals)
     folder.differs.append(inputs.compare_first(folder.path, second, folder.force))

@@ -45,6 +45,11 @@ class Task(NamedTuple):
     return self.config.model.encoder == 'frozen'
 
   @property
+  def has_linear_head(self) -> bool:
+    """Whether the networks are linear on the features that the data consist of."""
+    return training_data.is_linear(self.config, self.inputs.dataset)
+
+  @property
   def is_fit(self) -> bool:
     """Whether the method fits the last layer of its first run, without steps of its own."""
     return training_data.is_fit(self.config)

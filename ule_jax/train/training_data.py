@@ -33,9 +33,15 @@ def of_stage(config: Config, dataset: Dataset, second: SecondStage) -> Dataset:
     second: the groups from a first run replace those of the data, and its sampling weights multiply them.
 
   Raises:
-    UserError: nothing is left to train on.
+    UserError: nothing is left to train on, or the data have sampling weights that the sampling does not read.
   """
   train = dataset.splits['train']
+  sampling = config.train.sampling
+  if train.sampling_weight is not None and sampling != 'uniform':
+    raise UserError(
+      f'train.sampling is {sampling}, which reads no weights, and the data have weights of train: take the column '
+      'weight out, or set train.sampling=uniform.'
+    )
   if second.group is not None:
     train = train._replace(group=np.asarray(second.group, np.int32))
     dataset = dataset._replace(groups=second.groups)
@@ -52,6 +58,12 @@ def of_stage(config: Config, dataset: Dataset, second: SecondStage) -> Dataset:
 def is_fit(config: Config) -> bool:
   """Return whether the method fits the last layer of its first run, without steps of its own."""
   return config.two_stage.rule in REFITS
+
+
+def is_linear(config: Config, dataset: Dataset) -> bool:
+  """Return whether the networks of a config are linear on data that are features."""
+  model = config.model
+  return dataset.is_features and (model.name == 'linear' or (model.name == 'mlp' and model.depth == 0))
 
 
 def total_steps(config: Config, dataset: Dataset) -> int:

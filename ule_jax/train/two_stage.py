@@ -15,7 +15,7 @@ from ule_jax.data import Dataset
 from ule_jax.errors import UserError
 from ule_jax.methods import METHODS
 from ule_jax.runs.recorded import read_arrays
-from ule_jax.train.training_data import held_out
+from ule_jax.train.training_data import held_out, is_fit, is_linear
 from ule_jax.two_stage import TWO_STAGE
 from ule_jax.two_stage.contract import FirstRun, SecondStage
 
@@ -56,7 +56,7 @@ def make_second_stage(config: Config, dataset: Dataset, directory: Path, head: d
     UserError: its predictions cannot be read, or are of other data.
   """
   first = FirstRun(
-    splits={split: _predictions(directory, split) for split in dataset.splits},
+    splits={split: _predictions(directory, split) | _inputs(config, dataset, split) for split in dataset.splits},
     kernel=np.asarray(head['kernel']),
     bias=np.asarray(head['bias']),
     held_out=held_out(config, dataset),
@@ -85,3 +85,12 @@ def _predictions(directory: Path, split: str) -> dict[str, np.ndarray]:
   path = directory / 'predictions' / f'{split}.npz'
   arrays = read_arrays(path, "remove the first run's folder, to run it again")
   return {name.removesuffix('_model'): values for name, values in arrays.items()}
+
+
+def _inputs(config: Config, dataset: Dataset, name: str) -> dict[str, np.ndarray]:
+  """Return the features of a split for a refit of a linear head on features, whose first run did not write them."""
+  split = dataset.splits[name]
+  if not (is_fit(config) and is_linear(config, dataset) and split.load_rows):
+    return {}
+  mean, std = (np.asarray(values, np.float32) for values in (dataset.mean, dataset.std))
+  return {'features': (split.load_rows(np.arange(split.count)) - mean) / std}

@@ -55,10 +55,21 @@ def start_from_weights(
   dataset = features.encode_dataset(config, current, weights)
   with processes.raise_on_all('comparing the features'):
     differs = differs or inputs.compare_features(directory, dataset, features.feature_code(), force)
-  # Readers of the run need them without its data: heads are trained on standardised features.
+  record_statistics(directory, dataset)
+  return dataset, lambda state: state, differs
+
+
+def record_statistics(directory: Path, dataset: Dataset) -> None:
+  """Write features.json, the mean and standard deviation by which features are standardised.
+
+  Readers of the run need them without its data.
+
+  Args:
+    directory: of the run.
+    dataset: of features.
+  """
   if processes.is_first():
     files.write_json(directory / 'features.json', {'mean': dataset.mean, 'std': dataset.std})
-  return dataset, lambda state: state, differs
 
 
 def load_weights(config: Config, dataset: Dataset, directory: Path, force: bool) -> tuple[mapping.Pretrained, str]:
