@@ -86,7 +86,7 @@ def detect(
   files = page.files(Path(page.__file__).with_name('page.html'), content, result, chosen, dataset)
   pages.write(folder, files)
   print(f'{name}, {len(chosen.rows):,} examples of {split}: rules that may be a shortcut, accuracies in %\n{result}')
-  print(f'\n{folder / "index.html"} has the pictures' if images and pictures else f'\n{folder / "index.html"}')
+  print(f'\n{folder / "index.html"}{" has the pictures" if content["pictures"] else ""}')
   if licence and images:
     print(f'{licence}: keep this page to yourself, or use --no-images.')
   method = 'erm' if result.verdict == verdict.NONE else 'ule'
