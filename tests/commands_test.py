@@ -101,6 +101,12 @@ CASES = {
     (['--run=run', '--clusters=1'], '--clusters is 1'),
     (['--run=run', '--out=in'], 'in exists and is no page of ule_jax.diagnose'),
   ],
+  'detect': [
+    *CONFIG,
+    (['--config=digits', '--network=vgg'], "unknown --network 'vgg'"),
+    (['--config=digits', '--split=tset'], "unknown split 'tset'"),
+    (['--config=digits', '--out=in'], 'in exists and is no page of ule_jax.detect'),
+  ],
   'models.pretrained': [
     (['nowhere.pth'], 'model.weights nowhere.pth is no file'),
     (['x.pth', '--model=resnet51'], "unknown network 'resnet51'"),

@@ -25,9 +25,8 @@ PAGES = (
   'docs/guides/you-have-a-folder',
   'README', 'docs/start/first-run', 'docs/start/tutorial', 'docs/guides/which-method', 'docs/guides/data',
   *(f'docs/guides/data/{name}' for name in DATASETS), 'docs/guides/shards', 'docs/guides/sweeps',
-  'docs/guides/resume', 'docs/guides/report', 'docs/guides/diagnose', 'docs/guides/predict', 'docs/guides/own-loop',
-  'docs/guides/notebook',
-  'docs/guides/embeddings',
+  'docs/guides/resume', 'docs/guides/report', 'docs/guides/detect', 'docs/guides/diagnose', 'docs/guides/predict',
+  'docs/guides/own-loop', 'docs/guides/notebook', 'docs/guides/embeddings',
   'docs/guides/questions', 'docs/concepts/method', 'docs/concepts/controls', 'docs/concepts/holding-back',
   'docs/concepts/two-stage', 'docs/concepts/reading-results', 'docs/reference/config', 'docs/reference/python',
 )  # fmt: skip
@@ -154,12 +153,13 @@ def smaller(verb, argv):
   changes = []
   if kind in RELEASED and verb in ('main', 'data', 'prepare'):
     changes += ['data.official=False']
-  if kind == 'digits' and verb in ('main', 'sweep'):
+  if kind == 'digits' and verb in ('main', 'sweep', 'detect'):
     changes += ['data.crops=1']
   if verb in ('main', 'sweep'):
     # A config file that the page writes is small already: its network is the one that readers train.
     changes += SHORT if kind in ('digits', 'embeddings') or kind.endswith('.py') else TINY
-  return [f'--config.{change}' for change in changes]
+  fast = ['--permutations=100', '--steps=16'] if verb == 'detect' else []
+  return [*(f'--config.{change}' for change in changes), *fast]
 
 
 # The README, and one page of each kind in the quick suite: data that are drawn, and data that are read.

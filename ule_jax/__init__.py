@@ -22,6 +22,7 @@ _PUBLIC = {
   'load_run': 'deploy.finished',
   'fit': 'estimators',
   'estimators': 'estimators',
+  'find_shortcuts': 'detect.find',
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll] the table has them once
 

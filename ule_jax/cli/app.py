@@ -45,6 +45,7 @@ VERBS = {
   'predict': 'ule_jax.cli.predict:predict',
   'export': 'ule_jax.cli.export:export',
   'diagnose': 'ule_jax.cli.diagnose:diagnose',
+  'detect': 'ule_jax.cli.detect:detect',
   'models.pretrained': 'ule_jax.cli.weights:weights',
 }
 
