@@ -42,9 +42,9 @@ def train(
 
   Which of the 22 methods?
 
-    no group labels                           erm and ule; compare them on validation images that
-                                              break the shortcut
-    group labels of some validation images    dfr, or ule with select=val/worst_group_accuracy
+    no group labels                           erm and ule; compare them on counter-examples,
+                                              which you label by hand
+    group labels of some validation images    dfr, or ule with --config.select=val/worst_group_accuracy
     group labels of all training images       group_dro or rwg
 
   It prints the accuracies on all splits, of every class and group, and whether they show a shortcut.
