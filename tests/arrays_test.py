@@ -21,6 +21,14 @@ def test_features_of_half_precision_are_standardised_by_train():
   assert batch['group'].tolist() == [-1] * 8
 
 
+def test_statistics_leave_the_features_as_they_are():
+  x = np.random.default_rng(0).normal(3, 2, (50, 4))
+  before = x.copy()
+  mean, std = feature_statistics(x)
+  np.testing.assert_array_equal(x, before)
+  np.testing.assert_allclose((mean, std), (x.mean(0), x.std(0)))
+
+
 def test_images_stay_uint8():
   x = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
   rows = Rows(x, np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 1, 1, 0, -1]), names=list('abcdef'))

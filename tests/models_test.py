@@ -28,6 +28,7 @@ def vit(width, mlp, tokens, patch, depth):
 # Two classes, 32 x 32 x 3 images, the options above; computed from the layers' sizes. The ImageNet
 # bodies are torchvision's; its resnet50 has 25,557,032 with a head of 2,049,000.
 PARAMETERS = {
+  'linear': (3072 + 1) * 2,
   'mlp': (3072 + 1) * 64 + (64 + 1) * 64 + 130,
   'cnn': 27 * 64 + 9 * 64 * 128 + 2 * (64 + 128) + 2 * 129,
   'vit': (48 + 1) * 64 + 64 + 65 * 64 + 2 * (256 + 4 * 65 * 64 + 65 * 256 + 257 * 64) + 128 + 130,

@@ -18,7 +18,7 @@ with epy.lazy_imports():  # help and errors of the command line come before what
 def report(
   *runs: Annotated[str, Parameter(metavar='RUN_OR_FOLDER')], out: Directory = 'report', images: Images = True
 ) -> None:
-  """Make one page of finished runs: verdicts, tables, photographs under input gradients.
+  """Make one page of finished runs: verdicts, tables and photographs.
 
   For example:
 

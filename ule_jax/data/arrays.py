@@ -54,7 +54,7 @@ def feature_statistics(
     part = slice(start, min(start + size, count))
     block = np.asarray(features[part if rows is None else rows[part]], np.float64)
     centre = block.mean(0)
-    block -= centre
+    block = block - centre  # not in place: a block of float64 is a view of the caller's array
     apart = centre - mean
     number = len(block)
     squares += np.einsum('bd,bd->d', block, block) + apart**2 * (total * number / (total + number))
