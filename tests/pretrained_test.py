@@ -14,7 +14,7 @@ from common import KEY, network
 from ule_jax import losses
 from ule_jax.cli import app
 from ule_jax.errors import UserError
-from ule_jax.models.pretrained import layouts, mapping, sources, weight_files
+from ule_jax.models.pretrained import conversions, layouts, mapping, sources, weight_files
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional
@@ -269,7 +269,7 @@ def test_timm_reads_the_original_format_as_we_write_it(timm, tmp_path):
 def test_positions_are_resampled_as_timm_does(timm, old, new):
   position = np.random.default_rng(0).normal(size=(1, old**2 + 1, 5)).astype(np.float32)
   theirs = timm.layers.resample_abs_pos_embed(torch.tensor(position), [new, new]).numpy()
-  np.testing.assert_allclose(layouts.resample(position, new**2 + 1), theirs, atol=1e-5)
+  np.testing.assert_allclose(conversions.resample(position, new**2 + 1), theirs, atol=1e-5)
 
 
 def resnet_file(path, torchvision, change=lambda state: state):

@@ -20,6 +20,7 @@ with epy.lazy_imports():  # help and errors of the command line come before what
   from ule_jax.runs import files
 
 if TYPE_CHECKING:
+  from ule_jax.data import Dataset
   from ule_jax.data.checks import Scan
 
 
@@ -71,23 +72,11 @@ def data(
     precision = np.dtype(dataset.dtype)
     print(f'\n{dataset.image_shape[0]:,} finite features a row in {precision}; there are no images to draw')
     return
-  wrong = []
-  if differences := checks.differences(dataset):
-    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in differences))
-    if strict:
-      wrong.append('the counts differ from the release (--config.data.official=False makes this a warning)')
-  elif dataset.official:
-    print(f'\nall counts are those of the release of {name}')
-  scans: dict[str, Scan] = {}
-  if images:
-    for split, content in dataset.splits.items():
-      scans[split] = checks.scan_images(content)
-    problems = [text for scan in scans.values() for text in scan.bad.values()]
-    print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
-    if problems and on_bad_image == 'fail':
-      wrong.append(f'{len(problems)} images cannot be decoded (--config.data.on_bad_image=skip leaves them out)')
-    for text in checks.remarks(scans.values(), dataset.decoding):
-      print(f'warning: {text}')
+  wrong = _compare_with_release(dataset, name, strict)
+  scans = _scan(dataset) if images else {}
+  bad = sum(len(scan.bad) for scan in scans.values())
+  if bad and on_bad_image == 'fail':
+    wrong.append(f'{bad} images cannot be decoded (--config.data.on_bad_image=skip leaves them out)')
   try:
     written = sheets.contact_sheets(dataset, folder, {split: scan.bad for split, scan in scans.items()})
   except OSError as error:
@@ -95,6 +84,32 @@ def data(
   print(f'\n{len(written)} contact sheets in {folder}')
   if wrong:
     raise UserError(f'{name} is not as it should be: {"; ".join(wrong)}.')
+
+
+def _scan(dataset: Dataset) -> dict[str, Scan]:
+  """Decode every image, print those that cannot be decoded and remarks on the others, and return the scans by split."""
+  scans = {split: checks.scan_images(content) for split, content in dataset.splits.items()}
+  problems = [text for scan in scans.values() for text in scan.bad.values()]
+  print(f'\n{len(problems)} images cannot be decoded' + ''.join(f'\n  {text}' for text in problems))
+  for text in checks.remarks(scans.values(), dataset.decoding):
+    print(f'warning: {text}')
+  return scans
+
+
+def _compare_with_release(dataset: Dataset, name: str, strict: bool) -> list[str]:
+  """Print whether the counts are those of the release; return the fault in words, if there is one.
+
+  Args:
+    dataset: of any source.
+    name: of its source.
+    strict: whether other counts are a fault.
+  """
+  if differences := checks.differences(dataset):
+    print(f'\nother counts than the release of {name}:\n' + '\n'.join(f'  {text}' for text in differences))
+    return ['the counts differ from the release (--config.data.official=False makes this a warning)'] if strict else []
+  if dataset.official:
+    print(f'\nall counts are those of the release of {name}')
+  return []
 
 
 def _write_metadata(options: dict[str, Any], force: bool) -> None:

@@ -60,11 +60,7 @@ def detect(
     pictures: images of each kind on the page.
     images: include examples of the data; --no-images for sets whose images may not be passed on.
   """
-  if network not in NETWORKS:
-    raise unknown('--network', network, NETWORKS)
-  for name, value, least in (('permutations', permutations, 100), ('steps', steps, 8), ('side', side, 4)):
-    if value < least:
-      raise UserError(f'--{name} is {value}: give at least {least}.')
+  _refuse(network, {'permutations': (permutations, 100), 'steps': (steps, 8), 'side': (side, 4)})
   folder = output_path(out, '--out')
   pages.refuse_others(folder, page.GENERATOR)
   settings: Any
@@ -74,13 +70,10 @@ def detect(
   chosen = reading.read(dataset, split, examples, side, threads, seed)
   reading.refuse_few(chosen, dataset.classes, split, FEWEST)
   group = chosen.group if (chosen.group >= 0).any() else None
-  try:
-    result = find.find_shortcuts(
-      chosen.x, chosen.label, group, chosen.properties, classes=dataset.classes, network=network, steps=steps,
-      permutations=permutations, seed=seed,
-    )  # fmt: skip
-  except ValueError as error:
-    raise UserError(str(error)) from None
+  result = _find(
+    chosen.x, chosen.label, group, chosen.properties, classes=dataset.classes, network=network, steps=steps,
+    permutations=permutations, seed=seed,
+  )  # fmt: skip
   licence = data_sets.DATASETS[name].licence
   content = page.content(result, chosen, dataset, f'{config_name}, {split}', pictures if images else 0, licence)
   files = page.files(Path(page.__file__).with_name('page.html'), content, result, chosen, dataset)
@@ -89,7 +82,40 @@ def detect(
   print(f'\n{folder / "index.html"}{" has the pictures" if content["pictures"] else ""}')
   if licence and images:
     print(f'{licence}: keep this page to yourself, or use --no-images.')
-  method = 'erm' if result.verdict == verdict.NONE else 'ule'
-  base = config if ':' in Path(config).name else f'{config}:{method}'
+  print(f'next: {_next_command(config, overrides, result.verdict)}')
+
+
+def _find(*args: Any, **options: Any) -> Any:
+  """Return the result of `find_shortcuts`, whose refusals become errors of the user.
+
+  Raises:
+    UserError: as its ValueError.
+  """
+  try:
+    return find.find_shortcuts(*args, **options)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+
+
+def _next_command(config: str, overrides: ConfigFields, outcome: str) -> str:
+  """Return the command that trains on the data: plainly if there is no evidence of a shortcut."""
+  base = config if ':' in Path(config).name else f'{config}:{"erm" if outcome == verdict.NONE else "ule"}'
   flags = [f'--config={base}', *(f'--config.{field}={text}' for field, text in overrides)]
-  print(f'next: python -m ule_jax.main {shlex.join(flags)}')
+  return f'python -m ule_jax.main {shlex.join(flags)}'
+
+
+def _refuse(network: str, numbers: dict[str, tuple[int, int]]) -> None:
+  """Refuse an unknown network and numbers that are too small.
+
+  Args:
+    network: the flag.
+    numbers: flag -> its value and the least one.
+
+  Raises:
+    UserError: names the flag.
+  """
+  if network not in NETWORKS:
+    raise unknown('--network', network, NETWORKS)
+  for name, (value, least) in numbers.items():
+    if value < least:
+      raise UserError(f'--{name} is {value}: give at least {least}.')

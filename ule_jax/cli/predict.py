@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from etils import epy
@@ -26,7 +28,7 @@ with epy.lazy_imports():  # jax takes seconds to import: help and errors of the 
   from ule_jax.data import feature_files
   from ule_jax.deploy import finished
   from ule_jax.deploy import predict as deployed
-  from ule_jax.runs import workdir
+  from ule_jax.runs import files, workdir
 
 
 def predict(
@@ -76,28 +78,48 @@ def predict(
   skip = on_bad_image == 'skip'
   advice = deployed.ADVICE if skip else deployed.ADVICE + deployed.OR_SKIP
   read = deployed.reader(listing.root, decoding, workdir.lacks(directory, 'data.white'), advice=advice)
-  counts: Counter[str] = Counter()
-  with deployed.writing(path) as file:
+  with writing(path) as file:
     bad = deployed.scan(listing, read, decoding, skip)
-    restored = loaded.restored
     good = [name for name in listing.names if name not in bad]
-    predictions = deployed.predict(restored, read, good, draw=pictures is not None)
-    writer = csv.writer(file)
-    writer.writerow(header(classes))
-    for name in listing.names:
-      if name in bad:
-        writer.writerow([name, '', *('' for _ in classes)])
-        continue
-      _, chances, picture = next(predictions)
-      counts[classes[int(chances.argmax())]] += 1
-      writer.writerow(row(name, chances, classes))
-      if pictures is not None and picture is not None:
-        deployed.draw(pictures / f'{name}.png', picture)
+    predictions = deployed.predict(loaded.restored, read, good, draw=pictures is not None)
+    counts = write_rows(csv.writer(file), listing.names, bad, classes, predictions, pictures)
   without = [f'{len(bad):,} without a prediction'] if bad else []
   print(f'{len(listing.names):,} images: ' + ', '.join([*(f'{counts[name]:,} {name}' for name in classes), *without]))
   for text in listing.passed_over:
     print(text)
   print(f'predictions: {path}' + (f'\nsaliency: {pictures}' if pictures is not None else ''))
+
+
+def write_rows(
+  writer: Any,
+  names: Sequence[str],
+  bad: Collection[str],
+  classes: Sequence[str],
+  predictions: Iterator[tuple[str, np.ndarray, Any]],
+  pictures: Path | None,
+) -> Counter[str]:
+  """Write the rows of images, and their pictures; return the number of images of each predicted class.
+
+  Args:
+    writer: of the CSV file.
+    names: of all images.
+    bad: of those that cannot be decoded, whose rows have no prediction.
+    classes: their names.
+    predictions: (name, probabilities, picture) of the other images, in the order of `names`.
+    pictures: folder of the pictures; None without them.
+  """
+  counts: Counter[str] = Counter()
+  writer.writerow(header(classes))
+  for name in names:
+    if name in bad:
+      writer.writerow([name, '', *('' for _ in classes)])
+      continue
+    _, chances, picture = next(predictions)
+    counts[classes[int(chances.argmax())]] += 1
+    writer.writerow(row(name, chances, classes))
+    if pictures is not None and picture is not None:
+      deployed.draw(pictures / f'{name}.png', picture)
+  return counts
 
 
 def predict_features(run: LoadedRun, source: Path, path: Path, of_images: tuple[str, str]) -> None:
@@ -119,7 +141,7 @@ def predict_features(run: LoadedRun, source: Path, path: Path, of_images: tuple[
   restored = run.restored
   classes, counts = restored.classes, Counter()
   dataset = deployed.of_features(features, restored)
-  with deployed.writing(path) as file:
+  with writing(path) as file:
     writer = csv.writer(file)
     writer.writerow(header(classes))
     for name, chances, _ in deployed.predict_examples(restored, dataset):
@@ -127,6 +149,25 @@ def predict_features(run: LoadedRun, source: Path, path: Path, of_images: tuple[
       writer.writerow(row(name, chances, classes))
   print(f'{counts.total():,} rows of features: ' + ', '.join(f'{counts[name]:,} {name}' for name in classes))
   print(f'predictions: {path}')
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+  """Open a text file that replaces `path`, whose folders are created, when the block ends without an error.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+      files.write_atomic(path) as file,
+      # Names of files may be any bytes.
+      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # pyright: ignore[reportArgumentType] a raw file is enough, as TextIOWrapper only writes
+    ):
+      yield text
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None
 
 
 def header(classes: Sequence[str]) -> list[str]:

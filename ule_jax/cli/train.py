@@ -43,7 +43,7 @@ def train(
   Which of the 22 methods?
 
     no group labels                           erm and ule; compare them on counter-examples,
-                                              which you label by hand
+                                              which you label yourself
     group labels of some validation images    dfr, or ule with --config.select=val/worst_group_accuracy
     group labels of all training images       group_dro or rwg
 

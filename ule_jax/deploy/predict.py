@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epy
@@ -20,7 +18,6 @@ from ule_jax.data.decoding import Decoded, Decoding, has_changed, may_have_chang
 from ule_jax.data.feature_files import FeatureFile
 from ule_jax.data.listing import SUFFIXES, walk
 from ule_jax.errors import UserError
-from ule_jax.runs.files import write_atomic
 
 if TYPE_CHECKING:
   from ule_jax.runs.restore import Restored
@@ -287,22 +284,3 @@ def reader(root: Path, decoding: Decoding, older: bool, advice: str = ADVICE) ->
     return image._replace(changed=older and may_have_changed(encoded) and has_changed(encoded, image.pixels))
 
   return look
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[IO[str]]:
-  """Open a text file that replaces `path`, whose folders are created, when the block ends without an error.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-      write_atomic(path) as file,
-      # Names of files may be any bytes.
-      io.TextIOWrapper(file, newline='', encoding='utf-8', errors='surrogateescape') as text,  # pyright: ignore[reportArgumentType] a raw file is enough, as TextIOWrapper only writes
-    ):
-      yield text
-  except OSError as error:
-    raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out.') from None

@@ -49,7 +49,7 @@ def make_norm(
     precision: dtype of the result; statistics are float32 in any case.
     fast_variance: E[x^2] - E[x]^2 in one pass, instead of two passes. In float32 the relative error over 4,096 values
       is at most 0.3 % where the mean is 100 times the deviation, 2 % at 300, 22 % at 1,000
-      (benchmarks/speed/fast_variance.py).
+      (docs/research/2026-11.md).
     epsilon: added to the variance.
   """
   if kind == 'none':

@@ -1,149 +1,43 @@
-"""Layouts of weights in other libraries: the names and axes of their tensors."""
+"""Layouts of weights in other libraries: the names of their tensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from etils import epy
-
 from ule_jax.errors import UserError
+from ule_jax.models.pretrained import efficientnet_names
+from ule_jax.models.pretrained.conversions import (
+  CONV,
+  DENSE,
+  HEADS,
+  POSITION,
+  QKV,
+  QKV_BIAS,
+  SAME,
+  Layout,
+  Names,
+  batch_norm,
+)
 from ule_jax.models.pretrained.weight_files import Tensors
-
-with epy.lazy_imports():  # jax takes seconds to import, which --help and errors of the command line do not need
-  import jax
-
-Shapes = Sequence[tuple[int, ...]]
-
-
-class Layout(NamedTuple):
-  """Conversion between a tensor of a file and parameters of ours.
-
-  Attributes:
-    read: (tensor, shapes of our parameters) -> our parameters.
-    write: the inverse.
-    note: description for the table of the mapping.
-  """
-
-  read: Callable[[np.ndarray, Shapes], list[np.ndarray]]
-  write: Callable[[list[np.ndarray]], np.ndarray]
-  note: str
-
-
-SAME = Layout(lambda t, _: [t], lambda ours: ours[0], '')
-
-CONV = Layout(lambda t, _: [t.transpose(2, 3, 1, 0)], lambda ours: ours[0].transpose(3, 2, 0, 1), 'OIHW to HWIO')
-
-DENSE = Layout(lambda t, _: [t.T], lambda ours: ours[0].T, 'transposed')
-
-
-def _read_qkv(t, shapes):
-  d, heads, size = shapes[0]
-  return list(t.reshape(3, heads, size, d).transpose(0, 3, 1, 2))
-
-
-def _write_qkv(ours):
-  d = ours[0].shape[0]
-  return np.stack(ours).transpose(0, 2, 3, 1).reshape(-1, d)
-
-
-QKV = Layout(_read_qkv, _write_qkv, 'query, key, value in one, transposed')
-
-QKV_BIAS = Layout(
-  lambda t, shapes: list(t.reshape(3, *shapes[0])), lambda ours: np.stack(ours).reshape(-1), 'query, key, value in one'
-)
-
-HEADS = Layout(
-  lambda t, shapes: [t.T.reshape(shapes[0])], lambda ours: ours[0].reshape(-1, ours[0].shape[-1]).T, 'split into heads'
-)
-
-POSITION = Layout(lambda t, shapes: [resample(t, shapes[0][1])], lambda ours: ours[0], 'resampled where sizes differ')
 
 # Tensors of released files that are no weights, or that our classifiers do not have
 IGNORED = re.compile(r'(^|\.)num_batches_tracked$|^pre_logits/')
-
-# (our path as a regular expression, name in the file, layout). The groups of the expression fill `{0}`, `{1}`, ...;
-# `{0+1}` is the number of group 0 plus 1.
-Names = Sequence[tuple[str, str, Layout]]
-
-
-def _norms(ours: str, theirs: str) -> Names:
-  """Return the names of the four arrays of a BatchNorm."""
-  return [
-    (rf'params/{ours}/scale', f'{theirs}.weight', SAME),
-    (rf'params/{ours}/bias', f'{theirs}.bias', SAME),
-    (rf'batch_stats/{ours}/mean', f'{theirs}.running_mean', SAME),
-    (rf'batch_stats/{ours}/var', f'{theirs}.running_var', SAME),
-  ]
 
 
 def _resnet(head: str) -> Names:
   block = r'stage(\d+)_block(\d+)'
   return [
     ('params/stem/kernel', 'conv1.weight', CONV),
-    *_norms('norm', 'bn1'),
+    *batch_norm('norm', 'bn1'),
     (rf'params/{block}/conv(\d)/kernel', 'layer{0+1}.{1}.conv{2+1}.weight', CONV),
-    *_norms(rf'{block}/norm(\d)', 'layer{0+1}.{1}.bn{2+1}'),
+    *batch_norm(rf'{block}/norm(\d)', 'layer{0+1}.{1}.bn{2+1}'),
     (rf'params/{block}/shortcut/kernel', 'layer{0+1}.{1}.downsample.0.weight', CONV),
-    *_norms(rf'{block}/norm_shortcut', 'layer{0+1}.{1}.downsample.1'),
+    *batch_norm(rf'{block}/norm_shortcut', 'layer{0+1}.{1}.downsample.1'),
     ('params/head/kernel', f'{head}.weight', DENSE),
     ('params/head/bias', f'{head}.bias', SAME),
   ]
-
-
-def _efficientnet(parts: Mapping[str, str], norms: Sequence[str], block: str, theirs: str) -> Names:
-  """Return the names of the arrays of the blocks of an EfficientNet that one expression matches.
-
-  Args:
-    parts: our name of a convolution -> its name in the file; `expand` is missing where a block has none.
-    norms: names in the file of the norms after these convolutions.
-    block: our path of the blocks, as a regular expression.
-    theirs: their path in the file.
-  """
-  names: list[tuple[str, str, Layout]] = []
-  for (ours, conv), norm in zip(parts.items(), norms, strict=True):
-    names.append((f'params/{block}/{ours}/kernel', f'{theirs}.{conv}.weight', CONV))
-    names += _norms(f'{block}/norm_{ours}', f'{theirs}.{norm}')
-  return names
-
-
-def _efficientnet_ends(stem: str, stem_norm: str, last: str, last_norm: str, head: str) -> Names:
-  return [
-    ('params/stem/kernel', f'{stem}.weight', CONV),
-    *_norms('norm', stem_norm),
-    ('params/last/kernel', f'{last}.weight', CONV),
-    *_norms('norm_last', last_norm),
-    ('params/head/kernel', f'{head}.weight', DENSE),
-    ('params/head/bias', f'{head}.bias', SAME),
-  ]
-
-
-_TIMM_EFFICIENTNET: Names = [
-  *_efficientnet_ends('conv_stem', 'bn1', 'conv_head', 'bn2', 'classifier'),
-  *_efficientnet({'depthwise': 'conv_dw', 'project': 'conv_pw'}, ('bn1', 'bn2'), 'stage0_block0', 'blocks.0.0'),
-  *_efficientnet(
-    {'expand': 'conv_pw', 'depthwise': 'conv_dw', 'project': 'conv_pwl'},
-    ('bn1', 'bn2', 'bn3'),
-    r'stage(\d+)_block(\d+)',
-    'blocks.{0}.{1}',
-  ),
-]
-
-
-def _numbered_efficientnet(repeats: Sequence[int]) -> Names:
-  """Return the names of a file that counts the blocks of all stages on.
-
-  Args:
-    repeats: number of blocks of each stage.
-  """
-  parts = {'expand': '_expand_conv', 'depthwise': '_depthwise_conv', 'project': '_project_conv'}
-  blocks = [f'stage{i}_block{j}' for i, count in enumerate(repeats) for j in range(count)]
-  names = [*_efficientnet_ends('_conv_stem', '_bn0', '_conv_head', '_bn1', '_fc')]
-  for number, block in enumerate(blocks):
-    names += _efficientnet(parts, ('_bn0', '_bn1', '_bn2'), block, f'_blocks.{number}')
-  return names
 
 
 def _vit(parts: Mapping[str, str]) -> Names:
@@ -236,14 +130,14 @@ FLAVOURS: dict[str, tuple[tuple[str, ...], Names]] = {
   'original ViT': (('embedding/kernel',), _original_vit()),
   'CIFAR ResNet': (('layer1.0.conv1.weight', 'conv1.weight', 'linear.weight'), _resnet('linear')),
   'torchvision or timm ResNet': (('layer1.0.conv1.weight', 'conv1.weight'), _resnet('fc')),
-  'timm EfficientNet': (('conv_stem.weight', 'blocks.0.0.conv_dw.weight'), _TIMM_EFFICIENTNET),
+  'timm EfficientNet': (('conv_stem.weight', 'blocks.0.0.conv_dw.weight'), efficientnet_names.TIMM),
   'EfficientNet of 21 blocks': (
     ('_conv_stem.weight', '_blocks.20._bn2.weight'),
-    _numbered_efficientnet((1, 3, 3, 4, 4, 5, 1)),
+    efficientnet_names.numbered((1, 3, 3, 4, 4, 5, 1)),
   ),
   'EfficientNet of 16 blocks': (
     ('_conv_stem.weight', '_blocks.15._bn2.weight'),
-    _numbered_efficientnet((1, 2, 2, 3, 3, 4, 1)),
+    efficientnet_names.numbered((1, 2, 2, 3, 3, 4, 1)),
   ),
   # Networks that no other library has: our own paths.
   OURS: (('head/kernel',), [('params/(.+)', '{0}', SAME), ('(batch_stats/.+)', '{0}', SAME)]),
@@ -267,25 +161,6 @@ def layout_of(name: str, batch_norm: str) -> str:
   """
   has_norms = name.startswith(('resnet', 'efficientnet'))
   return OURS if has_norms and batch_norm == 'none' else _HOMES.get(name, OURS)
-
-
-def resample(position: np.ndarray, count: int) -> np.ndarray:
-  """Resample the position embeddings of a square image to another size: cubic, antialiased.
-
-  Source: timm's `resample_abs_pos_embed`.
-
-  Args:
-    position: 1 t d, the class token first.
-    count: number of tokens of the result, with the class token.
-  """
-  if position.ndim != 3 or position.shape[1] == count:
-    return position
-  old, new = (round((n - 1) ** 0.5) for n in (position.shape[1], count))
-  if (old**2, new**2) != (position.shape[1] - 1, count - 1):
-    return position
-  grid = position[:, 1:].reshape(1, old, old, -1)
-  resized = jax.image.resize(grid, (1, new, new, grid.shape[-1]), method='cubic', antialias=True)
-  return np.concatenate([position[:, :1], np.asarray(resized).reshape(1, new * new, -1)], axis=1)
 
 
 class Row(NamedTuple):

@@ -1,14 +1,15 @@
-"""Draw the figures of docs/results/robustness.md: `python -m benchmarks.robustness.figures`."""
+"""Draw the figures of docs/results/robustness.md: `python -m docs.images.robustness`."""
+
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-from benchmarks import harness
 from benchmarks.robustness.tables import ROWS, measured
 
-FOLDER = harness.ROOT / 'docs' / 'images'
+FOLDER = Path(__file__).parent
 
 # figure -> setting -> title
 FIGURES = {
@@ -83,6 +84,7 @@ def draw(name: str) -> plt.Figure:
 
 
 def main() -> None:
+  """Draw every figure."""
   for name in FIGURES:
     figure = draw(name)
     figure.savefig(FOLDER / f'robustness_{name}.png', dpi=130, pil_kwargs={'optimize': True})
