@@ -36,11 +36,13 @@ LONGEST = (
 def pytest_configure(config):
   """Share compiled programs among the tests and all processes that they start; never with the user's own runs.
 
-  What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`.
+  What runs in a process of its own is compiled in full, and so is what asks for the fixture `optimized`. The folder
+  ULE_TEST_PROGRAMS, if it is set, keeps the programs for the next suite; the default is a temporary one.
   """
   signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and so would the runs of the tests
   if not hasattr(config, 'workerinput'):  # the workers of pytest-xdist inherit the environment
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ule-tests-')
+    kept = os.environ.get('ULE_TEST_PROGRAMS')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = kept or tempfile.mkdtemp(prefix='ule-tests-')
     os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'true'
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
@@ -52,7 +54,7 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-  if not hasattr(config, 'workerinput'):
+  if not hasattr(config, 'workerinput') and not os.environ.get('ULE_TEST_PROGRAMS'):
     shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 

@@ -137,7 +137,7 @@ pid, terminal = pty.fork()
 if not pid:
   os.execv(sys.argv[1], sys.argv[1:])
 text = b''
-while b'step ' not in text.partition(b' in /')[2]:
+while b' left' not in text.partition(b' in /')[2]:  # a step is reported
   text += os.read(terminal, 4096)
 os.close(terminal)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
