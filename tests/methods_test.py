@@ -1,5 +1,7 @@
 """One battery over METHODS: what every method promises by the contract, or by its own properties."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +146,7 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(name, changes):
 def test_remat_changes_no_number(model, changes):
   """Double backward included, running statistics too."""
   method, batches = method_of('ule'), [batch_of(seed=s) for s in range(2)]
-  short = {'stages': (1, 1, 1)} if model == 'resnet20' else {}  # every kind of block once
+  short: dict[str, Any] = {'stages': (1, 1, 1)} if model == 'resnet20' else {}  # every kind of block once
   kept, _ = train(method, network(model, **changes).clone(**short), batches, sgd(1e-2))
   again, _ = train(method, network(model, remat=True, **changes).clone(**short), batches, sgd(1e-2))
   assert_close((again.params, again.batch_stats), (kept.params, kept.batch_stats), rtol=1e-4, atol=1e-6)
