@@ -35,6 +35,7 @@ def command_line() -> str:
 
 def methods() -> str:
   """Return the page of methods: a table, and the docstring of each one's module."""
+  from ule_jax.estimators import parameters
   from ule_jax.methods import METHODS
   from ule_jax.two_stage import TWO_STAGE
 
@@ -47,12 +48,13 @@ def methods() -> str:
     first = ' '.join(first.split()).replace('|', '\\|')
     sets = ', '.join(f'`{field}={value}`' for field, value in entry.fields.items())
     heading = module.__name__.rpartition('.')[2]
-    rows.append(f'| [`{name}`](#{heading}) | {first} | {sets} |')
+    groups = 'needed' if parameters.needs_groups(name) else ''
+    rows.append(f'| [`{name}`](#{heading}) | {first} | {groups} | {sets} |')
     if module.__name__ not in documented:
       documented.add(module.__name__)
       path = module.__name__.replace('.', '/')
       parts += [f'## {heading}', first, f'```text\n{rest.strip()}\n```', f'[{path}.py](../../{path}.py)']
-  table = '\n'.join(['| method | loss or rule | sets |', '|---|---|---|', *rows])
+  table = '\n'.join(['| method | loss or rule | group labels | sets |', '|---|---|---|---|', *rows])
   intro = (
     '`--config=CONFIG:METHOD` takes any of them on any data set, and `--config.method.OPTION` sets its '
     '[options](config.md#method). [Which method](../guides/which-method.md) helps to choose.'
@@ -87,7 +89,33 @@ def estimators() -> str:
   return '\n\n'.join([*parts, MADE]) + '\n'
 
 
-PAGES = {'command-line.md': command_line, 'methods.md': methods, 'estimators.md': estimators}
+def results_json() -> str:
+  """Return the page of results.json: its keys, those of the metrics of a split, and the files beside it."""
+  from ule_jax.runs.result_keys import FILES, KEYS, METRICS
+
+  def table(heading: str, rows: dict[tuple[str, ...], str]) -> str:
+    lines = [f'| {", ".join(f"`{name}`" for name in names)} | {text} |' for names, text in rows.items()]
+    return '\n'.join([f'| {heading} | content |', '|---|---|', *lines])
+
+  intro = (
+    'The result of a finished run. All accuracies are in [0, 1]. A metric that cannot be computed is `null`, and '
+    '`reasons` beside it says why. [How to read a result](../concepts/reading-results.md) explains the metrics and '
+    'rules.'
+  )
+  more = (
+    'Data sets add their own: `spawrious` the average accuracy and the worst cell, `urbancars` the I.D. accuracy and '
+    'three gaps.'
+  )
+  parts = ['# results.json', intro, table('key', KEYS), '## Metrics of a split', table('key', METRICS), more]
+  return '\n\n'.join([*parts, '## Beside it', table('file', FILES), MADE]) + '\n'
+
+
+PAGES = {
+  'command-line.md': command_line,
+  'methods.md': methods,
+  'estimators.md': estimators,
+  'results-json.md': results_json,
+}
 
 
 def main(check: bool) -> int:
