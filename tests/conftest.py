@@ -24,6 +24,8 @@ install_import_hook(
 
 # Tests of more than 1.5 CPU seconds that have quicker siblings in their files, by measurement
 FULLER = Path(__file__).with_name('fuller.txt')
+# Of the fuller suite, by the first letters of their names: what CI leaves out, to stay below half an hour
+SLOWER = Path(__file__).with_name('slower.txt')
 # Files by their time, those of more than ten seconds; a worker that began with a long one last would be alone with it.
 LONGEST = (
   'hosts_test.py', 'docs_test.py', 'methods_test.py', 'train_test.py', 'stages_test.py', 'misfortunes_test.py',
@@ -69,11 +71,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-  """Mark the tests of fuller.txt as `full`, and put the longest files first."""
-  fuller = set(FULLER.read_text().splitlines())
+  """Mark the tests of fuller.txt as `full`, those of slower.txt also as `slow`, and put the longest files first."""
+  fuller, slower = set(FULLER.read_text().splitlines()), tuple(SLOWER.read_text().splitlines())
   for item in items:
     if item.nodeid in fuller:
       item.add_marker('full')
+    if item.nodeid.startswith(slower):
+      item.add_marker('slow')
   items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
