@@ -163,8 +163,8 @@ def smaller(verb, argv):
   return [*(f'--config.{change}' for change in changes), *fast]
 
 
-# The README, and one page of each kind in the quick suite: data that are drawn, and data that are read.
-QUICK = ('README', 'docs/guides/data/digits', 'docs/guides/data/folder')
+# The README, whose data are drawn, and a page whose data are read, in the quick suite
+QUICK = ('README', 'docs/guides/data/folder')
 
 
 @pytest.mark.parametrize('page', [p if p in QUICK else pytest.param(p, marks=pytest.mark.full) for p in PAGES])
