@@ -133,10 +133,8 @@ class MethodClassifier(ClassifierMixin, BaseEstimator):
     val = given.val._replace(x=self._standardised(given.val.x))
     train = given.train._replace(x=self._standardised(given.train.x))
     names = tuple(str(label) for label in given.classes.tolist())
-    dataset = from_rows({'train': train, 'val': val, 'test': val}, names, given.groups, {'test': 'is val'})
-    if given.train.x.ndim == 4:
-      return dataset
-    return dataset._replace(mean=(0.0,) * self.shape_[0], std=(1.0,) * self.shape_[0])
+    splits = {'train': train, 'val': val, 'test': val}
+    return from_rows(splits, names, given.groups, {'test': 'is val'}, standardise=False)
 
   def _standardised(self, x: np.ndarray) -> np.ndarray:
     """Return features with the mean 0 and the deviation 1 of the rows that were trained on; images as they are."""

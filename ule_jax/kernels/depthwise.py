@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from ule_jax.kernels.primitives import define
+from ule_jax.kernels.primitives import define, derive_each_other
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 Pair = tuple[int, int]
@@ -152,19 +151,4 @@ correlate_p = define(
   'ule_depthwise_correlate', lambda x, y, *, window, **_: (*window, 1, x[3]), _correlate, _cpu_correlate
 )
 
-# Transposition rules: for the cotangent g, the gradients of <g, operation(a, b)> with respect to a and to b.
-ad.defbilinear(
-  convolve_p,
-  lambda g, x, kernel, **s: spread(g, kernel, **s, size=x.aval.shape[1:3]),
-  lambda g, x, kernel, **s: correlate(x, g, **s, window=kernel.aval.shape[:2]),
-)
-ad.defbilinear(
-  spread_p,
-  lambda g, y, kernel, size, **s: convolve(g, kernel, **s),
-  lambda g, y, kernel, size, **s: correlate(g, y, **s, window=kernel.aval.shape[:2]),
-)
-ad.defbilinear(
-  correlate_p,
-  lambda g, x, y, window, **s: spread(y, g, **s, size=x.aval.shape[1:3]),
-  lambda g, x, y, window, **s: convolve(x, g, **s),
-)
+derive_each_other(convolve_p, spread_p, correlate_p)

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import jax
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 
 def define(name: str, shape: Callable, generic: Callable, cpu: Callable) -> Primitive:
@@ -39,3 +39,30 @@ def define(name: str, shape: Callable, generic: Callable, cpu: Callable) -> Prim
   mlir.register_lowering(operation, mlir.lower_fun(generic, multiple_results=False))
   mlir.register_lowering(operation, mlir.lower_fun(cpu, multiple_results=False), platform='cpu')
   return operation
+
+
+def derive_each_other(convolve: Primitive, spread: Primitive, correlate: Primitive) -> None:
+  """Make a convolution and its two vector-Jacobian products the derivatives of each other.
+
+  For the cotangent g these are the gradients of <g, operation(a, b)> with respect to a and to b.
+
+  Args:
+    convolve: of images x and a kernel; settings `stride` and `padding`, which all three have.
+    spread: of a result y and a kernel; also `size`, height and width of x.
+    correlate: of x and y; also `window`, height and width of the kernel.
+  """
+  ad.defbilinear(
+    convolve,
+    lambda g, x, kernel, **s: spread.bind(g, kernel, **s, size=x.aval.shape[1:3]),
+    lambda g, x, kernel, **s: correlate.bind(x, g, **s, window=kernel.aval.shape[:2]),
+  )
+  ad.defbilinear(
+    spread,
+    lambda g, y, kernel, size, **s: convolve.bind(g, kernel, **s),
+    lambda g, y, kernel, size, **s: correlate.bind(g, y, **s, window=kernel.aval.shape[:2]),
+  )
+  ad.defbilinear(
+    correlate,
+    lambda g, x, y, window, **s: spread.bind(y, g, **s, size=x.aval.shape[1:3]),
+    lambda g, x, y, window, **s: convolve.bind(x, g, **s),
+  )
